@@ -134,20 +134,28 @@ func (r *Ring) Open(dst, envelope, additional []byte) ([]byte, error) {
 		return nil, ErrMalformed
 	}
 	header, body := envelope[:headerSize], envelope[headerSize:]
-	for _, k := range r.keys() {
-		if string(k.id[:]) != string(header[1:]) {
-			continue
-		}
-		buf := additionalPool.Get().(*[]byte)
-		defer additionalPool.Put(buf)
-		*buf = append(append((*buf)[:0], header...), additional...)
-		plaintext, err := k.aead.Open(dst, nil, body, *buf)
-		if err != nil {
-			return nil, ErrForged
-		}
-		return plaintext, nil
+	k := r.find(header[1:])
+	if k == nil {
+		return nil, ErrUnknownKey
 	}
-	return nil, ErrUnknownKey
+	buf := additionalPool.Get().(*[]byte)
+	defer additionalPool.Put(buf)
+	*buf = append(append((*buf)[:0], header...), additional...)
+	plaintext, err := k.aead.Open(dst, nil, body, *buf)
+	if err != nil {
+		return nil, ErrForged
+	}
+	return plaintext, nil
+}
+
+// find returns the key called id, or nil.
+func (r *Ring) find(id []byte) *key {
+	for _, k := range r.keys() {
+		if string(k.id[:]) == string(id) {
+			return k
+		}
+	}
+	return nil
 }
 
 // Tag returns a keyed tag of random, which must have TagSize bytes: a session id made of both shows whoever has the ring

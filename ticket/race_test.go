@@ -1,0 +1,5 @@
+//go:build race
+
+package ticket
+
+func init() { raceEnabled = true }

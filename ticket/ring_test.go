@@ -1,0 +1,491 @@
+package ticket
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	keyA = strings.Repeat("a1", KeySize)
+	keyB = strings.Repeat("b2", KeySize)
+	keyC = strings.Repeat("c3", KeySize)
+)
+
+func parse(tb testing.TB, keys ...string) *Ring {
+	tb.Helper()
+	r, err := ParseRing([]byte(strings.Join(keys, "\n")))
+	require.NoError(tb, err)
+	return r
+}
+
+func text(tb testing.TB, r *Ring) string {
+	tb.Helper()
+	var b strings.Builder
+	_, err := r.WriteTo(&b)
+	require.NoError(tb, err)
+	return b.String()
+}
+
+func TestParseRing(t *testing.T) {
+	for _, c := range []struct{ name, in, want string }{
+		{"one", keyA, keyA},
+		{"order kept", keyB + "\n" + keyA + "\n", keyB + keyA},
+		{"comments and blanks", "# newest first\n\n" + keyA + "\n  \t\n#" + keyC + "\n" + keyB, keyA + keyB},
+		{"spaces and CRLF", "  " + keyA + "\r\n" + keyB + " \r\n", keyA + keyB},
+		{"upper case", strings.ToUpper(keyA), keyA},
+		{"as many as fit", many(MaxKeys), strings.ReplaceAll(many(MaxKeys), "\n", "")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, err := ParseRing([]byte(c.in))
+			require.NoError(t, err)
+			assert.Equal(t, c.want, strings.ReplaceAll(text(t, r), "\n", ""))
+			assert.Equal(t, len(c.want)/64, r.Len())
+		})
+	}
+}
+
+func TestParseRing_Refuses(t *testing.T) {
+	for _, c := range []struct{ name, in, says string }{
+		{"nothing", "", "no key"},
+		{"comments only", "# " + keyA + "\n\n", "no key"},
+		{"short key", keyA + "\n" + keyB[:62], "line 2"},
+		{"odd digits", keyA[:63], "line 1"},
+		{"long key", "\n\n" + keyA + "aa", "line 3"},
+		{"very long line", strings.Repeat("a", 1<<16), "line 1"},
+		{"not hex", "#\n" + keyA[:63] + "x", "line 2"},
+		{"two keys on a line", keyA + " " + keyB, "line 1"},
+		{"comment behind a key", keyA + " # old", "line 1"},
+		{"duplicate", keyA + "\n#\n" + keyB + "\n" + strings.ToUpper(keyA), "line 4 repeats the key of line 1"},
+		{"too many", many(MaxKeys + 1), "line 17"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := ParseRing([]byte(c.in))
+			require.ErrorContains(t, err, c.says)
+			for line := range strings.Lines(c.in) {
+				line = strings.TrimSpace(line)
+				if len(line) >= 8 {
+					assert.NotContains(t, strings.ToLower(err.Error()), strings.ToLower(line[len(line)-8:]), "quotes the file")
+				}
+			}
+			assert.NotContains(t, err.Error(), "'x'", "quotes a digit")
+		})
+	}
+}
+
+var raceEnabled bool // set by race_test.go
+
+// many returns n different keys, one a line.
+func many(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%064x\n", i+1)
+	}
+	return b.String()
+}
+
+func TestNewRing_FreshKeys(t *testing.T) {
+	a, err := NewRing()
+	require.NoError(t, err)
+	b, err := NewRing()
+	require.NoError(t, err)
+	assert.Equal(t, 1, a.Len())
+	assert.NotEqual(t, text(t, a), text(t, b))
+}
+
+func TestFromKey(t *testing.T) {
+	secret, _ := hex.DecodeString(keyA)
+	r, err := FromKey(secret)
+	require.NoError(t, err)
+	clear(secret)
+	assert.Equal(t, keyA+"\n", text(t, r), "must not keep the caller's slice")
+
+	for _, n := range []int{0, KeySize - 1, KeySize + 1} {
+		_, err := FromKey(make([]byte, n))
+		assert.Error(t, err, n)
+	}
+}
+
+func TestRotate(t *testing.T) {
+	r := parse(t, keyA)
+	for want := 2; want <= RotatedKeys+2; want++ {
+		before := strings.Fields(text(t, r))
+		g := r.Generation()
+		require.NoError(t, r.Rotate())
+		after := strings.Fields(text(t, r))
+		require.Equal(t, min(want, RotatedKeys), r.Len())
+		assert.NotContains(t, before, after[0], "the first key is fresh")
+		assert.Equal(t, before[:len(after)-1], after[1:], "the others follow in order")
+		assert.Greater(t, r.Generation(), g)
+	}
+}
+
+func TestRotate_CutsALongRing(t *testing.T) {
+	r := parse(t, many(MaxKeys))
+	old := strings.Fields(text(t, r))
+	require.NoError(t, r.Rotate())
+	assert.Equal(t, old[:RotatedKeys-1], strings.Fields(text(t, r))[1:])
+}
+
+// Each of several rotations at once must count, and readers always find a whole ring.
+func TestRing_ConcurrentUse(t *testing.T) {
+	r := mustRing(t, 1)
+	random := make([]byte, TagSize)
+	var wg sync.WaitGroup
+	for range RotatedKeys - 1 {
+		wg.Go(func() { assert.NoError(t, r.Rotate()) })
+		wg.Go(func() {
+			got, err := r.Open(nil, r.Seal(nil, []byte("secret"), nil), nil)
+			assert.NoError(t, err)
+			assert.Equal(t, "secret", string(got))
+			tag := r.Tag(random)
+			assert.True(t, r.CheckTag(random, tag[:]))
+			assert.NotContains(t, r.String(), "()")
+		})
+	}
+	wg.Wait()
+	assert.Equal(t, RotatedKeys, r.Len())
+	assert.EqualValues(t, RotatedKeys-1, r.Generation())
+}
+
+func TestSaveLoad(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "ring")
+	for range 2 { // the second replaces the first
+		r := mustRing(t, 3)
+		require.NoError(t, r.Save(path))
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		assert.Equal(t, fs.FileMode(0o600), info.Mode().Perm())
+		back, err := LoadRing(path)
+		require.NoError(t, err)
+		assert.Equal(t, text(t, r), text(t, back))
+	}
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Len(t, left, 1, "temporary files stay behind")
+}
+
+// Save must not write into the old file: who has it open reads the old keys to their end.
+func TestSave_ReplacesAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ring")
+	require.NoError(t, parse(t, keyA).Save(path))
+	old, err := os.Open(path)
+	require.NoError(t, err)
+	defer old.Close()
+	require.NoError(t, parse(t, keyB).Save(path))
+	got := make([]byte, 65)
+	_, err = old.Read(got)
+	require.NoError(t, err)
+	assert.Equal(t, keyA+"\n", string(got))
+}
+
+func TestSave_Fails(t *testing.T) {
+	dir := t.TempDir()
+	target := filepath.Join(dir, "folder")
+	require.NoError(t, os.Mkdir(target, 0o700))
+	assert.Error(t, parse(t, keyA).Save(target), "a folder is in the way")
+	assert.ErrorIs(t, parse(t, keyA).Save(filepath.Join(dir, "absent", "ring")), fs.ErrNotExist)
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Len(t, left, 1, "temporary files stay behind")
+}
+
+func TestLoadRing_Refuses(t *testing.T) {
+	dir := t.TempDir()
+	_, err := LoadRing(filepath.Join(dir, "absent"))
+	assert.ErrorIs(t, err, fs.ErrNotExist)
+	_, err = LoadRing(dir)
+	assert.Error(t, err, "a folder")
+
+	path := filepath.Join(dir, "ring")
+	require.NoError(t, os.WriteFile(path, []byte(keyA), 0o600))
+	for _, mode := range []fs.FileMode{0o640, 0o604, 0o620, 0o644} {
+		require.NoError(t, os.Chmod(path, mode))
+		_, err := LoadRing(path)
+		require.ErrorContains(t, err, path)
+		assert.ErrorContains(t, err, fmt.Sprintf("%04o", mode))
+	}
+	for _, mode := range []fs.FileMode{0o600, 0o400} {
+		require.NoError(t, os.Chmod(path, mode))
+		_, err := LoadRing(path)
+		assert.NoError(t, err)
+	}
+
+	require.NoError(t, os.Chmod(path, 0o600))
+	require.NoError(t, os.WriteFile(path, []byte(keyA+"\nzz"), 0o600))
+	_, err = LoadRing(path)
+	require.ErrorContains(t, err, path)
+	assert.ErrorContains(t, err, "line 2")
+}
+
+// No way of printing, logging or encoding may show a key, in any form.
+func TestRing_NeverPrinted(t *testing.T) {
+	r := parse(t, keyA, keyB)
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%10.3f"} {
+		fmt.Fprintf(&out, verb+"\n", r)
+		fmt.Fprintf(&out, verb+"\n", struct{ Keys *Ring }{r})
+		fmt.Fprintf(&out, verb+"\n", []*Ring{r})
+	}
+	slog.New(slog.NewTextHandler(&out, nil)).Info("ring", "ring", r)
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("ring", "ring", r)
+	require.NoError(t, json.NewEncoder(&out).Encode(r))
+
+	s := strings.ToLower(out.String())
+	for _, leak := range []string{"a1a1", "b2b2", "161 161", "178 178", "0xa1", "0xb2", "\\xa1", "oagh"} {
+		assert.NotContains(t, s, leak)
+	}
+	assert.Regexp(t, `^ticket\.Ring\(2 keys: [0-9a-f]{16} [0-9a-f]{16}\)$`, r.String())
+	assert.Regexp(t, `^ticket\.Ring\(1 key: [0-9a-f]{16}\)$`, parse(t, keyC).String())
+	assert.Equal(t, r.String(), fmt.Sprintf("%#v", r))
+}
+
+func TestZeroRing(t *testing.T) {
+	var r Ring
+	assert.Zero(t, r.Len())
+	assert.Zero(t, r.Generation())
+	assert.Equal(t, "ticket.Ring(0 keys: )", r.String())
+	assert.False(t, r.CheckTag(make([]byte, TagSize), make([]byte, TagSize)))
+	_, err := r.Open(nil, parse(t, keyA).Seal(nil, nil, nil), nil)
+	assert.ErrorIs(t, err, ErrUnknownKey)
+}
+
+func TestSealOpen(t *testing.T) {
+	r := parse(t, keyA)
+	for _, size := range []int{0, 1, 130, 600, 64 << 10} {
+		plaintext := make([]byte, size)
+		rand.Read(plaintext)
+		envelope := r.Seal([]byte("head"), plaintext, []byte("id"))
+		require.True(t, bytes.HasPrefix(envelope, []byte("head")), "Seal appends")
+		envelope = envelope[4:]
+		assert.Len(t, envelope, size+Overhead)
+		got, err := r.Open([]byte("pre"), envelope, []byte("id"))
+		require.NoError(t, err)
+		require.True(t, bytes.HasPrefix(got, []byte("pre")), "Open appends")
+		assert.Equal(t, plaintext, got[3:])
+	}
+	assert.NotEqual(t, r.Seal(nil, nil, nil), r.Seal(nil, nil, nil), "nonces differ")
+}
+
+// The format is written down and must stay readable by other versions of this package.
+func TestSeal_Format(t *testing.T) {
+	r := parse(t, keyA)
+	e := r.Seal(nil, []byte("session"), []byte("id"))
+	assert.Equal(t, byte(1), e[0])
+	assert.Contains(t, r.String(), hex.EncodeToString(e[1:9]))
+
+	golden, err := hex.DecodeString(goldenEnvelope)
+	require.NoError(t, err)
+	got, err := r.Open(nil, golden, []byte("id"))
+	require.NoError(t, err)
+	assert.Equal(t, "session", string(got))
+}
+
+// goldenEnvelope is "session" sealed by keyA with additional data "id".
+const goldenEnvelope = "01e3d60cf507f6b9f6e2f1f560e9f4e2b269dbdde72d303fe2c4a022267e36dec683837cf7adffb65964c710"
+
+func TestOpen_AfterRotation(t *testing.T) {
+	r := parse(t, keyA)
+	first := r.Seal(nil, []byte("old"), nil)
+	for range RotatedKeys - 1 {
+		require.NoError(t, r.Rotate())
+		got, err := r.Open(nil, first, nil)
+		require.NoError(t, err)
+		assert.Equal(t, "old", string(got))
+		assert.NotEqual(t, first[1:9], r.Seal(nil, nil, nil)[1:9], "the newest key seals")
+	}
+	require.NoError(t, r.Rotate())
+	_, err := r.Open(nil, first, nil)
+	assert.ErrorIs(t, err, ErrUnknownKey)
+}
+
+func TestOpen_Refuses(t *testing.T) {
+	r := parse(t, keyA, keyB)
+	e := r.Seal(nil, []byte("session"), []byte("id"))
+
+	for n := range e {
+		_, err := r.Open(nil, e[:n], []byte("id"))
+		if n < Overhead {
+			require.ErrorIs(t, err, ErrMalformed, n)
+		} else {
+			require.ErrorIs(t, err, ErrForged, n)
+		}
+	}
+	for i := range e {
+		for bit := range 8 {
+			bad := bytes.Clone(e)
+			bad[i] ^= 1 << bit
+			want := ErrForged
+			switch {
+			case i == 0:
+				want = ErrMalformed
+			case i < headerSize:
+				want = ErrUnknownKey
+			}
+			_, err := r.Open(nil, bad, []byte("id"))
+			require.ErrorIs(t, err, want, "byte %d", i)
+		}
+	}
+
+	other := bytes.Clone(e)
+	copy(other[1:9], parse(t, keyB).Seal(nil, nil, nil)[1:9])
+	_, err := r.Open(nil, other, []byte("id"))
+	assert.ErrorIs(t, err, ErrForged, "the other key of the ring named")
+
+	for _, additional := range []string{"", "i", "ie", "id "} {
+		_, err := r.Open(nil, e, []byte(additional))
+		assert.ErrorIs(t, err, ErrForged, additional)
+	}
+	_, err = r.Open(nil, append(bytes.Clone(e), 0), []byte("id"))
+	assert.ErrorIs(t, err, ErrForged, "a byte too many")
+	_, err = parse(t, keyC).Open(nil, e, []byte("id"))
+	assert.ErrorIs(t, err, ErrUnknownKey)
+}
+
+// Header and additional data are authenticated together, not only by way of the subkey.
+func TestSeal_AuthenticatesHeader(t *testing.T) {
+	r := parse(t, keyA)
+	e := r.Seal(nil, []byte("session"), []byte("id"))
+	k := r.keys()[0]
+	_, err := k.aead.Open(nil, nil, e[headerSize:], []byte("id"))
+	assert.Error(t, err)
+	_, err = k.aead.Open(nil, nil, e[headerSize:], append(bytes.Clone(e[:headerSize]), "id"...))
+	assert.NoError(t, err)
+}
+
+func TestTag_IsHMAC(t *testing.T) {
+	r := parse(t, keyB, keyA)
+	random := make([]byte, TagSize)
+	rand.Read(random)
+
+	subkey, err := r.keys()[1].derive("libssl ticket 1 tag", sha256.Size)
+	require.NoError(t, err)
+	mac := hmac.New(sha256.New, subkey)
+	mac.Write(random)
+	tag := r.Tag(random)
+	assert.Equal(t, mac.Sum(nil)[:TagSize], tag[:], "HMAC-SHA256 under the oldest key")
+}
+
+func TestCheckTag(t *testing.T) {
+	r := parse(t, keyA)
+	random := bytes.Repeat([]byte{7}, TagSize)
+	tag := r.Tag(random)
+	require.True(t, r.CheckTag(random, tag[:]))
+	for i := range tag {
+		bad := tag
+		bad[i] ^= 1
+		require.False(t, r.CheckTag(random, bad[:]), "tag changed")
+		other := bytes.Clone(random)
+		other[i] ^= 1
+		require.False(t, r.CheckTag(other, tag[:]), "random changed")
+	}
+	assert.False(t, r.CheckTag(random, tag[:15]))
+	assert.False(t, r.CheckTag(random, append(tag[:], 0)))
+	assert.False(t, r.CheckTag(random[:15], tag[:]))
+	assert.False(t, r.CheckTag(nil, nil))
+	assert.Panics(t, func() { r.Tag(random[:15]) })
+
+	// A server that has rotated issues tags that one that has not accepts, and the other way round.
+	rotated := parse(t, keyA)
+	require.NoError(t, rotated.Rotate())
+	tag = rotated.Tag(random)
+	assert.True(t, r.CheckTag(random, tag[:]))
+
+	// Every key checks, whichever the position.
+	long := parse(t, keyC, keyB, keyA)
+	for _, key := range []string{keyA, keyB, keyC} {
+		tag := parse(t, key).Tag(random)
+		assert.True(t, long.CheckTag(random, tag[:]))
+	}
+	tag = parse(t, keyC).Tag(random)
+	assert.False(t, r.CheckTag(random, tag[:]))
+}
+
+func TestDerive(t *testing.T) {
+	r := parse(t, keyA, keyB)
+	a, err := r.Derive("one", 80)
+	require.NoError(t, err)
+	require.Len(t, a, 2)
+	assert.Len(t, a[0], 80)
+	b, err := parse(t, keyB).Derive("one", 80)
+	require.NoError(t, err)
+	assert.Equal(t, b[0], a[1], "depends on the key only")
+	c, err := r.Derive("two", 80)
+	require.NoError(t, err)
+	assert.NotEqual(t, a, c)
+	_, err = r.Derive("one", 8161)
+	assert.Error(t, err)
+}
+
+// The hot paths must not allocate.
+func TestNoAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector empties pools at random")
+	}
+	r := parse(t, keyA, keyB)
+	plaintext, additional, random := make([]byte, 600), make([]byte, 64), make([]byte, TagSize)
+	sealed, opened := make([]byte, 0, 1000), make([]byte, 0, 1000)
+	tag := r.Tag(random)
+	allocs := testing.AllocsPerRun(100, func() {
+		e := r.Seal(sealed, plaintext, additional)
+		if _, err := r.Open(opened, e, additional); err != nil {
+			panic(err)
+		}
+		r.Tag(random)
+		r.CheckTag(random, tag[:])
+	})
+	assert.Zero(t, allocs)
+}
+
+func FuzzParseRing(f *testing.F) {
+	for _, s := range []string{"", keyA, keyA + "\n" + keyB, "# x\n\n" + keyA, keyA + "\r\n" + keyA, "zz", many(MaxKeys + 1)} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r, err := ParseRing(in)
+		if err != nil {
+			return
+		}
+		require.LessOrEqual(t, r.Len(), MaxKeys)
+		out := text(t, r)
+		again, err := ParseRing([]byte(out))
+		require.NoError(t, err)
+		require.Equal(t, out, text(t, again))
+	})
+}
+
+func FuzzOpen(f *testing.F) {
+	r := parse(f, keyA, keyB)
+	sealed := r.Seal(nil, []byte("session"), []byte("id"))
+	f.Add(sealed, []byte("id"))
+	f.Add(sealed[:Overhead], []byte("id"))
+	f.Add(sealed[:headerSize], []byte{})
+	f.Add([]byte{}, []byte{})
+	f.Fuzz(func(t *testing.T, envelope, additional []byte) {
+		in := bytes.Clone(envelope)
+		got, err := r.Open(nil, envelope, additional)
+		require.Equal(t, in, envelope, "Open must not write to its input")
+		if bytes.Equal(envelope, sealed) && string(additional) == "id" {
+			require.NoError(t, err)
+			require.Equal(t, "session", string(got))
+			return
+		}
+		require.Error(t, err, "forged")
+		require.Nil(t, got)
+	})
+}
