@@ -1,0 +1,39 @@
+# libssl: build and test. README.md says what each target is for; .ci/run calls them in CI.
+
+# The module and the nested ones that have tests of their own. Hidden folders hold sysroots and build caches.
+nested = $(shell find . -mindepth 2 -name go.mod -not -path './.*' -printf '%h ')
+tested = . $(foreach m,$(nested),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where that is allowed
+	@tests/setup.sh
+
+build: setup ## bin/sslsess
+	go build -o bin/sslsess ./cmd/sslsess
+
+demo: build ## three servers, one shared store, one client: who resumes where, and what it costs
+	@bin/sslsess demo
+
+test: setup ## everything, with the race detector
+	@set -e; for m in $(tested); do (cd $$m && set -x && go vet ./... && go test -race -count=1 ./...); done
+
+lint: setup ## gofmt, go vet, and C without a warning
+	@bad=$$(find . -name '*.go' -not -path './.*' -exec gofmt -l {} +); [ -z "$$bad" ] || { echo "gofmt these:" $$bad; exit 1; }
+	@set -e; for m in . $(nested); do (cd $$m && go vet ./...); done
+	@tests/cwarnings.sh
+
+leak: setup ## the suite under AddressSanitizer with leak detection, and under Go's two cgo pointer checks
+	tests/leak.sh
+
+matrix: setup ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
+	@tests/matrix.sh $(V)
+
+bench: setup ## this code against C, crypto/tls and another binding
+	@bench/run.sh
+
+clean: ## what the other targets made
+	rm -rf bin .sysroots
+
+.PHONY: help setup build demo test lint leak matrix bench clean

@@ -1,0 +1,18 @@
+#!/bin/bash
+# Compiles this module's own C, and nobody else's, with every warning an error. Under with-openssl.sh it does so
+# against that version's headers. Called with compiler arguments it is the compiler of that build: the flags can't be
+# given in CGO_CFLAGS, since Go's own runtime/cgo does not compile with -Wextra.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+if [ $# -gt 0 ]; then
+	case "$PWD/ $*" in
+	"$root"/*) set -- "$@" -Wall -Wextra -Werror ;;
+	*"-I $root"*) set -- "$@" -Wall -Wextra -Werror -Wno-unused-parameter ;; # what cgo generates around our preambles
+	esac
+	exec gcc "$@"
+fi
+cd "$root"
+packages=$(go list -f '{{if .CgoFiles}}{{.ImportPath}}{{end}}' ./...)
+# -race: as the tests are built, so that most of what these packages stand on is compiled once for both.
+[ -z "$packages" ] || CC=$root/tests/cwarnings.sh go build -race $packages

@@ -1,0 +1,102 @@
+#!/bin/bash
+# Makes one sysroot for each OpenSSL version named (default: all that the matrix needs) under .sysroots/: Debian's
+# packages of that version, unpacked, with the C library they were built against. Needs no root and no container.
+#
+# The mirror is the one the machine's own apt uses (or $DEBIAN_MIRROR, $DEBIAN_SECURITY_MIRROR). Signatures are checked
+# against Debian's archive keyring. apt's lists, cache and status live under .sysroots/: the machine's are not touched.
+# A version that the machine's own libssl-dev has needs no sysroot. A finished one is not fetched again: delete it to renew it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tests/versions.sh
+
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+fail() { echo "sysroots: $*" >&2; exit 1; }
+
+# suites VERSION: where Debian has, or had, that version; the first one's security fixes win by version number.
+suites() {
+	case $1 in
+	1.1.1) echo bullseye bullseye-security ;;
+	3.0) echo bookworm bookworm-security ;;
+	3.5) echo trixie trixie-security ;;
+	3.6) echo sid ;;
+	4.0) echo experimental sid ;;
+	*) fail "no suite is known for OpenSSL $1" ;;
+	esac
+}
+
+# mirror debian|debian-security: that archive's address, as apt itself resolves the machine's sources.
+mirror() {
+	apt-get update --print-uris 2>/dev/null |
+		sed -n "s#^'\([^']*/$1\)/\+dists/[^/]*/InRelease'.*#\1#p" | head -n1
+}
+
+# setup_apt VERSION DIR: a configuration of apt's that lives in DIR altogether.
+setup_apt() {
+	local main security base suite
+	main=${DEBIAN_MIRROR:-$(mirror debian)}
+	security=${DEBIAN_SECURITY_MIRROR:-$(mirror debian-security)}
+	[ -n "$main" ] || fail "apt's sources name no Debian mirror; set DEBIAN_MIRROR"
+	[ -r "$keyring" ] || fail "$keyring is missing: apt-get install debian-archive-keyring"
+	mkdir -p "$2"/{lists/partial,cache/archives/partial,preferences.d}
+	: >"$2/status"
+	for suite in $(suites "$1"); do
+		base=$main
+		case $suite in *-security) base=$security ;; esac
+		[ -z "$base" ] || echo "deb [signed-by=$keyring] $base $suite main"
+	done >"$2/sources.list"
+	cat >"$2/apt.conf" <<-CONF
+		Dir::State "$2";
+		Dir::State::lists "$2/lists";
+		Dir::State::status "$2/status";
+		Dir::Cache "$2/cache";
+		Dir::Etc::sourcelist "$2/sources.list";
+		Dir::Etc::sourceparts "/dev/null";
+		Dir::Etc::preferences "/dev/null";
+		Dir::Etc::preferencesparts "$2/preferences.d";
+		APT::Sandbox::User "$(id -un)";
+		Acquire::Languages "none";
+		Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+		Acquire::Retries "3";
+		#clear APT::Update::Post-Invoke;
+		#clear APT::Update::Post-Invoke-Success;
+	CONF
+}
+
+make_sysroot() {
+	local version=$1 dir root apt full runtime packages
+	dir=$(pwd)/.sysroots
+	mkdir -p "$dir"
+	root=$(mktemp -d "$dir/tmp.$version.XXXXXX")
+	trap "rm -rf '$root'" EXIT
+	apt=$root/apt
+	setup_apt "$version" "$apt"
+	get() { apt-get -q -c "$apt/apt.conf" "$@" >"$root/log" 2>&1 && ! grep -q '^[EW]:' "$root/log" || { tail -n 20 "$root/log" >&2; fail "$version: apt-get $1 failed"; }; }
+	cache() { apt-cache -c "$apt/apt.conf" "$@"; }
+	get update
+
+	full=$(cache madison libssl-dev | awk -v v="$version" '{ if (index($3, v ".") == 1 || $3 ~ "^" v "[a-z]") { print $3; exit } }')
+	[ -n "$full" ] || fail "$version: $(suites "$version") hold no such libssl-dev, only $(cache madison libssl-dev | awk '{ print $3 }' | xargs)"
+	runtime=$(cache show "libssl-dev=$full" | sed -n 's/^Depends:.*\(libssl[0-9][a-z0-9.]*\) (= .*/\1/p')
+	packages=("libssl-dev=$full" "$runtime=$full" "openssl=$full")
+	if needs_libc "$version"; then
+		packages+=(libc6 libc6-dev linux-libc-dev libgcc-s1 zlib1g libzstd1)
+	fi
+	mkdir "$root/debs" "$root/sysroot"
+	(cd "$root/debs" && get download "${packages[@]}")
+	for deb in "$root"/debs/*.deb; do
+		dpkg-deb -f "$deb" Package Version | awk '{ printf "%s%s", $2, NR % 2 ? "=" : "\n" }' >>"$root/sysroot/.packages"
+		dpkg -x "$deb" "$root/sysroot"
+	done
+	# Newer packages have all under /usr and leave these links to base-files.
+	for link in lib lib64; do
+		[ -e "$root/sysroot/$link" ] || ln -s "usr/$link" "$root/sysroot/$link"
+	done
+	rm -rf "$dir/$version"
+	mv "$root/sysroot" "$dir/$version" # only a whole one ever has its name
+	echo "sysroots: OpenSSL $version is $full"
+}
+
+[ $# -gt 0 ] || set -- $VERSIONS
+for version in "$@"; do
+	is_host "$version" || [ -e ".sysroots/$version/.packages" ] || (make_sysroot "$version") || exit 1
+done

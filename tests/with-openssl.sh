@@ -1,0 +1,34 @@
+#!/bin/bash
+# with-openssl.sh VERSION COMMAND...: runs the command so that what Go and C build in it compiles, links and runs with
+# that OpenSSL: the machine's own, or the sysroot that sysroots.sh made.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/versions.sh"
+[ $# -ge 2 ] || { echo "usage: with-openssl.sh VERSION COMMAND..." >&2; exit 2; }
+version=$1
+shift
+
+root=${here%/tests}/.sysroots/$version
+if [ -e "$root/.packages" ]; then
+	arch=$(gcc -print-multiarch)
+	libs=$root/usr/lib/$arch
+	if needs_libc "$version"; then
+		for loader in "$root"/lib64/ld-linux*.so.* "$root"/lib/ld-linux*.so.*; do [ ! -e "$loader" ] || break; done
+		CGO_CFLAGS="${CGO_CFLAGS--O2 -g} --sysroot=$root"
+		CGO_LDFLAGS="${CGO_LDFLAGS-} --sysroot=$root -L$libs -Wl,--dynamic-linker=$loader -Wl,-rpath,$libs"
+	else # only OpenSSL is another one
+		CGO_CFLAGS="${CGO_CFLAGS--O2 -g} -I$root/usr/include -I$root/usr/include/$arch"
+		CGO_LDFLAGS="${CGO_LDFLAGS-} -L$libs -Wl,-rpath,$libs"
+	fi
+	export CGO_CFLAGS CGO_LDFLAGS
+	export PKG_CONFIG_PATH=$libs/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
+	# Go's build cache does not notice another libssl at the same place.
+	export GOCACHE=${here%/tests}/.sysroots/cache/$version
+	# Each OpenSSL reads the configuration and the modules it came with, not those of the machine's.
+	export OPENSSL_CONF=$root/etc/ssl/openssl.cnf
+	export OPENSSL_MODULES=$libs/ossl-modules
+elif ! is_host "$version"; then
+	echo "with-openssl: there is no OpenSSL $version here: run tests/sysroots.sh $version first" >&2
+	exit 1
+fi
+exec "$@"
