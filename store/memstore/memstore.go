@@ -1,0 +1,308 @@
+// Package memstore is a store.Store in the memory of one process: sharded, bounded and expiring.
+package memstore
+
+import (
+	"bytes"
+	"container/heap"
+	"context"
+	"crypto/rand"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/libssl-go/libssl/store"
+)
+
+// What New puts in place of zero Options.
+const (
+	DefaultMaxEntries = 100_000
+	DefaultMaxBytes   = 64 << 20
+)
+
+// A shard gets at least this much of each bound. Since ids spread over the shards like random numbers, the larger the shards,
+// the closer a store comes to its bounds before the first of them is full.
+const (
+	maxShards       = 16
+	minShardEntries = 1024
+	minShardBytes   = 16 * store.MaxData
+)
+
+// sweepPerPut is how many expired records a Put removes at most: more than it adds, so that the expired dwindle,
+// and few enough that no Put pays for a long silence.
+const sweepPerPut = 8
+
+// Options bound a Store. The zero value stands for the defaults.
+type Options struct {
+	// MaxEntries is how many records the store holds; DefaultMaxEntries if zero or less.
+	MaxEntries int
+
+	// MaxBytes is how many bytes of Data the store holds; DefaultMaxBytes if zero or less, and never
+	// less than store.MaxData. A record takes about 250 bytes more, which MaxEntries bounds.
+	MaxBytes int64
+}
+
+// Store keeps records in memory. It implements store.Store and all optional interfaces of package store.
+//
+// It never exceeds its bounds: a Put that would removes expired records first and then those that were put longest ago.
+// Reads do not count as use, because sessions live equally long: the oldest is next to expire anyway, and a
+// session that is resumed in TLS 1.3, or renewed in 1.2, is put anew under another id. The bounds are split
+// evenly between up to 16 shards, so that a large store may begin to evict when it is a few per cent short of them.
+//
+// There is no goroutine to stop. Expired records are removed when they are asked for and, a few at a time, by each Put,
+// the longest expired first; the Data of every record is wiped as it is removed.
+type Store struct {
+	key        [32]byte
+	seed       maphash.Seed
+	shards     []shard // as many as a power of two
+	maxEntries int     // of one shard
+	maxBytes   int64   // of one shard
+	now        func() time.Time
+}
+
+// shard is an independent part of the store with its own lock.
+type shard struct {
+	mu      sync.Mutex
+	entries map[store.ID]*entry
+	byEnd   endHeap
+	byAge   entry // head of a ring: next is the oldest entry, prev the newest
+	bytes   int64
+}
+
+type entry struct {
+	id         store.ID
+	data       []byte
+	expires    time.Time
+	prev, next *entry
+	heapIndex  int
+}
+
+// New returns an empty store.
+func New(opts Options) *Store {
+	if opts.MaxEntries <= 0 {
+		opts.MaxEntries = DefaultMaxEntries
+	}
+	if opts.MaxBytes <= 0 {
+		opts.MaxBytes = DefaultMaxBytes
+	}
+	opts.MaxBytes = max(opts.MaxBytes, store.MaxData)
+
+	n := 1
+	for n < maxShards && opts.MaxEntries/(2*n) >= minShardEntries && opts.MaxBytes/int64(2*n) >= minShardBytes {
+		n *= 2
+	}
+	s := &Store{
+		seed:       maphash.MakeSeed(), // random, so that nobody can choose ids of one shard
+		shards:     make([]shard, n),
+		maxEntries: opts.MaxEntries / n,
+		maxBytes:   opts.MaxBytes / int64(n),
+		now:        time.Now,
+	}
+	rand.Read(s.key[:])
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.entries = make(map[store.ID]*entry)
+		sh.byAge.prev, sh.byAge.next = &sh.byAge, &sh.byAge
+	}
+	return s
+}
+
+// lock returns the shard of id, locked.
+func (s *Store) lock(id store.ID) *shard {
+	sh := &s.shards[maphash.Comparable(s.seed, id)&uint64(len(s.shards)-1)]
+	sh.mu.Lock()
+	return sh
+}
+
+// Get implements store.Store.
+func (s *Store) Get(_ context.Context, id store.ID) (store.Record, error) {
+	sh := s.lock(id)
+	defer sh.mu.Unlock()
+	e := sh.live(id, s.now())
+	if e == nil {
+		return store.Record{}, store.ErrNotFound
+	}
+	return store.Record{ID: id, Data: bytes.Clone(e.data), Expires: e.expires}, nil
+}
+
+// Put implements store.Store.
+func (s *Store) Put(_ context.Context, r store.Record) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	now := s.now()
+	e := &entry{id: r.ID, data: bytes.Clone(r.Data), expires: r.Expires.Round(0)} // wall-clock time, like everyone else's
+	sh := s.lock(r.ID)
+	defer sh.mu.Unlock()
+	if old := sh.entries[r.ID]; old != nil {
+		sh.remove(old)
+	}
+	sh.sweep(now, sweepPerPut)
+	if !now.Before(e.expires) {
+		clear(e.data)
+		return nil
+	}
+	for len(sh.entries) >= s.maxEntries || sh.bytes+int64(len(e.data)) > s.maxBytes {
+		victim := sh.byAge.next
+		if first := sh.byEnd[0]; !now.Before(first.expires) {
+			victim = first
+		}
+		sh.remove(victim)
+	}
+	sh.add(e)
+	return nil
+}
+
+// Delete implements store.Store.
+func (s *Store) Delete(_ context.Context, id store.ID) error {
+	sh := s.lock(id)
+	defer sh.mu.Unlock()
+	if e := sh.entries[id]; e != nil {
+		sh.remove(e)
+	}
+	return nil
+}
+
+// Take implements store.Taker.
+func (s *Store) Take(_ context.Context, id store.ID) (store.Record, error) {
+	sh := s.lock(id)
+	defer sh.mu.Unlock()
+	e := sh.live(id, s.now())
+	if e == nil {
+		return store.Record{}, store.ErrNotFound
+	}
+	sh.unlink(e)
+	return store.Record{ID: id, Data: e.data, Expires: e.expires}, nil // the bytes change hands and are the caller's to wipe
+}
+
+// SealingKey implements store.Embedded. The key is random and lives as long as the Store.
+func (s *Store) SealingKey() ([]byte, error) { return bytes.Clone(s.key[:]), nil }
+
+// Local implements store.Local.
+func (s *Store) Local() {}
+
+// Len returns the number of records, including those that have expired and not been removed yet.
+func (s *Store) Len() int {
+	n := 0
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		n += len(sh.entries)
+		sh.mu.Unlock()
+	}
+	return n
+}
+
+// List implements store.Lister.
+func (s *Store) List(_ context.Context, f func(id store.ID, size int, expires time.Time) error) error {
+	type item struct {
+		id      store.ID
+		size    int
+		expires time.Time
+	}
+	for i := range s.shards {
+		sh := &s.shards[i]
+		now := s.now()
+		sh.mu.Lock()
+		items := make([]item, 0, len(sh.entries)) // f may call the store, so it must not run under the lock
+		for e := sh.byAge.next; e != &sh.byAge; e = e.next {
+			if now.Before(e.expires) {
+				items = append(items, item{e.id, len(e.data), e.expires})
+			}
+		}
+		sh.mu.Unlock()
+		for _, it := range items {
+			if err := f(it.id, it.size, it.expires); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Purge implements store.Purger.
+func (s *Store) Purge(_ context.Context, expiredOnly bool) (int, error) {
+	n := 0
+	for i := range s.shards {
+		sh := &s.shards[i]
+		now := s.now()
+		sh.mu.Lock()
+		if expiredOnly {
+			n += sh.sweep(now, len(sh.entries))
+		} else {
+			for len(sh.byEnd) > 0 {
+				sh.remove(sh.byEnd[len(sh.byEnd)-1])
+				n++
+			}
+		}
+		sh.mu.Unlock()
+	}
+	return n, nil
+}
+
+// The rest of shard's methods are called with the lock held.
+
+// live returns the entry called id, or nil if there is none or it has expired.
+func (sh *shard) live(id store.ID, now time.Time) *entry {
+	e := sh.entries[id]
+	if e != nil && !now.Before(e.expires) {
+		sh.remove(e)
+		return nil
+	}
+	return e
+}
+
+// sweep removes up to limit expired entries and returns how many.
+func (sh *shard) sweep(now time.Time, limit int) int {
+	n := 0
+	for n < limit && len(sh.byEnd) > 0 && !now.Before(sh.byEnd[0].expires) {
+		sh.remove(sh.byEnd[0])
+		n++
+	}
+	return n
+}
+
+func (sh *shard) add(e *entry) {
+	sh.entries[e.id] = e
+	heap.Push(&sh.byEnd, e)
+	head := &sh.byAge
+	e.prev, e.next = head.prev, head
+	e.prev.next, e.next.prev = e, e
+	sh.bytes += int64(len(e.data))
+}
+
+// remove takes e out and wipes it.
+func (sh *shard) remove(e *entry) {
+	sh.unlink(e)
+	clear(e.data)
+}
+
+func (sh *shard) unlink(e *entry) {
+	delete(sh.entries, e.id)
+	heap.Remove(&sh.byEnd, e.heapIndex)
+	e.prev.next, e.next.prev = e.next, e.prev
+	sh.bytes -= int64(len(e.data))
+}
+
+// endHeap is a heap.Interface whose least entry is the first to expire.
+type endHeap []*entry
+
+func (h endHeap) Len() int           { return len(h) }
+func (h endHeap) Less(i, j int) bool { return h[i].expires.Before(h[j].expires) }
+func (h endHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].heapIndex, h[j].heapIndex = i, j
+}
+
+func (h *endHeap) Push(x any) {
+	e := x.(*entry)
+	e.heapIndex = len(*h)
+	*h = append(*h, e)
+}
+
+func (h *endHeap) Pop() any {
+	last := len(*h) - 1
+	e := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return e
+}

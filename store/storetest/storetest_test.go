@@ -1,0 +1,333 @@
+package storetest_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/memstore"
+	"github.com/libssl-go/libssl/store/storetest"
+)
+
+// remote is a Faulty whose sound methods end with their context, as those of a store behind a network do.
+func remote() *storetest.Faulty {
+	mem := memstore.New(memstore.Options{})
+	f := &storetest.Faulty{Store: mem}
+	f.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+		if ctx.Err() != nil {
+			return store.Record{}, ctx.Err()
+		}
+		return mem.Get(ctx, id)
+	}
+	f.OnPut = func(ctx context.Context, r store.Record) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return mem.Put(ctx, r)
+	}
+	f.OnDelete = func(ctx context.Context, id store.ID) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return mem.Delete(ctx, id)
+	}
+	f.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) {
+		if ctx.Err() != nil {
+			return store.Record{}, ctx.Err()
+		}
+		return mem.Take(ctx, id)
+	}
+	return f
+}
+
+// broken has stores with one fault each, by the name of the subtest that must find it.
+var broken = map[string]func() store.Store{
+	"PutGet": func() store.Store {
+		f := remote()
+		get := f.OnGet
+		f.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+			r, err := get(ctx, id)
+			r.Expires = r.Expires.Truncate(time.Minute)
+			return r, err
+		}
+		return f
+	},
+	"Absent": func() store.Store {
+		f := remote()
+		del := f.OnDelete
+		f.OnDelete = func(ctx context.Context, id store.ID) error {
+			if _, err := f.OnGet(ctx, id); err != nil {
+				return err
+			}
+			return del(ctx, id)
+		}
+		return f
+	},
+	"Replace": func() store.Store {
+		f := remote()
+		put := f.OnPut
+		f.OnPut = func(ctx context.Context, r store.Record) error {
+			if _, err := f.OnGet(ctx, r.ID); err == nil {
+				return nil
+			}
+			return put(ctx, r)
+		}
+		return f
+	},
+	"Delete": func() store.Store {
+		f := remote()
+		f.OnDelete = func(context.Context, store.ID) error { return nil }
+		return f
+	},
+	"IDs": func() store.Store { // pads ids to 32 bytes
+		f := remote()
+		get, put := f.OnGet, f.OnPut
+		pad := func(id store.ID) store.ID {
+			padded, _ := store.IDFromBytes(append(id.Bytes(), make([]byte, store.MaxIDLen-id.Len())...))
+			return padded
+		}
+		f.OnPut = func(ctx context.Context, r store.Record) error {
+			if r.ID.IsZero() {
+				return store.ErrZeroID
+			}
+			r.ID = pad(r.ID)
+			return put(ctx, r)
+		}
+		f.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+			r, err := get(ctx, pad(id))
+			r.ID = id
+			return r, err
+		}
+		return f
+	},
+	"Data": func() store.Store {
+		f := remote()
+		put := f.OnPut
+		f.OnPut = func(ctx context.Context, r store.Record) error {
+			r.Data = bytes.TrimRight(r.Data, "\x00")
+			return put(ctx, r)
+		}
+		return f
+	},
+	"Refused": func() store.Store {
+		f := remote()
+		put := f.OnPut
+		f.OnPut = func(ctx context.Context, r store.Record) error {
+			r.Data = r.Data[:min(len(r.Data), store.MaxData)]
+			return put(ctx, r)
+		}
+		return f
+	},
+	"Aliasing": func() store.Store {
+		f := remote()
+		var mu sync.Mutex
+		held := map[store.ID][]byte{}
+		get, put := f.OnGet, f.OnPut
+		f.OnPut = func(ctx context.Context, r store.Record) error {
+			mu.Lock()
+			defer mu.Unlock()
+			held[r.ID] = r.Data
+			return put(ctx, r)
+		}
+		f.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			r, err := get(ctx, id)
+			r.Data = held[id]
+			return r, err
+		}
+		return f
+	},
+	"ExpiredAtPut": func() store.Store { // ignores records that have expired, instead of replacing by them
+		f := remote()
+		put := f.OnPut
+		f.OnPut = func(ctx context.Context, r store.Record) error {
+			if !time.Now().Before(r.Expires) {
+				return nil
+			}
+			return put(ctx, r)
+		}
+		return f
+	},
+	"Expires": func() store.Store { // keeps records a second too long
+		f := remote()
+		get, put := f.OnGet, f.OnPut
+		f.OnPut = func(ctx context.Context, r store.Record) error {
+			r.Expires = r.Expires.Add(time.Second)
+			return put(ctx, r)
+		}
+		f.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+			r, err := get(ctx, id)
+			r.Expires = r.Expires.Add(-time.Second)
+			return r, err
+		}
+		return f
+	},
+	"Concurrent": func() store.Store { // writes a record in two steps
+		f := remote()
+		put := f.OnPut
+		f.OnPut = func(ctx context.Context, r store.Record) error {
+			half := r
+			half.Data = r.Data[:len(r.Data)/2]
+			if err := put(ctx, half); err != nil {
+				return err
+			}
+			time.Sleep(time.Millisecond) // lets the others look
+			return put(ctx, r)
+		}
+		return f
+	},
+	"ContextEnded": func() store.Store {
+		f := remote()
+		f.OnGet = f.Store.Get
+		return f
+	},
+	"Take": func() store.Store {
+		f := remote()
+		f.OnTake = f.OnGet
+		return f
+	},
+	"TakeExpired": func() store.Store { // forgets to look at the time
+		f := remote()
+		put := f.OnPut
+		f.OnPut = func(ctx context.Context, r store.Record) error {
+			r.Expires = r.Expires.Add(time.Second)
+			return put(ctx, r)
+		}
+		get := f.OnGet
+		f.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+			r, err := get(ctx, id)
+			if r.Expires = r.Expires.Add(-time.Second); err != nil || !time.Now().Before(r.Expires) {
+				return store.Record{}, store.ErrNotFound
+			}
+			return r, err
+		}
+		return f
+	},
+	"TakeOnce": func() store.Store {
+		f := remote()
+		f.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) {
+			r, err := f.OnGet(ctx, id)
+			time.Sleep(time.Millisecond) // lets the others in
+			if err == nil {
+				err = f.OnDelete(ctx, id)
+			}
+			return r, err
+		}
+		return f
+	},
+	"SealingKey": func() store.Store { return freshKeys{memstore.New(memstore.Options{})} },
+	"List":       func() store.Store { return listsAll{memstore.New(memstore.Options{})} },
+	"Purge":      func() store.Store { return purgesAll{memstore.New(memstore.Options{})} },
+}
+
+type freshKeys struct{ *memstore.Store }
+
+func (freshKeys) SealingKey() ([]byte, error) { return memstore.New(memstore.Options{}).SealingKey() }
+
+type listsAll struct{ *memstore.Store }
+
+func (s listsAll) List(ctx context.Context, f func(store.ID, int, time.Time) error) error {
+	return s.Store.List(ctx, func(id store.ID, size int, expires time.Time) error {
+		f(id, size, expires)
+		return nil
+	})
+}
+
+type purgesAll struct{ *memstore.Store }
+
+func (s purgesAll) Purge(ctx context.Context, _ bool) (int, error) { return s.Store.Purge(ctx, false) }
+
+const brokenEnv = "STORETEST_BROKEN"
+
+// TestBroken runs the suite, in another process, on each of the broken stores, and expects it to fail where it should.
+func TestBroken(t *testing.T) {
+	if name := os.Getenv(brokenEnv); name != "" {
+		storetest.Run(t, func(*testing.T) store.Store { return broken[name]() })
+		return
+	}
+	for name := range broken {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command(os.Args[0], "-test.run=^TestBroken$/^"+name+"$", "-test.v")
+			cmd.Env = append(os.Environ(), brokenEnv+"="+name)
+			out, err := cmd.CombinedOutput()
+			var failed *exec.ExitError
+			require.ErrorAs(t, err, &failed, "the suite accepts the store: %s", out)
+			assert.Contains(t, string(out), "--- FAIL: TestBroken/"+name)
+		})
+	}
+}
+
+// The stores above are sound but for their faults.
+func TestRun_Remote(t *testing.T) {
+	storetest.Run(t, func(*testing.T) store.Store { return remote() })
+}
+
+// Optional interfaces are tested only where they are there.
+func TestRun_Minimal(t *testing.T) {
+	type minimal struct{ store.Store }
+	storetest.Run(t, func(*testing.T) store.Store { return minimal{remote()} })
+}
+
+func TestFaulty_PassesThrough(t *testing.T) {
+	ctx := context.Background()
+	f := &storetest.Faulty{Store: memstore.New(memstore.Options{})}
+	id, err := store.ParseID("01")
+	require.NoError(t, err)
+	r := store.Record{ID: id, Data: []byte("x"), Expires: time.Now().Add(time.Hour)}
+	require.NoError(t, f.Put(ctx, r))
+	got, err := f.Get(ctx, id)
+	require.NoError(t, err)
+	assert.Equal(t, r.Data, got.Data)
+	_, err = f.Take(ctx, id)
+	require.NoError(t, err)
+	_, err = f.Get(ctx, id)
+	require.ErrorIs(t, err, store.ErrNotFound)
+	require.NoError(t, f.Put(ctx, r))
+	require.NoError(t, f.Delete(ctx, id))
+	_, err = f.Get(ctx, id)
+	assert.ErrorIs(t, err, store.ErrNotFound)
+
+	for _, optional := range []bool{is[store.Local](f), is[store.Embedded](f), is[store.Lister](f), is[store.Purger](f)} {
+		assert.False(t, optional)
+	}
+}
+
+func is[T any](s store.Store) bool {
+	_, ok := s.(T)
+	return ok
+}
+
+func TestFaulty_Hooks(t *testing.T) {
+	ctx := context.Background()
+	boom := errors.New("boom")
+	id, err := store.ParseID("01")
+	require.NoError(t, err)
+	f := &storetest.Faulty{
+		OnGet:    func(context.Context, store.ID) (store.Record, error) { return store.Record{Data: []byte("wrong")}, nil },
+		OnPut:    func(context.Context, store.Record) error { return boom },
+		OnDelete: func(context.Context, store.ID) error { panic(boom) },
+		OnTake: func(ctx context.Context, _ store.ID) (store.Record, error) {
+			<-ctx.Done()
+			return store.Record{}, ctx.Err()
+		},
+	}
+	r, err := f.Get(ctx, id)
+	require.NoError(t, err)
+	assert.Equal(t, "wrong", string(r.Data))
+	assert.ErrorIs(t, f.Put(ctx, store.Record{}), boom)
+	assert.PanicsWithValue(t, boom, func() { f.Delete(ctx, id) })
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err = f.Take(ended, id)
+	assert.ErrorIs(t, err, context.Canceled)
+}
