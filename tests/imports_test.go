@@ -1,0 +1,213 @@
+// Package tests holds what must be true of the repository as a whole.
+package tests
+
+import (
+	"encoding/json"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/libssl-go/libssl"
+
+// pure packages are for everyone: no cgo, nothing but the standard library.
+var pure = []string{"store", "store/storetest", "store/memstore", "ticket"}
+
+// mayImport is who may import whom inside the module. The root package is ".". A package that isn't named may import
+// what it likes, except what the other tests here say.
+var mayImport = map[string][]string{
+	".":               {"cgo", "store", "ticket"},
+	"cgo":             {},
+	"store":           {},
+	"store/storetest": {"store"},
+	"store/memstore":  {"store"},
+	"ticket":          {},
+}
+
+// goPackage is what `go list -json` says of a package.
+type goPackage struct {
+	ImportPath    string
+	Standard      bool
+	Imports, Deps []string
+	Module        *struct{ Path string }
+}
+
+// name is the package's folder in the repository: "." for the root, "" for somebody else's package.
+func (p goPackage) name() string { return inModule(p.ImportPath) }
+
+func inModule(importPath string) string {
+	if importPath == module {
+		return "."
+	}
+	name, ok := strings.CutPrefix(importPath, module+"/")
+	if !ok {
+		return ""
+	}
+	return name
+}
+
+// list is everything that the main module builds, with all it depends on.
+func list(t *testing.T) map[string]goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps,Module", "./...")
+	cmd.Dir, cmd.Stderr = "..", os.Stderr
+	out, err := cmd.Output()
+	require.NoError(t, err)
+
+	all := map[string]goPackage{}
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else {
+			require.NoError(t, err)
+		}
+		all[p.ImportPath] = p
+	}
+	require.Contains(t, all, module, "go list -deps ./... does not know the root package")
+	return all
+}
+
+func TestImports_FollowTheTable(t *testing.T) {
+	all := list(t)
+	for name, allowed := range mayImport {
+		importPath := path.Join(module, name)
+		if !assert.Contains(t, all, importPath, "the table names a package that is not there") {
+			continue
+		}
+		for _, imported := range all[importPath].Imports {
+			if dep := inModule(imported); dep != "" {
+				assert.Contains(t, allowed, dep, "%s imports %s", importPath, imported)
+			} else {
+				assert.True(t, imported == "C" || all[imported].Standard, "%s imports %s, which is not the standard library's", importPath, imported)
+			}
+		}
+	}
+}
+
+func TestImports_BackEndsAndLibsslDoNotMeet(t *testing.T) {
+	all := list(t)
+	for _, p := range all {
+		name := p.name()
+		if name == "." {
+			for _, dep := range p.Deps {
+				assert.False(t, strings.HasPrefix(inModule(dep), "store/"), "libssl depends on back end %s", dep)
+			}
+		}
+		if !strings.HasPrefix(name, "store/") {
+			continue
+		}
+		clients := map[string]bool{}
+		for _, imported := range p.Imports {
+			if dep := inModule(imported); dep != "" {
+				assert.Contains(t, []string{"store", "ticket"}, dep, "back end %s imports %s", name, dep)
+			} else if m := all[imported].Module; m != nil {
+				clients[m.Path] = true
+			}
+		}
+		assert.LessOrEqual(t, len(clients), 1, "back end %s has more than one client library: %v", name, clients)
+		for _, dep := range p.Deps {
+			assert.NotContains(t, []string{".", "cgo"}, inModule(dep), "back end %s depends on %s", name, dep)
+		}
+	}
+}
+
+func TestImports_OnlyConformanceRunsTheReference(t *testing.T) {
+	for _, p := range list(t) {
+		for _, imported := range p.Imports {
+			if inModule(imported) == "tests/internal/cref" {
+				assert.Equal(t, "tests/conformance", p.name(), "%s imports %s", p.ImportPath, imported)
+			}
+		}
+	}
+}
+
+func TestImports_PurePackagesBuildWithoutCgo(t *testing.T) {
+	args := []string{"build"}
+	for _, name := range pure {
+		args = append(args, "./"+name)
+	}
+	cmd := exec.Command("go", args...)
+	cmd.Dir, cmd.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	assert.NoError(t, err, "%s", out)
+}
+
+func TestSources_CgoStaysInItsRooms(t *testing.T) {
+	for file := range sources(t, ".go") {
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join("..", file), nil, parser.ImportsOnly)
+		require.NoError(t, err)
+		for _, spec := range f.Imports {
+			if spec.Path.Value != `"C"` {
+				continue
+			}
+			folder := path.Dir(file)
+			porting := strings.HasPrefix(folder, "tests/porting") || strings.HasPrefix(folder, "examples/porting")
+			if !porting {
+				assert.Contains(t, []string{".", "cgo", "tests/internal/cref"}, folder, `%s imports "C"`, file)
+			}
+		}
+	}
+}
+
+// Go's build cache does not see a change of a header in another folder.
+func TestSources_NoIncludeCrossesAFolder(t *testing.T) {
+	include := regexp.MustCompile(`(?m)^\s*#\s*include\s*"[^"]*/[^"]*"`)
+	elsewhere := regexp.MustCompile(`(?m)^(//)?\s*#cgo\b.*-I\S*\.\.`)
+	for file, text := range sources(t, ".go", ".c", ".h") {
+		assert.Empty(t, include.FindAllString(text, -1), file)
+		assert.Empty(t, elsewhere.FindAllString(text, -1), file)
+	}
+}
+
+func TestSources_VersionsAreComparedInOnePlace(t *testing.T) {
+	number := "OPENSSL_VERSION" + "_NUMBER" // so that this file is not a find
+	for file, text := range sources(t, ".go", ".c", ".h") {
+		if file != "bridge.h" && file != "cgo/openssl.go" {
+			assert.False(t, strings.Contains(text, number), "%s compares %s: name a feature in bridge.h", file, number)
+		}
+	}
+}
+
+// sources are the repository's files of these extensions, those of nested modules too, by their slashed path.
+func sources(t *testing.T, extensions ...string) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	err := filepath.WalkDir("..", func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && file != ".." && strings.HasPrefix(d.Name(), ".") {
+			return fs.SkipDir
+		}
+		for _, ext := range extensions {
+			if !d.IsDir() && filepath.Ext(file) == ext {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					return err
+				}
+				rel, err := filepath.Rel("..", file)
+				if err != nil {
+					return err
+				}
+				found[filepath.ToSlash(rel)] = string(text)
+			}
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	require.NotEmpty(t, found)
+	return found
+}
