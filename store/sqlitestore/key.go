@@ -1,0 +1,91 @@
+package sqlitestore
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+const keySize = 32
+
+// SealingKey implements store.Embedded. The key is in the file PATH.key, made by whoever asks first, with mode 0600, in the
+// format of a key ring with one key: 64 hexadecimal digits. A file that others can read or write is refused, and so is one
+// that holds anything else. Without its key what the store holds is lost, and without the store the key is of no use.
+func (s *Store) SealingKey() ([]byte, error) {
+	path := s.path + ".key"
+	key, err := readKey(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		fresh := make([]byte, keySize)
+		rand.Read(fresh)
+		text := append(hex.AppendEncode(nil, fresh), '\n')
+		defer clear(text)
+		if err = createOnce(path, text); err == nil {
+			key, err = readKey(path) // ours, or that of whoever was faster
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sqlitestore: sealing key: %w", err)
+	}
+	return key, nil
+}
+
+func readKey(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := private(info); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(text)
+	digits := bytes.TrimSpace(text)
+	key := make([]byte, hex.DecodedLen(len(digits)))
+	if _, err := hex.Decode(key, digits); err != nil || len(key) != keySize {
+		return nil, fmt.Errorf("%s: not a key of %d hexadecimal digits", path, hex.EncodedLen(keySize)) // without a word of what it is
+	}
+	return key, nil
+}
+
+// private returns an error unless info is of a regular file that only its owner can use.
+func private(info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return errors.New("not a regular file")
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return fmt.Errorf("mode %04o lets others than its owner in; make it 0600", mode)
+	}
+	return nil
+}
+
+// createOnce makes the file path with the given content and mode 0600, unless it exists. It appears under its name in one step
+// and complete, also to other processes that try the same at the same moment.
+func createOnce(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // with mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync() // before the name: a crash must not leave an empty key
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Link(f.Name(), path)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}

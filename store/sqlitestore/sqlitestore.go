@@ -1,0 +1,390 @@
+// Package sqlitestore is a store.Store in a SQLite file that all processes of a host share.
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/mattn/go-sqlite3"
+
+	"github.com/libssl-go/libssl/store"
+)
+
+const (
+	// applicationID marks the file as ours ("lssl"), schemaVersion says which tables to expect in it.
+	applicationID = 0x6c73736c
+	schemaVersion = 1
+
+	// SQLite lets one connection write at a time and readers run beside it. Each call in progress holds an OS thread.
+	maxReaders = 3
+	maxConns   = maxReaders + 1
+
+	// While another process writes, SQLite waits inside the call, where no context reaches and a thread is held:
+	// only this long. The rest of the wait is done here, in pauses. It is bounded for callers without a deadline too.
+	busyTimeout = 5 * time.Millisecond
+	busyPause   = 2 * time.Millisecond
+	maxBusy     = 5 * time.Second
+
+	// Every sweepEvery-th Put removes up to sweepLimit expired records: four for each that is put, so that the
+	// expired dwindle, in steps that stay well under a millisecond.
+	sweepEvery = 16
+	sweepLimit = 64
+
+	// List and Purge work in batches, so that neither keeps others waiting.
+	batch = 256
+)
+
+// Store keeps records in a file. It implements store.Store, store.Taker, store.Embedded, store.Lister and store.Purger.
+//
+// Any number of processes of one host may have the file open at once, each with one Store; a Take is atomic between them
+// all. The file must not be on a network file system, where SQLite's locks do not work.
+//
+// A process that crashes or is killed loses nothing that was put. A crash of the operating system may undo the last
+// seconds, because commits are not flushed to the disk one by one (synchronous=NORMAL): records put last may be gone
+// and, which matters to single use, records taken last may be back.
+//
+// Expired records are never returned, and are removed by later Puts, a few at a time: nothing runs in the background,
+// and an idle process does no work. Removed content is overwritten with zeros (secure_delete) in the file, but stays in
+// the write-ahead log beside it until that is reused, and in backups: seal what is secret.
+type Store struct {
+	path    string
+	db      *sql.DB
+	readers chan struct{} // as many tokens as reads run
+	writer  chan struct{} // one while a write runs
+	puts    atomic.Uint64
+
+	get, put, del, take, sweep, list *sql.Stmt
+}
+
+// Open opens the store in the file path, which it makes with mode 0600 if there is none, together with path-wal and path-shm
+// beside it. It refuses a file that others than its owner can read or write, that is no SQLite database, that belongs to another
+// application, or whose tables are of another version of this package.
+func Open(path string) (*Store, error) {
+	s, err := open(path)
+	if err != nil {
+		return nil, fmt.Errorf("sqlitestore: %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func open(path string) (_ *Store, err error) {
+	if path == "" {
+		return nil, errors.New("no file name")
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return nil, err
+	}
+	// SQLite would make the file with mode 0644.
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		if err := createOnce(path, nil); err != nil {
+			return nil, err
+		}
+	}
+	// Never by opening it: POSIX drops a process's locks on a file when any descriptor of it is closed, and
+	// another Store of this process may hold some.
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := private(info); err != nil {
+		return nil, err
+	}
+
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: fmt.Sprintf(
+		"mode=rw&_busy_timeout=%d&_synchronous=NORMAL&_secure_delete=on", busyTimeout.Milliseconds())}
+	db, err := sql.Open("sqlite3", dsn.String())
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(maxConns)
+	db.SetMaxIdleConns(maxConns)
+	s := &Store{path: path, db: db, readers: make(chan struct{}, maxReaders), writer: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			db.Close()
+		}
+	}()
+
+	if err := retry(context.Background(), s.setUp); err != nil {
+		return nil, err
+	}
+	for _, p := range []struct {
+		stmt **sql.Stmt
+		text string
+	}{
+		{&s.get, "SELECT data, expires FROM records WHERE id = ?"},
+		{&s.put, "INSERT OR REPLACE INTO records (id, data, expires) VALUES (?, ?, ?)"},
+		{&s.del, "DELETE FROM records WHERE id = ?"},
+		{&s.take, "DELETE FROM records WHERE id = ? RETURNING data, expires"},
+		{&s.sweep, "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE expires <= ? LIMIT ?)"},
+		{&s.list, "SELECT id, length(data), expires FROM records WHERE id > ? AND expires > ? ORDER BY id LIMIT ?"},
+	} {
+		err = retry(context.Background(), func() error {
+			*p.stmt, err = db.Prepare(p.text)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// setUp makes the tables in an empty file and checks any other.
+func (s *Store) setUp() (err error) {
+	ctx := context.Background()
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			conn.ExecContext(ctx, "ROLLBACK") // fails where COMMIT has succeeded, and does nothing then
+		}
+	}()
+
+	var application, version, tables int
+	const question = "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)"
+	if err := conn.QueryRowContext(ctx, question).Scan(&application, &version, &tables); err != nil {
+		return err
+	}
+	switch {
+	case application == 0 && version == 0 && tables == 0:
+		const schema = `
+			CREATE TABLE records (id BLOB NOT NULL PRIMARY KEY, data BLOB NOT NULL, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+			CREATE INDEX records_expires ON records (expires);
+			PRAGMA application_id = %d;
+			PRAGMA user_version = %d`
+		if _, err := conn.ExecContext(ctx, fmt.Sprintf(schema, applicationID, schemaVersion)); err != nil {
+			return err
+		}
+	case application != applicationID:
+		return errors.New("is the database of another application")
+	case version != schemaVersion:
+		return fmt.Errorf("has tables of version %d, and this program knows version %d", version, schemaVersion)
+	default:
+		// Deletes nothing, and fails where nothing can be written, which BEGIN IMMEDIATE does not.
+		if _, err := conn.ExecContext(ctx, "DELETE FROM records WHERE id = x''"); err != nil {
+			return err
+		}
+	}
+	if _, err := conn.ExecContext(ctx, "COMMIT"); err != nil {
+		return err
+	}
+
+	var mode string
+	if err := conn.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {
+		return err
+	}
+	if mode != "wal" {
+		return fmt.Errorf("cannot have a write-ahead log (journal mode %s)", mode)
+	}
+	return nil
+}
+
+// Close closes the file. Calls in progress finish or fail.
+func (s *Store) Close() error {
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("sqlitestore: close: %w", err)
+	}
+	return nil
+}
+
+// Get implements store.Store.
+func (s *Store) Get(ctx context.Context, id store.ID) (store.Record, error) {
+	return s.record(ctx, "get", s.readers, s.get, id)
+}
+
+// Take implements store.Taker.
+func (s *Store) Take(ctx context.Context, id store.ID) (store.Record, error) {
+	return s.record(ctx, "take", s.writer, s.take, id)
+}
+
+// record runs a statement that returns the data and expires of one record.
+func (s *Store) record(ctx context.Context, op string, slots chan struct{}, stmt *sql.Stmt, id store.ID) (store.Record, error) {
+	r := store.Record{ID: id}
+	var expires int64
+	found := false
+	err := s.do(ctx, op, slots, func() error {
+		rows, err := stmt.Query(id.Bytes())
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			if err := rows.Scan(&r.Data, &expires); err != nil {
+				return err
+			}
+			found = true
+		}
+		return rows.Err() // after the last step: a take that is not committed has not happened
+	})
+	if err != nil {
+		return store.Record{}, err
+	}
+	if !found || expires <= time.Now().UnixMilli() {
+		return store.Record{}, store.ErrNotFound
+	}
+	r.Expires = time.UnixMilli(expires)
+	return r, nil
+}
+
+// Put implements store.Store.
+func (s *Store) Put(ctx context.Context, r store.Record) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	data := r.Data
+	if data == nil {
+		data = []byte{} // nil would be NULL
+	}
+	return s.do(ctx, "put", s.writer, func() error {
+		if _, err := s.put.Exec(r.ID.Bytes(), data, r.Expires.UnixMilli()); err != nil {
+			return err
+		}
+		if s.puts.Add(1)%sweepEvery == 0 {
+			s.sweep.Exec(time.Now().UnixMilli(), sweepLimit) // the record is in: a sweep that fails is left to the next
+		}
+		return nil
+	})
+}
+
+// Delete implements store.Store.
+func (s *Store) Delete(ctx context.Context, id store.ID) error {
+	return s.do(ctx, "delete", s.writer, func() error {
+		_, err := s.del.Exec(id.Bytes())
+		return err
+	})
+}
+
+// List implements store.Lister. It lists in the order of the ids.
+func (s *Store) List(ctx context.Context, f func(id store.ID, size int, expires time.Time) error) error {
+	type item struct {
+		id      store.ID
+		size    int
+		expires int64
+	}
+	last := []byte{}
+	for {
+		// A batch is read to its end first: f may call the store, and must not do so beside open rows.
+		var items []item
+		err := s.do(ctx, "list", s.readers, func() error {
+			items = items[:0]
+			rows, err := s.list.Query(last, time.Now().UnixMilli(), batch)
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			for rows.Next() {
+				var id sql.RawBytes
+				var it item
+				if err := rows.Scan(&id, &it.size, &it.expires); err != nil {
+					return err
+				}
+				if it.id, err = store.IDFromBytes(id); err != nil {
+					return err
+				}
+				items = append(items, it)
+			}
+			return rows.Err()
+		})
+		if err != nil {
+			return err
+		}
+		for _, it := range items {
+			if err := f(it.id, it.size, time.UnixMilli(it.expires)); err != nil {
+				return err
+			}
+		}
+		if len(items) < batch {
+			return nil
+		}
+		last = items[len(items)-1].id.Bytes()
+	}
+}
+
+// Purge implements store.Purger.
+func (s *Store) Purge(ctx context.Context, expiredOnly bool) (int, error) {
+	until := int64(math.MaxInt64)
+	if expiredOnly {
+		until = time.Now().UnixMilli()
+	}
+	total := 0
+	for {
+		var n int64
+		err := s.do(ctx, "purge", s.writer, func() error {
+			res, err := s.sweep.Exec(until, batch)
+			if err != nil {
+				return err
+			}
+			n, err = res.RowsAffected()
+			return err
+		})
+		total += int(n)
+		if err != nil || n < batch {
+			return total, err
+		}
+	}
+}
+
+// do runs f, which makes one short use of the database, when one of slots is free, and again while another process
+// keeps the database busy. All waiting ends with ctx and holds no thread. f itself does not get ctx: an interrupted statement
+// saves nothing where statements take microseconds, while database/sql and the driver pay for each one that
+// could be interrupted.
+func (s *Store) do(ctx context.Context, op string, slots chan struct{}, f func() error) error {
+	err := ctx.Err()
+	if err == nil {
+		select {
+		case slots <- struct{}{}:
+			err = retry(ctx, f)
+			<-slots
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("sqlitestore: %s: %w", op, err)
+	}
+	return nil
+}
+
+// retry runs f again for as long as it finds the database busy, ctx lasts and maxBusy is not over.
+func retry(ctx context.Context, f func() error) error {
+	err := f()
+	if !busy(err) {
+		return err
+	}
+	giveUp := time.NewTimer(maxBusy)
+	defer giveUp.Stop()
+	pause := time.NewTicker(busyPause)
+	defer pause.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-giveUp.C:
+			return err
+		case <-pause.C:
+		}
+		if err = f(); !busy(err) {
+			return err
+		}
+	}
+}
+
+func busy(err error) bool {
+	var e sqlite3.Error
+	return errors.As(err, &e) && (e.Code == sqlite3.ErrBusy || e.Code == sqlite3.ErrLocked)
+}
