@@ -1,0 +1,124 @@
+// Package cgo is the plumbing between Go and C that knows nothing about
+// sessions: handles that C may keep, the link flags, the version gate and the
+// texts of OpenSSL's error codes.
+package cgo
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// A Handle stands for a Go value in C memory. It is an integer, so the rules
+// for passing pointers do not touch it, and it carries a generation, so a
+// handle that outlived its value finds nothing instead of somebody else's
+// value. The zero Handle is never given out.
+type Handle uint64
+
+const (
+	chunkBits = 8
+	chunkSize = 1 << chunkBits
+)
+
+// Registry maps handles to values of one type. Looking a handle up takes no
+// lock: callbacks arrive on every thread at once, and a lock word shared by
+// all of them would cost more than the callback.
+type Registry[T any] struct {
+	chunks atomic.Pointer[[]*[chunkSize]slot[T]]
+	live   atomic.Int64
+
+	mu   sync.Mutex
+	free []uint32
+}
+
+type slot[T any] struct {
+	gen atomic.Uint32
+	val atomic.Pointer[T]
+}
+
+// Put registers v and returns its handle. v may be nil: the handle then finds
+// nothing until Set.
+func (r *Registry[T]) Put(v *T) Handle {
+	r.mu.Lock()
+	if len(r.free) == 0 {
+		r.grow()
+	}
+	i := r.free[len(r.free)-1]
+	r.free = r.free[:len(r.free)-1]
+	r.mu.Unlock()
+
+	s := &(*r.chunks.Load())[i>>chunkBits][i&(chunkSize-1)]
+	s.val.Store(v)
+	r.live.Add(1)
+	return Handle(uint64(s.gen.Load())<<32 | uint64(i))
+}
+
+func (r *Registry[T]) grow() {
+	var old []*[chunkSize]slot[T]
+	if p := r.chunks.Load(); p != nil {
+		old = *p
+	}
+	chunk := new([chunkSize]slot[T])
+	base := uint32(len(old)) << chunkBits
+	for i := range chunk {
+		chunk[i].gen.Store(1)
+		// Downwards, so that low indexes are handed out first.
+		r.free = append(r.free, base+chunkSize-1-uint32(i))
+	}
+	// A fresh slice: readers may still walk the old one.
+	grown := append(old[:len(old):len(old)], chunk)
+	r.chunks.Store(&grown)
+}
+
+func (r *Registry[T]) slot(h Handle) *slot[T] {
+	p := r.chunks.Load()
+	i := uint32(h)
+	if p == nil || int(i>>chunkBits) >= len(*p) {
+		return nil
+	}
+	s := &(*p)[i>>chunkBits][i&(chunkSize-1)]
+	if s.gen.Load() != uint32(h>>32) {
+		return nil
+	}
+	return s
+}
+
+// Get returns the value of h, nil if h is unknown or deleted.
+func (r *Registry[T]) Get(h Handle) *T {
+	s := r.slot(h)
+	if s == nil {
+		return nil
+	}
+	v := s.val.Load()
+	// The slot may have changed hands between the two loads.
+	if s.gen.Load() != uint32(h>>32) {
+		return nil
+	}
+	return v
+}
+
+// Set changes the value of a live handle. The caller owns h: Set must not run
+// together with Delete of the same handle.
+func (r *Registry[T]) Set(h Handle, v *T) {
+	if s := r.slot(h); s != nil {
+		s.val.Store(v)
+	}
+}
+
+// Delete forgets h. Deleting an unknown handle does nothing.
+func (r *Registry[T]) Delete(h Handle) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.slot(h)
+	if s == nil {
+		return
+	}
+	s.val.Store(nil)
+	if s.gen.Add(1) == 0 {
+		s.gen.Store(1)
+	}
+	r.free = append(r.free, uint32(h))
+	r.live.Add(-1)
+}
+
+// Len returns the number of live handles.
+func (r *Registry[T]) Len() int { return int(r.live.Load()) }

@@ -1,0 +1,129 @@
+package libssl_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/tests/tlstest"
+	"github.com/stretchr/testify/require"
+)
+
+// TestMain fails a run that leaves a Context, a Conn or a Session behind, or
+// that left one to the collector without saying so.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		code = leftovers()
+	}
+	os.Exit(code)
+}
+
+// forgotten counts what tests leave to the collector on purpose.
+var forgotten libssl.Resources
+
+func leftovers() int {
+	var live libssl.Resources
+	for range 100 { // what ends on other goroutines gets a moment
+		live = libssl.LiveResources()
+		if live == forgotten {
+			return 0
+		}
+		runtime.GC()
+		time.Sleep(10 * time.Millisecond)
+	}
+	fmt.Fprintf(os.Stderr, "FAIL: resources left behind: %+v, expected %+v\n", live, forgotten)
+	return 1
+}
+
+const serverName = "server.test"
+
+// versions are the protocol versions that table tests go over.
+var versions = map[string]uint16{"TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13}
+
+func newServer(t testing.TB, ca *tlstest.CA) *libssl.Context {
+	t.Helper()
+	ctx, err := libssl.NewContext(libssl.ServerRole)
+	require.NoError(t, err)
+	t.Cleanup(func() { ctx.Close() })
+	cert, key := ca.Leaf(t, serverName, "127.0.0.1")
+	require.NoError(t, ctx.UseCertificatePEM(cert, key))
+	return ctx
+}
+
+func newClient(t testing.TB, ca *tlstest.CA) *libssl.Context {
+	t.Helper()
+	ctx, err := libssl.NewContext(libssl.ClientRole)
+	require.NoError(t, err)
+	t.Cleanup(func() { ctx.Close() })
+	require.NoError(t, ctx.AddRootCAsPEM(ca.PEM))
+	return ctx
+}
+
+// tcpPipe returns both ends of a loopback connection.
+func tcpPipe(t testing.TB) (client, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	client, err = net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	server, err = l.Accept()
+	require.NoError(t, err)
+	return client, server
+}
+
+// handshake runs one between the contexts and moves a byte each way, which
+// brings a TLS 1.3 client its tickets. The connections are closed with the test
+// at the latest.
+func handshake(t testing.TB, clientCtx, serverCtx *libssl.Context, sess *libssl.Session) (client, server *libssl.Conn) {
+	t.Helper()
+	cn, sn := tcpPipe(t)
+	client, server = wrap(t, cn, sn, clientCtx, serverCtx)
+	if sess != nil {
+		require.NoError(t, client.SetSession(sess))
+	}
+	require.NoError(t, exchange(client, server))
+	return client, server
+}
+
+func wrap(t testing.TB, cn, sn net.Conn, clientCtx, serverCtx *libssl.Context) (client, server *libssl.Conn) {
+	t.Helper()
+	server, err := libssl.Server(sn, serverCtx)
+	require.NoError(t, err)
+	t.Cleanup(func() { server.Close() })
+	client, err = libssl.Client(cn, clientCtx, serverName)
+	require.NoError(t, err)
+	t.Cleanup(func() { client.Close() })
+	deadline := time.Now().Add(30 * time.Second)
+	client.SetDeadline(deadline)
+	server.SetDeadline(deadline)
+	return client, server
+}
+
+// exchange echoes one byte from the client through the server.
+func exchange(client, server net.Conn) error {
+	failed := make(chan error, 1)
+	go func() {
+		b := make([]byte, 1)
+		_, err := server.Read(b)
+		if err == nil {
+			_, err = server.Write(b)
+		}
+		failed <- err
+	}()
+	b := []byte{'x'}
+	_, err := client.Write(b)
+	if err == nil {
+		_, err = client.Read(b)
+	}
+	if serr := <-failed; serr != nil {
+		return fmt.Errorf("server: %w (client: %v)", serr, err)
+	}
+	return err
+}

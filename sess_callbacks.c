@@ -1,0 +1,454 @@
+/*
+ * sess_callbacks.c: the ex_data slots, the trampolines that OpenSSL calls, and
+ * putting them in and out of an SSL_CTX.
+ */
+#include "bridge.h"
+#include "_cgo_export.h"
+
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+
+/*
+ * What hangs on an SSL_CTX that has a Context. Freed by the ex_data free hook,
+ * which runs once, after the last possible callback (SEMANTICS F8.1). SSLs
+ * point at the one of the SSL_CTX they were made with: they hold a reference
+ * on it, and after an SNI switch SSL_get_SSL_CTX would name another (F1.11).
+ */
+typedef struct scb_ctx {
+    uint64_t handle;
+    SSL_CTX *ssl_ctx;
+    CRYPTO_RWLOCK *lock;
+    long live;              /* SSLs that exist */
+    unsigned int leaving;   /* trampolines to take out with the last SSL */
+    unsigned char *alpn;
+    size_t alpn_len;
+} scb_ctx;
+
+static int scb_ctx_idx = -1;
+static int scb_ssl_ctx_idx = -1;
+int scb_ssl_conn_idx = -1;
+
+/* Remove handlers running on this thread, innermost first. */
+typedef struct scb_frame {
+    SSL_CTX *removing;      /* the context whose lock may be held, or NULL */
+    struct scb_frame *up;
+} scb_frame;
+static __thread scb_frame *scb_frames;
+/* The context whose own removal call, which holds no lock, is under way. */
+static __thread SSL_CTX *scb_unlocked;
+
+/* ---- handles ------------------------------------------------------------ */
+
+static void scb_uninstall(scb_ctx *c, unsigned int which)
+{
+    if (which & 1u << SCB_SESS_NEW)
+        SSL_CTX_sess_set_new_cb(c->ssl_ctx, NULL);
+    if (which & 1u << SCB_SESS_GET)
+        SSL_CTX_sess_set_get_cb(c->ssl_ctx, NULL);
+    if (which & 1u << SCB_SESS_REMOVE)
+        SSL_CTX_sess_set_remove_cb(c->ssl_ctx, NULL);
+}
+
+static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
+{
+    scb_ctx *c = ptr;
+
+    (void)parent, (void)ad, (void)idx, (void)argl, (void)argp;
+    if (c == NULL) /* every SSL_CTX of the process comes by (F8.3) */
+        return;
+    scbGoCtxFree(c->handle);
+    CRYPTO_THREAD_lock_free(c->lock);
+    OPENSSL_free(c->alpn);
+    OPENSSL_free(c);
+}
+
+static void scb_ssl_new_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
+{
+    SSL_CTX *ctx = SSL_get_SSL_CTX((SSL *)parent);
+    scb_ctx *c = ctx == NULL ? NULL : SSL_CTX_get_ex_data(ctx, scb_ctx_idx);
+
+    (void)ptr, (void)argl, (void)argp;
+    if (c == NULL || !CRYPTO_set_ex_data(ad, idx, c))
+        return;
+    CRYPTO_THREAD_write_lock(c->lock);
+    c->live++;
+    CRYPTO_THREAD_unlock(c->lock);
+}
+
+static void scb_ssl_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
+{
+    scb_ctx *c = ptr;
+
+    (void)parent, (void)ad, (void)idx, (void)argl, (void)argp;
+    if (c == NULL)
+        return;
+    /* Under the lock an SSL born meanwhile is either counted or sees NULL. */
+    CRYPTO_THREAD_write_lock(c->lock);
+    if (--c->live == 0 && c->leaving != 0) {
+        scb_uninstall(c, c->leaving);
+        c->leaving = 0;
+    }
+    CRYPTO_THREAD_unlock(c->lock);
+}
+
+/* SSL_dup copies ex_data, but an scb_conn belongs to one SSL. */
+static int scb_conn_dup_cb(CRYPTO_EX_DATA *to, const CRYPTO_EX_DATA *from, SCB_EX_DUP_FROM from_d, int idx, long argl,
+                           void *argp)
+{
+    (void)to, (void)from, (void)idx, (void)argl, (void)argp;
+    *(void **)from_d = NULL;
+    return 1;
+}
+
+int scb_init(void)
+{
+    scb_ctx_idx = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, scb_ctx_free_cb);
+    scb_ssl_ctx_idx = SSL_get_ex_new_index(0, NULL, scb_ssl_new_cb, NULL, scb_ssl_free_cb);
+    scb_ssl_conn_idx = SSL_get_ex_new_index(0, NULL, NULL, scb_conn_dup_cb, NULL);
+    return scb_ctx_idx > 0 && scb_ssl_ctx_idx > 0 && scb_ssl_conn_idx > 0;
+}
+
+static scb_ctx *scb_ctx_of(SSL_CTX *ctx)
+{
+    return SSL_CTX_get_ex_data(ctx, scb_ctx_idx);
+}
+
+uint64_t scb_ctx_handle(SSL_CTX *ctx)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+
+    return c == NULL ? 0 : c->handle;
+}
+
+uint64_t scb_ssl_ctx_handle(SSL *ssl)
+{
+    scb_ctx *c = SSL_get_ex_data(ssl, scb_ssl_ctx_idx);
+
+    return c == NULL ? 0 : c->handle;
+}
+
+uint64_t scb_ssl_conn_handle(SSL *ssl)
+{
+    scb_conn *c = SSL_get_ex_data(ssl, scb_ssl_conn_idx);
+
+    return c == NULL ? 0 : c->handle;
+}
+
+int scb_ctx_adopt(SSL_CTX *ctx, uint64_t handle, scb_errs **errs)
+{
+    scb_ctx *c = OPENSSL_zalloc(sizeof(*c));
+
+    if (c != NULL) {
+        c->handle = handle;
+        c->ssl_ctx = ctx;
+        c->lock = CRYPTO_THREAD_lock_new();
+        if (c->lock != NULL && SSL_CTX_set_ex_data(ctx, scb_ctx_idx, c))
+            return SCB_OK;
+        CRYPTO_THREAD_lock_free(c->lock);
+        OPENSSL_free(c);
+    }
+    scb_take_errs(errs);
+    return SCB_FAIL;
+}
+
+/* ---- the trampolines ---------------------------------------------------- */
+
+/*
+ * Each marks the error queue and pops to the mark: on 1.1.1 to 3.5 an entry
+ * that a handler leaves behind fails a good handshake.
+ */
+static int scb_sess_new_cb(SSL *ssl, SSL_SESSION *sess)
+{
+    int keep;
+
+    ERR_set_mark();
+    keep = scbGoSessNew(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, sess);
+    ERR_pop_to_mark();
+    return keep;
+}
+
+static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, int *copy)
+{
+    SSL_SESSION *sess;
+
+    ERR_set_mark();
+    sess = scbGoSessGet(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, (unsigned char *)id, len);
+    ERR_pop_to_mark();
+    /* Whatever the handler's flag was, Go settled it: one reference comes along. */
+    *copy = 0;
+    return sess;
+}
+
+static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
+{
+    scb_frame f;
+
+    /* Which paths hold the lock differs between versions: all but our own
+     * SSL_CTX_remove_session may, so all but that refuse re-entry. */
+    f.removing = scb_unlocked == ctx ? NULL : ctx;
+    f.up = scb_frames;
+    scb_frames = &f;
+    ERR_set_mark();
+    scbGoSessRemove(scb_ctx_handle(ctx), ctx, sess);
+    ERR_pop_to_mark();
+    scb_frames = f.up;
+}
+
+static int scb_generate_id_cb(SSL *ssl, unsigned char *id, unsigned int *len)
+{
+    return scbGoGenerateID(scb_ssl_ctx_handle(ssl), id, len);
+}
+
+static void scb_keylog_cb(const SSL *ssl, const char *line)
+{
+    scbGoKeyLog(scb_ssl_ctx_handle((SSL *)ssl), (char *)line);
+}
+
+/* The name was dealt with at the ClientHello; this makes OpenSSL confirm it to
+ * the client and note it in the session. */
+static int scb_servername_cb(SSL *ssl, int *alert, void *arg)
+{
+    (void)ssl, (void)alert, (void)arg;
+    return SSL_TLSEXT_ERR_OK;
+}
+
+static int scb_alpn_cb(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in,
+                       unsigned int in_len, void *arg)
+{
+    static const unsigned char http11[] = "\x08http/1.1", h2[] = "\x02h2";
+    scb_ctx *c = SSL_get_ex_data(ssl, scb_ssl_ctx_idx);
+    unsigned char *chosen;
+    int ret = SSL_TLSEXT_ERR_NOACK;
+
+    (void)arg;
+    if (c == NULL)
+        return ret;
+    CRYPTO_THREAD_read_lock(c->lock);
+    if (c->alpn_len > 0) {
+        if (SSL_select_next_proto(&chosen, out_len, c->alpn, (unsigned int)c->alpn_len, in, in_len)
+            == OPENSSL_NPN_NEGOTIATED) {
+            /* It may point at our list, which a setter may replace. */
+            for (unsigned int i = 0; i < in_len; i += 1u + in[i])
+                if (in[i] == *out_len && memcmp(in + i + 1, chosen, *out_len) == 0)
+                    *out = in + i + 1;
+            ret = SSL_TLSEXT_ERR_OK;
+        } else if (in_len == sizeof(http11) - 1 && memcmp(in, http11, in_len) == 0
+                   && c->alpn_len == sizeof(h2) - 1 && memcmp(c->alpn, h2, c->alpn_len) == 0) {
+            ; /* as crypto/tls: an HTTP/1.1 client may speak to an h2 server without ALPN */
+        } else {
+            ret = SSL_TLSEXT_ERR_ALERT_FATAL;
+        }
+    }
+    CRYPTO_THREAD_unlock(c->lock);
+    return ret;
+}
+
+/* ---- in and out ----------------------------------------------------------- */
+
+void scb_sess_set(SSL_CTX *ctx, int which, int on)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+    unsigned int bit = 1u << which;
+
+    CRYPTO_THREAD_write_lock(c->lock);
+    if (!on) {
+        /* A running handshake tests the pointer and then reads it again to
+         * call it (F4.2): it may go only while no SSL exists. Until then the
+         * trampoline answers as C does without a callback. */
+        if (c->live == 0)
+            scb_uninstall(c, bit);
+        else
+            c->leaving |= bit;
+    } else {
+        c->leaving &= ~bit;
+        if (which == SCB_SESS_NEW)
+            SSL_CTX_sess_set_new_cb(ctx, scb_sess_new_cb);
+        else if (which == SCB_SESS_GET)
+            SSL_CTX_sess_set_get_cb(ctx, scb_sess_get_cb);
+        else
+            SSL_CTX_sess_set_remove_cb(ctx, scb_sess_remove_cb);
+    }
+    CRYPTO_THREAD_unlock(c->lock);
+}
+
+/* A union converts between function and data pointers without a cast. */
+typedef union scb_fn {
+    void *p;
+    int (*new_cb)(SSL *, SSL_SESSION *);
+    SSL_SESSION *(*get_cb)(SSL *, const unsigned char *, int, int *);
+    void (*remove_cb)(SSL_CTX *, SSL_SESSION *);
+} scb_fn;
+
+int scb_sess_installed(SSL_CTX *ctx, int which, void **fn)
+{
+    scb_fn f, ours;
+
+    f.p = ours.p = NULL;
+    if (which == SCB_SESS_NEW) {
+        f.new_cb = SSL_CTX_sess_get_new_cb(ctx);
+        ours.new_cb = scb_sess_new_cb;
+    } else if (which == SCB_SESS_GET) {
+        f.get_cb = SSL_CTX_sess_get_get_cb(ctx);
+        ours.get_cb = scb_sess_get_cb;
+    } else {
+        f.remove_cb = SSL_CTX_sess_get_remove_cb(ctx);
+        ours.remove_cb = scb_sess_remove_cb;
+    }
+    *fn = f.p;
+    return f.p == NULL ? 0 : f.p == ours.p ? 1 : 2;
+}
+
+int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess)
+{
+    scb_fn f;
+
+    f.p = fn;
+    return f.new_cb(ssl, sess);
+}
+
+/* The reference returned is the caller's, whatever C did with the flag. */
+SSL_SESSION *scb_sess_call_get(void *fn, SSL *ssl, const unsigned char *id, int len)
+{
+    scb_fn f;
+    SSL_SESSION *sess;
+    int copy = 1;
+
+    f.p = fn;
+    sess = f.get_cb(ssl, id, len, &copy);
+    if (sess != NULL && copy)
+        SSL_SESSION_up_ref(sess);
+    return sess;
+}
+
+void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess)
+{
+    scb_fn f;
+
+    f.p = fn;
+    f.remove_cb(ctx, sess);
+}
+
+void scb_ctx_hook_hello(SSL_CTX *ctx)
+{
+    SSL_CTX_set_client_hello_cb(ctx, scb_client_hello_cb, NULL);
+    SSL_CTX_set_tlsext_servername_callback(ctx, scb_servername_cb);
+}
+
+void scb_ctx_hook_ids(SSL_CTX *ctx, int on)
+{
+    SSL_CTX_set_generate_session_id(ctx, on ? scb_generate_id_cb : NULL);
+}
+
+void scb_ctx_hook_keylog(SSL_CTX *ctx, int on)
+{
+    SSL_CTX_set_keylog_callback(ctx, on ? scb_keylog_cb : NULL);
+}
+
+int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+    unsigned char *copy = len == 0 ? NULL : OPENSSL_memdup(wire, len);
+
+    /* This one call of OpenSSL's returns 0 on success. */
+    if ((len > 0 && copy == NULL) || SSL_CTX_set_alpn_protos(ctx, wire, (unsigned int)len) != 0) {
+        OPENSSL_free(copy);
+        ERR_clear_error();
+        return SCB_FAIL;
+    }
+    CRYPTO_THREAD_write_lock(c->lock);
+    OPENSSL_free(c->alpn);
+    c->alpn = copy;
+    c->alpn_len = len;
+    CRYPTO_THREAD_unlock(c->lock);
+    SSL_CTX_set_alpn_select_cb(ctx, scb_alpn_cb, NULL);
+    return SCB_OK;
+}
+
+/* ---- calls that need the context's lock ----------------------------------- */
+
+int scb_ctx_in_remove(SSL_CTX *ctx)
+{
+    for (scb_frame *f = scb_frames; f != NULL; f = f->up)
+        if (f->removing == ctx)
+            return 1;
+    return 0;
+}
+
+SSL_CTX *scb_enter(SSL_CTX *unlocked)
+{
+    SSL_CTX *outer = scb_unlocked;
+
+    scb_unlocked = unlocked;
+    return outer;
+}
+
+void scb_leave(SSL_CTX *outer)
+{
+    scb_unlocked = outer;
+}
+
+int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s)
+{
+    SSL_CTX *outer;
+    int ret;
+
+    if (scb_ctx_in_remove(ctx))
+        return SCB_REENTRANT;
+    outer = scb_enter(NULL);
+    ret = SSL_CTX_add_session(ctx, s);
+    scb_leave(outer);
+    ERR_clear_error();
+    return ret;
+}
+
+int scb_ctx_remove_session(SSL_CTX *ctx, SSL_SESSION *s)
+{
+    SSL_CTX *outer;
+    int ret;
+
+    if (scb_ctx_in_remove(ctx))
+        return SCB_REENTRANT;
+    outer = scb_enter(ctx);
+    ret = SSL_CTX_remove_session(ctx, s);
+    scb_leave(outer);
+    ERR_clear_error();
+    return ret;
+}
+
+int scb_ctx_flush(SSL_CTX *ctx, int64_t at)
+{
+    SSL_CTX *outer;
+
+    if (scb_ctx_in_remove(ctx))
+        return SCB_REENTRANT;
+    outer = scb_enter(NULL);
+#ifdef SCB_HAVE_TIME_EX
+    SSL_CTX_flush_sessions_ex(ctx, (time_t)at);
+#else
+    SSL_CTX_flush_sessions(ctx, (long)at);
+#endif
+    scb_leave(outer);
+    ERR_clear_error();
+    return SCB_OK;
+}
+
+void scb_ctx_up_ref(SSL_CTX *ctx)
+{
+    SSL_CTX_up_ref(ctx);
+}
+
+void scb_ctx_free(SSL_CTX *ctx)
+{
+    SSL_CTX *outer = scb_enter(NULL);
+
+    SSL_CTX_free(ctx);
+    scb_leave(outer);
+    ERR_clear_error();
+}
+
+/* For a Context nobody closed: no user code may run on the collector's behalf. */
+void scb_ctx_forget(SSL_CTX *ctx)
+{
+    SSL_CTX_sess_set_remove_cb(ctx, NULL);
+    scb_ctx_free(ctx);
+}

@@ -1,0 +1,148 @@
+/*
+ * session.c: SSL_SESSION in and out of DER, its fields, and the checks that an
+ * entry of a store has to pass before OpenSSL sees it.
+ */
+#include "bridge.h"
+
+#include <openssl/err.h>
+
+SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **errs)
+{
+    const unsigned char *p = der;
+    SSL_SESSION *s;
+
+    ERR_clear_error();
+    /* Never into an existing object: a failure would leave it half filled. */
+    s = d2i_SSL_SESSION(NULL, &p, (long)len);
+    if (s != NULL && p != der + len) {
+        SSL_SESSION_free(s);
+        s = NULL;
+    }
+    if (s == NULL && errs != NULL)
+        scb_take_errs(errs);
+    ERR_clear_error();
+    return s;
+}
+
+size_t scb_session_der(SSL_SESSION *s, unsigned char **der, scb_errs **errs)
+{
+    int len;
+
+    ERR_clear_error();
+    *der = NULL;
+    len = i2d_SSL_SESSION(s, NULL);
+    if (len > 0 && (*der = OPENSSL_malloc((size_t)len)) != NULL) {
+        unsigned char *p = *der;
+
+        len = i2d_SSL_SESSION(s, &p);
+    }
+    if (len <= 0 || *der == NULL) {
+        if (errs != NULL)
+            scb_take_errs(errs);
+        len = 0;
+    }
+    ERR_clear_error();
+    return (size_t)len;
+}
+
+void scb_wipe(void *p, size_t len)
+{
+    OPENSSL_clear_free(p, len);
+}
+
+void scb_session_up_ref(SSL_SESSION *s)
+{
+    SSL_SESSION_up_ref(s);
+}
+
+void scb_session_free(SSL_SESSION *s)
+{
+    SSL_SESSION_free(s);
+}
+
+SSL_SESSION *scb_session_dup(SSL_SESSION *s, scb_errs **errs)
+{
+    SSL_SESSION *dup;
+
+    ERR_clear_error();
+    dup = SSL_SESSION_dup(s);
+    if (dup == NULL)
+        scb_take_errs(errs);
+    ERR_clear_error();
+    return dup;
+}
+
+static int64_t scb_session_time(const SSL_SESSION *s)
+{
+#ifdef SCB_HAVE_TIME_EX
+    return SSL_SESSION_get_time_ex(s);
+#else
+    return SSL_SESSION_get_time(s);
+#endif
+}
+
+scb_session_info scb_session_get_info(SSL_SESSION *s)
+{
+    scb_session_info info;
+    const SSL_CIPHER *cipher = SSL_SESSION_get0_cipher(s);
+
+    memset(&info, 0, sizeof(info));
+    info.id = SSL_SESSION_get_id(s, &info.id_len);
+    info.sid_ctx = SSL_SESSION_get0_id_context(s, &info.sid_ctx_len);
+    SSL_SESSION_get0_alpn_selected(s, &info.alpn, &info.alpn_len);
+    info.hostname = SSL_SESSION_get0_hostname(s);
+    info.time = scb_session_time(s);
+    info.timeout = SSL_SESSION_get_timeout(s);
+    info.max_early_data = SSL_SESSION_get_max_early_data(s);
+    info.version = (uint16_t)SSL_SESSION_get_protocol_version(s);
+    info.cipher = cipher == NULL ? 0 : SSL_CIPHER_get_protocol_id(cipher);
+    info.resumable = SSL_SESSION_is_resumable(s);
+    info.has_ticket = SSL_SESSION_has_ticket(s);
+    return info;
+}
+
+int scb_session_set_time(SSL_SESSION *s, int64_t t)
+{
+#ifdef SCB_HAVE_TIME_EX
+    SSL_SESSION_set_time_ex(s, (time_t)t);
+#else
+    SSL_SESSION_set_time(s, (long)t);
+#endif
+    return SCB_OK;
+}
+
+int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds)
+{
+    return SSL_SESSION_set_timeout(s, (long)seconds) > 0;
+}
+
+SSL_SESSION *scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
+                               const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now, int *why)
+{
+    SSL_SESSION *s = scb_session_parse(der, len, NULL);
+    const unsigned char *p;
+    unsigned int n;
+
+    *why = 0;
+    if (s == NULL) {
+        *why = SCB_ENTRY_UNDECODABLE;
+        return NULL;
+    }
+    if (SSL_SESSION_get0_cipher(s) == NULL)
+        *why = SCB_ENTRY_NO_CIPHER;
+    else if (SSL_SESSION_get_protocol_version(s) != SSL_version(ssl))
+        *why = SCB_ENTRY_OTHER_VERSION;
+    p = SSL_SESSION_get_id(s, &n);
+    if (*why == 0 && (n != id_len || memcmp(p, id, n) != 0))
+        *why = SCB_ENTRY_OTHER_ID;
+    p = SSL_SESSION_get0_id_context(s, &n);
+    if (*why == 0 && (n != sid_ctx_len || memcmp(p, sid_ctx, n) != 0))
+        *why = SCB_ENTRY_OTHER_CONTEXT;
+    if (*why == 0 && now > scb_session_time(s) + SSL_SESSION_get_timeout(s))
+        *why = SCB_ENTRY_EXPIRED;
+    if (*why != 0) {
+        SSL_SESSION_free(s);
+        s = NULL;
+    }
+    return s;
+}

@@ -1,0 +1,738 @@
+package libssl
+
+// #include "bridge.h"
+import "C"
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/ticket"
+)
+
+// StoreOptions configure UseStore; nil is the zero value.
+type StoreOptions struct {
+	// Keys seals what the store holds and tags the ids. nil: the key of a store
+	// that keeps its own (store.Embedded); any other store needs Keys or
+	// Plaintext.
+	Keys *ticket.Ring
+
+	// Plaintext stores sessions, master secrets and all, unsealed: whoever can
+	// read the store can read the traffic, whoever can write it can forge
+	// sessions. Entries carry a checksum, so accidents are misses. With Keys the
+	// ids are still tagged.
+	Plaintext bool
+
+	// LookupTimeout and PutTimeout bound a handshake's wait for the store; 0 is
+	// 50 ms. Delete has the PutTimeout.
+	LookupTimeout time.Duration
+	PutTimeout    time.Duration
+
+	// WriteBehind does not hold the flight that carries an id or ticket back for
+	// the Put: a client that comes back at once may miss.
+	WriteBehind bool
+
+	// MaxLifetime bounds a session's life from its first full handshake on, over
+	// all renewals; 0 is 24 h.
+	MaxLifetime time.Duration
+
+	// SingleUse takes TLS 1.3 entries out of the store instead of reading them,
+	// so each resumes once. It needs a store.Taker.
+	SingleUse bool
+
+	// OnError hears of what no handshake may see: store failures, panics in the
+	// store, entries that were lost. It is called on whatever goroutine met the
+	// error and must not block.
+	OnError func(error)
+}
+
+const (
+	defaultTimeout     = 50 * time.Millisecond
+	defaultMaxLifetime = 24 * time.Hour
+	queueLimit         = 1 << 16
+	queueShards        = 4
+)
+
+// SessionCache connects a Context to a store: see UseStore.
+type SessionCache struct {
+	ctx   *Context
+	st    store.Store
+	taker store.Taker // nil unless SingleUse
+	local bool        // the store never waits
+	opt   StoreOptions
+	seal  *ticket.Ring // nil with Plaintext
+	tags  *ticket.Ring // nil: ids are not tagged
+
+	breaker breaker
+	stats   counters
+	shards  [queueShards]shard
+	drained sync.WaitGroup
+	stop    context.Context // done: what is still queued is lost
+	cancel  context.CancelFunc
+	ended   atomic.Bool
+}
+
+type counters struct {
+	hits, misses, errors, timeouts, rejected, undecodable atomic.Uint64
+	untagged, suspended, stored, removed, lost, putBack   atomic.Uint64
+	skipped                                               atomic.Uint64
+	parked                                                atomic.Int64
+	queue                                                 atomic.Int64
+}
+
+// CacheStats are a SessionCache's counters.
+type CacheStats struct {
+	Hits        uint64 // sessions that OpenSSL was given
+	Misses      uint64 // the store had nothing
+	Errors      uint64 // the store failed, in any operation
+	Timeouts    uint64 // the store was too slow, in any operation
+	Rejected    uint64 // entries that were tampered with, expired, or of another host, policy or version
+	Undecodable uint64 // entries that this process cannot read; another member of the fleet may
+
+	Untagged  uint64 // ids that this fleet cannot have issued: never looked up
+	Suspended uint64 // handshakes that were parked for a lookup
+	Skipped   uint64 // operations left out while the breaker was open
+	Stored    uint64 // entries written
+	Removed   uint64 // entries deleted
+	PutBack   uint64 // taken entries that went back, the client unproven
+	Lost      uint64 // queued operations given up
+	Parked    int    // handshakes parked now
+	Queue     int    // operations queued now
+	Open      bool   // the breaker is open
+}
+
+// Stats reads the counters.
+func (sc *SessionCache) Stats() CacheStats {
+	s := &sc.stats
+	return CacheStats{
+		Hits: s.hits.Load(), Misses: s.misses.Load(), Errors: s.errors.Load(), Timeouts: s.timeouts.Load(),
+		Rejected: s.rejected.Load(), Undecodable: s.undecodable.Load(),
+		Untagged: s.untagged.Load(), Suspended: s.suspended.Load(), Skipped: s.skipped.Load(),
+		Stored: s.stored.Load(), Removed: s.removed.Load(), PutBack: s.putBack.Load(), Lost: s.lost.Load(),
+		Parked: int(s.parked.Load()), Queue: int(s.queue.Load()), Open: sc.breaker.isOpen(),
+	}
+}
+
+// UseStore keeps the Context's sessions in st, where every server that shares
+// st, keys, certificate and policy can resume them.
+//
+// It takes over the three session callbacks, the session-id generator and the
+// ClientHello hook, and sets cache mode CacheServer|CacheNoInternal, OpNoTicket
+// (sessions are ids in TLS 1.2 and stateful tickets in 1.3) and, where none was
+// set, an id context computed from certificates, policy on client certificates
+// and ciphers. Set those before; changing them later recomputes it. A Context
+// on which a callback, Go's or C's, is installed is refused, as is one for
+// clients.
+//
+// On a Conn a handshake is parked while its session is looked up, holding no
+// thread, and a new session is stored before the client learns its id or
+// ticket. SSLs that C made look up and store synchronously, and MaxLifetime
+// does not reach over their renewals.
+//
+// No failure of the store fails a handshake: it is a miss, counted, and
+// reported to OnError.
+func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, error) {
+	sc, err := newSessionCache(c, st, opt)
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer c.release()
+	c.setters.Lock()
+	defer c.setters.Unlock()
+	if c.cache.Load() != nil {
+		return nil, errHasStore
+	}
+	if c.SessNewCallback() != nil || c.SessGetCallback() != nil || c.SessRemoveCallback() != nil {
+		return nil, errors.New("libssl: use store: a session callback is installed on the Context")
+	}
+	if _, err := c.sessionIDContext(); err != nil {
+		return nil, err
+	}
+	c.SetSessionCacheMode(CacheServer | CacheNoInternal)
+	c.SetOptions(OpNoTicket)
+	if sc.taker != nil {
+		c.SetOptions(OpNoAntiReplay)
+	}
+	sc.start()
+	c.cache.Store(sc)
+	C.scb_ctx_hook_hello(p)
+	C.scb_ctx_hook_ids(p, cbool(sc.tags != nil))
+	for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {
+		C.scb_sess_set(p, which, 1)
+	}
+	return sc, nil
+}
+
+func newSessionCache(c *Context, st store.Store, opt *StoreOptions) (*SessionCache, error) {
+	sc := &SessionCache{ctx: c, st: st}
+	if opt != nil {
+		sc.opt = *opt
+	}
+	o := &sc.opt
+	for _, d := range []struct {
+		name string
+		d    *time.Duration
+		def  time.Duration
+	}{
+		{"LookupTimeout", &o.LookupTimeout, defaultTimeout},
+		{"PutTimeout", &o.PutTimeout, defaultTimeout},
+		{"MaxLifetime", &o.MaxLifetime, defaultMaxLifetime},
+	} {
+		if *d.d < 0 {
+			return nil, fmt.Errorf("libssl: use store: %s is negative", d.name)
+		}
+		if *d.d == 0 {
+			*d.d = d.def
+		}
+	}
+	switch {
+	case c == nil:
+		return nil, ErrClosed
+	case st == nil:
+		return nil, errors.New("libssl: use store: nil store")
+	case c.made && c.role == ClientRole:
+		return nil, unsupported("a store on a client's Context")
+	}
+	if o.Keys != nil && o.Keys.Len() == 0 {
+		return nil, errors.New("libssl: use store: StoreOptions.Keys is a ring without keys")
+	}
+	if o.SingleUse {
+		taker, ok := st.(store.Taker)
+		if !ok {
+			return nil, unsupported("single use needs a store that can take entries atomically, and %T is no store.Taker", st)
+		}
+		sc.taker = taker
+	}
+	_, sc.local = st.(store.Local)
+	sc.tags = o.Keys
+	if !o.Plaintext {
+		if sc.tags == nil {
+			embedded, ok := st.(store.Embedded)
+			if !ok {
+				return nil, fmt.Errorf("libssl: use store: %T may be shared, so StoreOptions needs Keys, or Plaintext", st)
+			}
+			key, err := embedded.SealingKey()
+			if err != nil {
+				return nil, fmt.Errorf("libssl: use store: %w", err)
+			}
+			defer clear(key)
+			if sc.tags, err = ticket.FromKey(key); err != nil {
+				return nil, fmt.Errorf("libssl: use store: %w", err)
+			}
+		}
+		sc.seal = sc.tags
+	}
+	return sc, nil
+}
+
+func (sc *SessionCache) report(err error) {
+	if f := sc.opt.OnError; f != nil {
+		defer func() { _ = recover() }()
+		f(err)
+	}
+}
+
+// Close ends the cache's work on its Context: sessions are neither stored nor
+// resumed any more, and the callbacks go. It waits until what is queued,
+// removals and WriteBehind puts, has reached the store, or ctx is done; what was
+// lost is in the error. The store stays open.
+func (sc *SessionCache) Close(ctx context.Context) error {
+	if !sc.ended.CompareAndSwap(false, true) {
+		return ErrClosed
+	}
+	c := sc.ctx
+	c.setters.Lock()
+	c.cache.CompareAndSwap(sc, nil)
+	if p, err := c.acquire(); err == nil {
+		C.scb_ctx_hook_ids(p, 0)
+		for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {
+			C.scb_sess_set(p, which, 0)
+		}
+		c.release()
+	}
+	c.setters.Unlock()
+
+	lost := sc.stats.lost.Load()
+	for i := range sc.shards {
+		sc.shards[i].close()
+	}
+	stop := context.AfterFunc(ctx, sc.cancel)
+	sc.drained.Wait()
+	stop()
+	sc.cancel()
+	if n := sc.stats.lost.Load() - lost; n > 0 {
+		return fmt.Errorf("libssl: close session cache: %d queued operations were lost: %w", n, context.Cause(ctx))
+	}
+	return nil
+}
+
+// ---- what OpenSSL calls ---------------------------------------------------------
+
+// put is a record on its way to a store.
+type put struct {
+	cache *SessionCache
+	rec   store.Record
+}
+
+// created serialises a new session. The record leaves with the step's end.
+func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
+	i := C.scb_session_get_info(sess)
+	if uint16(i.version) == versionTLS13 && C.scb_ssl_options(ssl)&C.SSL_OP_NO_TICKET == 0 {
+		return // a stateless ticket: nobody will ask for it (SEMANTICS F1.5)
+	}
+	now := time.Now()
+	origin := now
+	if conn != nil && conn.resume != nil && !conn.resume.origin.IsZero() && C.scb_ssl_reused(ssl) != 0 {
+		origin = conn.resume.origin
+	}
+	expires := time.Unix(int64(i.time), 0).Add(seconds(int64(i.timeout)))
+	if end := origin.Add(sc.opt.MaxLifetime); end.Before(expires) {
+		expires = end
+	}
+	if !now.Before(expires) {
+		return
+	}
+	var der *C.uchar
+	n := C.scb_session_der(sess, &der, nil)
+	if n == 0 {
+		sc.report(errors.New("libssl: a new session cannot be encoded"))
+		return
+	}
+	rec := store.Record{ID: idOf(i.id, i.id_len), Expires: expires}
+	sid := unsafe.Slice((*byte)(unsafe.Pointer(i.sid_ctx)), int(i.sid_ctx_len))
+	rec.Data = sealEntry(sc.seal, rec.ID, sid, origin, unsafe.Slice((*byte)(unsafe.Pointer(der)), int(n)))
+	C.scb_wipe(unsafe.Pointer(der), n)
+	if conn != nil {
+		conn.puts = append(conn.puts, put{sc, rec})
+		return
+	}
+	sc.put(context.Background(), rec)
+}
+
+// wanted answers OpenSSL's question from what was looked up while the handshake
+// was parked. The reference returned is OpenSSL's.
+func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID) *C.SSL_SESSION {
+	var a *answer
+	if conn != nil {
+		if conn.resume == nil {
+			return nil
+		}
+		a = conn.resume.answer(id)
+	} else if current := currentContext(ssl); current != nil {
+		r := &resumption{cache: sc}
+		psk := C.scb_ssl_version(ssl) == versionTLS13
+		a = sc.find(context.Background(), r, current, candidate{id, psk})
+		defer r.wipe()
+	}
+	if a == nil || a.der == nil {
+		return nil
+	}
+	b := id.Bytes()
+	var why C.int
+	s := C.scb_session_check(ssl, bytesPtr(a.der), C.size_t(len(a.der)), bytesPtr(b), C.uint(len(b)),
+		bytesPtr(a.idContext), C.uint(len(a.idContext)), C.int64_t(time.Now().Unix()), &why)
+	switch {
+	case s != nil:
+		a.used = true
+		if conn != nil {
+			conn.resume.origin, conn.resume.from = a.origin, id
+		}
+		sc.stats.hits.Add(1)
+	case why == C.SCB_ENTRY_UNDECODABLE:
+		sc.stats.undecodable.Add(1)
+	default:
+		sc.stats.rejected.Add(1)
+	}
+	return s
+}
+
+// removed queues a deletion: OpenSSL may hold the context's lock.
+func (sc *SessionCache) removed(id store.ID) {
+	if !id.IsZero() {
+		sc.enqueue(job{id: id})
+	}
+}
+
+// generateID makes an id that this fleet recognises: random bytes and their
+// tag. Ids that others made up, which every TLS 1.3 client sends to a TLS 1.2
+// server, then never reach the store.
+func (sc *SessionCache) generateID(id []byte) bool {
+	rand.Read(id)
+	if sc.tags != nil && len(id) == store.MaxIDLen {
+		tag := sc.tags.Tag(id[:ticket.TagSize])
+		copy(id[ticket.TagSize:], tag[:])
+	}
+	return true
+}
+
+func (sc *SessionCache) issued(id store.ID) bool {
+	if sc.tags == nil {
+		return true
+	}
+	b := id.Bytes()
+	return len(b) == store.MaxIDLen && sc.tags.CheckTag(b[:ticket.TagSize], b[ticket.TagSize:])
+}
+
+// ---- looking up --------------------------------------------------------------------
+
+// resumption is a handshake's dealings with the store. It ends with the
+// handshake.
+type resumption struct {
+	cache    *SessionCache
+	wanted   []candidate // by the last ClientHello
+	chosen   *Context    // by the server name, nil to stay
+	answered bool        // the lookups are made
+	answers  []*answer
+	proved   bool      // the handshake resumed: the client knows the secret
+	origin   time.Time // of the session handed to OpenSSL
+	from     store.ID
+}
+
+type answer struct {
+	id        store.ID
+	der       []byte // nil: a miss, remembered
+	idContext []byte
+	origin    time.Time
+	taken     *store.Record
+	used      bool
+}
+
+func (r *resumption) answer(id store.ID) *answer {
+	for _, a := range r.answers {
+		if a.id == id {
+			return a
+		}
+	}
+	return nil
+}
+
+func (r *resumption) wipe() {
+	for _, a := range r.answers {
+		clear(a.der)
+		a.der = nil
+	}
+}
+
+// lookUp finds the sessions a parked handshake asks for. No thread is held.
+func (c *Conn) lookUp(ctx context.Context) {
+	r := c.resume // the handshake's goroutine is the only one that uses it
+	sc := r.cache
+	sc.stats.suspended.Add(1)
+	sc.stats.parked.Add(1)
+	current := c.ctx
+	if r.chosen != nil {
+		current = r.chosen
+	}
+	for _, w := range r.wanted {
+		if r.answer(w.id) == nil { // else asked for the first hello already
+			sc.find(ctx, r, current, w)
+		}
+	}
+	sc.stats.parked.Add(-1)
+	r.answered = true
+}
+
+// find gets one entry and remembers it, or its absence, in r.
+func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Context, w candidate) *answer {
+	a := &answer{id: w.id}
+	r.answers = append(r.answers, a)
+	if !sc.issued(w.id) {
+		sc.stats.untagged.Add(1)
+		sc.stats.misses.Add(1)
+		return a
+	}
+	sid, err := current.sessionIDContext()
+	if err != nil {
+		sc.report(err)
+		return a
+	}
+	take := sc.taker != nil && w.psk
+	rec, err := sc.get(ctx, w.id, take)
+	if err != nil {
+		return a
+	}
+	if take {
+		kept := rec
+		kept.Data = append([]byte(nil), rec.Data...)
+		a.taken = &kept
+	}
+	der, origin, err := openEntry(sc.seal, w.id, sid, rec.Data)
+	switch {
+	case errors.Is(err, errUnreadable):
+		sc.stats.undecodable.Add(1)
+	case err != nil:
+		sc.stats.rejected.Add(1)
+	case time.Now().After(origin.Add(sc.opt.MaxLifetime)):
+		clear(der)
+		sc.stats.rejected.Add(1)
+	default:
+		a.der, a.origin, a.idContext = der, origin, sid
+	}
+	return a
+}
+
+// endResumption gives back what a handshake took and did not use, and wipes the
+// rest. Called under hmu, when the handshake is over.
+func (c *Conn) endResumption(ctx context.Context) {
+	unlock := c.lock()
+	r := c.resume
+	if r != nil && c.done.Load() && !r.from.IsZero() && r.proved {
+		c.resumed = r.from
+	}
+	c.resume = nil
+	unlock()
+	if r == nil {
+		return
+	}
+	r.wipe()
+	for _, a := range r.answers {
+		if a.taken == nil || (a.used && r.proved) {
+			continue
+		}
+		// Whoever saw a ticket could burn it with a wrong binder (SEMANTICS F5.4).
+		r.cache.stats.putBack.Add(1)
+		r.cache.put(context.WithoutCancel(ctx), *a.taken)
+	}
+}
+
+func (c *Conn) resumedFrom() SessionID {
+	if c.resume != nil && c.resume.proved {
+		return c.resume.from
+	}
+	return c.resumed
+}
+
+// ---- the store ------------------------------------------------------------------------
+
+var (
+	errStoreTimeout = errors.New("libssl: the store was too slow")
+	errBreakerOpen  = errors.New("libssl: the store is left alone after failures")
+)
+
+type storePanic struct{ value any }
+
+func (p storePanic) Error() string { return fmt.Sprintf("libssl: the store panicked: %v", p.value) }
+
+// call runs one operation of the store, within timeout, whatever the store
+// does. late is called with the result of an operation that came too late.
+func (sc *SessionCache) call(ctx context.Context, timeout time.Duration,
+	op func(context.Context) (store.Record, error), late func(store.Record)) (store.Record, error) {
+	probe, ok := sc.breaker.allow()
+	if !ok {
+		sc.stats.skipped.Add(1)
+		return store.Record{}, errBreakerOpen
+	}
+	rec, err := sc.bounded(ctx, timeout, op, late)
+	switch {
+	case err == nil || errors.Is(err, store.ErrNotFound):
+		sc.breaker.done(probe, outcomeGood)
+	case err == errStoreTimeout:
+		sc.stats.timeouts.Add(1)
+		sc.breaker.done(probe, outcomeBad)
+	case ctx.Err() != nil: // the handshake was given up
+		sc.breaker.done(probe, outcomeNone)
+		return rec, err
+	default:
+		sc.stats.errors.Add(1)
+		sc.breaker.done(probe, outcomeBad)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		sc.report(err)
+	}
+	return rec, err
+}
+
+func (sc *SessionCache) bounded(ctx context.Context, timeout time.Duration,
+	op func(context.Context) (store.Record, error), late func(store.Record)) (store.Record, error) {
+	if sc.local {
+		return safely(ctx, op)
+	}
+	bound, cancel := context.WithTimeoutCause(ctx, timeout, errStoreTimeout)
+	type result struct {
+		rec store.Record
+		err error
+	}
+	// A store that ignores its context keeps this goroutine, not the handshake.
+	results := make(chan result, 1)
+	go func() {
+		rec, err := safely(bound, op)
+		results <- result{rec, err}
+	}()
+	select {
+	case r := <-results:
+		cancel()
+		if r.err != nil && context.Cause(bound) == errStoreTimeout && errors.Is(r.err, context.DeadlineExceeded) {
+			r.err = errStoreTimeout
+		}
+		return r.rec, r.err
+	case <-bound.Done():
+		cause := context.Cause(bound)
+		cancel()
+		go func() {
+			if r := <-results; r.err == nil && late != nil {
+				late(r.rec)
+			}
+		}()
+		return store.Record{}, cause
+	}
+}
+
+func safely(ctx context.Context, op func(context.Context) (store.Record, error)) (rec store.Record, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = storePanic{r}
+		}
+	}()
+	return op(ctx)
+}
+
+func (sc *SessionCache) get(ctx context.Context, id store.ID, take bool) (store.Record, error) {
+	op := func(ctx context.Context) (store.Record, error) { return sc.st.Get(ctx, id) }
+	var late func(store.Record)
+	if take {
+		op = func(ctx context.Context) (store.Record, error) { return sc.taker.Take(ctx, id) }
+		late = func(rec store.Record) {
+			sc.stats.putBack.Add(1)
+			sc.put(context.Background(), rec)
+		}
+	}
+	rec, err := sc.call(ctx, sc.opt.LookupTimeout, op, late)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		sc.stats.misses.Add(1)
+	case err == nil && rec.ID != id:
+		// A store that answers with another record must not put that one back.
+		sc.stats.rejected.Add(1)
+		return store.Record{}, store.ErrNotFound
+	}
+	return rec, err
+}
+
+// put writes rec, in time or not at all.
+func (sc *SessionCache) put(ctx context.Context, rec store.Record) {
+	if sc.opt.WriteBehind {
+		sc.enqueue(job{id: rec.ID, rec: &rec})
+		return
+	}
+	if sc.putNow(ctx, rec) == nil {
+		sc.stats.stored.Add(1)
+	}
+}
+
+func (sc *SessionCache) putNow(ctx context.Context, rec store.Record) error {
+	_, err := sc.call(ctx, sc.opt.PutTimeout, func(ctx context.Context) (store.Record, error) {
+		return store.Record{}, sc.st.Put(ctx, rec)
+	}, nil)
+	return err
+}
+
+// ---- the queue -------------------------------------------------------------------------
+
+// job is a queued put, or a removal if rec is nil.
+type job struct {
+	id  store.ID
+	rec *store.Record
+}
+
+// shard is one of the queues, each with a goroutine: the jobs of one id stay in
+// order, and one slow call does not hold up the rest.
+type shard struct {
+	mu     sync.Mutex
+	jobs   []job
+	wake   chan struct{}
+	closed bool
+}
+
+func (sc *SessionCache) start() {
+	sc.stop, sc.cancel = context.WithCancel(context.Background())
+	for i := range sc.shards {
+		s := &sc.shards[i]
+		s.wake = make(chan struct{}, 1)
+		sc.drained.Add(1)
+		go sc.drain(s)
+	}
+}
+
+func (s *shard) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *shard) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (sc *SessionCache) enqueue(j job) {
+	b := j.id.Bytes()
+	s := &sc.shards[b[0]%queueShards]
+	s.mu.Lock()
+	full := s.closed || len(s.jobs) >= queueLimit/queueShards
+	if !full {
+		s.jobs = append(s.jobs, j)
+		sc.stats.queue.Add(1)
+	}
+	s.mu.Unlock()
+	if full {
+		sc.stats.lost.Add(1)
+		return
+	}
+	s.signal()
+}
+
+func (sc *SessionCache) drain(s *shard) {
+	defer sc.drained.Done()
+	for {
+		s.mu.Lock()
+		jobs, closed := s.jobs, s.closed
+		s.jobs = nil
+		s.mu.Unlock()
+		for _, j := range jobs {
+			sc.do(j)
+			sc.stats.queue.Add(-1)
+		}
+		if len(jobs) > 0 {
+			continue
+		}
+		if closed {
+			return
+		}
+		<-s.wake
+	}
+}
+
+func (sc *SessionCache) do(j job) {
+	var err error
+	if sc.stop.Err() != nil {
+		err = sc.stop.Err()
+	} else if j.rec != nil {
+		if err = sc.putNow(sc.stop, *j.rec); err == nil {
+			sc.stats.stored.Add(1)
+		}
+	} else {
+		_, err = sc.call(sc.stop, sc.opt.PutTimeout, func(ctx context.Context) (store.Record, error) {
+			return store.Record{}, sc.st.Delete(ctx, j.id)
+		}, nil)
+		if err == nil {
+			sc.stats.removed.Add(1)
+		}
+	}
+	if err != nil {
+		sc.stats.lost.Add(1)
+	}
+}

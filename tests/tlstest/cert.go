@@ -1,0 +1,100 @@
+// Package tlstest has what the test suites share: certificates made on the
+// spot, and the account of what a test left behind.
+package tlstest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// CA signs certificates for tests.
+type CA struct {
+	PEM  []byte
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// NewCA makes a CA called name.
+func NewCA(t testing.TB, name string) *CA {
+	t.Helper()
+	tmpl := template(t, name)
+	tmpl.IsCA, tmpl.BasicConstraintsValid = true, true
+	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
+	ca := &CA{cert: tmpl, key: newKey(t)}
+	der := ca.sign(t, tmpl, ca.key)
+	cert, err := x509.ParseCertificate(der)
+	check(t, err)
+	ca.cert, ca.PEM = cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return ca
+}
+
+// Leaf issues a certificate that serves hosts (names or addresses) and proves
+// clients, and returns it with its key, as PEM.
+func (ca *CA) Leaf(t testing.TB, hosts ...string) (cert, key []byte) {
+	t.Helper()
+	tmpl := template(t, hosts[0])
+	tmpl.KeyUsage = x509.KeyUsageDigitalSignature
+	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
+		} else {
+			tmpl.DNSNames = append(tmpl.DNSNames, h)
+		}
+	}
+	k := newKey(t)
+	der := ca.sign(t, tmpl, k)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
+	check(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
+
+// LeafFiles is Leaf, in files of a folder that goes with the test.
+func (ca *CA) LeafFiles(t testing.TB, hosts ...string) (certFile, keyFile string) {
+	t.Helper()
+	cert, key := ca.Leaf(t, hosts...)
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	check(t, os.WriteFile(certFile, cert, 0o600))
+	check(t, os.WriteFile(keyFile, key, 0o600))
+	return certFile, keyFile
+}
+
+func (ca *CA) sign(t testing.TB, tmpl *x509.Certificate, key *ecdsa.PrivateKey) []byte {
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
+	check(t, err)
+	return der
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(t, err)
+	return key
+}
+
+func template(t testing.TB, name string) *x509.Certificate {
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	check(t, err)
+	return &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
