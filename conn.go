@@ -787,12 +787,15 @@ func (c *Conn) closeIfPostponed() {
 func (c *Conn) finish() error {
 	quietly := c.closing.Load() == closeQuietly
 	if quietly && c.done.Load() && c.sendMu.TryLock() {
-		c.mu.Lock()
-		c.closeNotify()
-		c.mu.Unlock()
-		c.nc.SetWriteDeadline(time.Now().Add(closeNotifyTimeout))
-		if c.send() == nil {
-			c.drain()
+		// Behind ciphertext that has timed out before there is no use waiting.
+		if c.sending == nil {
+			c.mu.Lock()
+			c.closeNotify()
+			c.mu.Unlock()
+			c.nc.SetWriteDeadline(time.Now().Add(closeNotifyTimeout))
+			if c.send() == nil {
+				c.drain()
+			}
 		}
 		c.sendMu.Unlock()
 	}
