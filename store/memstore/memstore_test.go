@@ -142,6 +142,19 @@ func TestPut_EvictsExpiredFirst(t *testing.T) {
 	assert.Equal(t, 2*n, have[n])
 }
 
+// One large record may need the room of more expired ones than a sweep removes.
+func TestPut_EvictsAllExpiredFirst(t *testing.T) {
+	const n = 4 * sweepPerPut
+	s, now := at(Options{MaxBytes: store.MaxData})
+	require.NoError(t, s.Put(ctx, record(0, 1, now.Add(time.Hour))))
+	for i := range n {
+		require.NoError(t, s.Put(ctx, record(1+i, 1000, now.Add(time.Minute))))
+	}
+	*now = now.Add(time.Minute)
+	require.NoError(t, s.Put(ctx, record(1+n, store.MaxData-1, now.Add(time.Hour))))
+	assert.Equal(t, []int{0, 1 + n}, held(s, 2+n))
+}
+
 func TestPut_SweepsAFew(t *testing.T) {
 	s, now := at(Options{})
 	s.shards = s.shards[:1]

@@ -234,7 +234,7 @@ func (s *Store) record(ctx context.Context, op string, slots chan struct{}, stmt
 	if err != nil {
 		return store.Record{}, err
 	}
-	if !found  {
+	if !found || expires <= time.Now().UnixMilli() {
 		return store.Record{}, store.ErrNotFound
 	}
 	r.Expires = time.UnixMilli(expires)

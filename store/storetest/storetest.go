@@ -218,19 +218,25 @@ func testExpiredAtPut(t *testing.T, s store.Store) {
 	}
 }
 
-// testExpires looks at a record until it is gone, and checks each answer against the clock.
 func testExpires(t *testing.T, s store.Store) {
 	r, stays := newRecord(t), newRecord(t)
 	put(t, s, stays)
 	r.Expires = time.Now().Add(200 * time.Millisecond)
 	put(t, s, r)
+	untilExpired(t, s, r)
+	wantAbsent(t, s, r.ID)
+	wantFound(t, s, stays)
+}
+
+// untilExpired looks at a record until it is gone, and fails if that is after its end. A store may drop a record early, so
+// that there is no telling whether it was too early.
+func untilExpired(t *testing.T, s store.Store, r store.Record) {
+	t.Helper()
 	for {
 		asked := time.Now().Round(0) // the wall clock, as the store has it
 		_, err := s.Get(ctx(t), r.ID)
 		switch {
 		case errors.Is(err, store.ErrNotFound):
-			// A store may drop a record early, so that there is no telling whether it was too early.
-			wantFound(t, s, stays)
 			return
 		case err != nil:
 			t.Fatalf("Get: %v", err)
@@ -358,13 +364,7 @@ func testTakeExpired(t *testing.T, s store.Store) {
 
 	r.Expires = time.Now().Add(50 * time.Millisecond)
 	put(t, s, r)
-	for { // Get until it has ended, so that Take meets a record which ended in the store
-		if _, err := s.Get(ctx(t), r.ID); errors.Is(err, store.ErrNotFound) {
-			break
-		} else if err != nil {
-			t.Fatalf("Get: %v", err)
-		}
-	}
+	untilExpired(t, s, r) // so that Take meets a record which ended in the store
 	if _, err := taker.Take(ctx(t), r.ID); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Take of a record that expired: %v, want ErrNotFound", err)
 	}
