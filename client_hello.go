@@ -137,7 +137,7 @@ func scbGoClientHello(h, ch C.uint64_t, ssl *C.SSL, ext *C.scb_hello) C.int {
 		chosen = ctx.serverName(conn, ssl, hello.name())
 	}
 	if sc := ctx.cache.Load(); sc != nil && conn != nil {
-		if wanted := hello.candidates(); len(wanted) > 0 {
+		if wanted := sc.known(hello.candidates()); len(wanted) > 0 {
 			if conn.resume == nil {
 				conn.resume = &resumption{cache: sc}
 			}

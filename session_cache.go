@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -332,7 +333,9 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID) *C.SSL_SESSI
 	} else if current := currentContext(ssl); current != nil {
 		r := &resumption{cache: sc}
 		psk := C.scb_ssl_version(ssl) == versionTLS13
-		a = sc.find(context.Background(), r, current, candidate{id, psk})
+		for _, w := range sc.known([]candidate{{id, psk}}) {
+			a = sc.find(context.Background(), r, current, w)
+		}
 		defer r.wipe()
 	}
 	if a == nil || a.der == nil {
@@ -382,6 +385,19 @@ func (sc *SessionCache) issued(id store.ID) bool {
 	}
 	b := id.Bytes()
 	return len(b) == store.MaxIDLen && sc.tags.CheckTag(b[:ticket.TagSize], b[ticket.TagSize:])
+}
+
+// known drops the candidates that this fleet cannot have issued: on a TLS 1.2
+// server those of all new clients, which then need not be parked.
+func (sc *SessionCache) known(all []candidate) []candidate {
+	return slices.DeleteFunc(all, func(w candidate) bool {
+		if sc.issued(w.id) {
+			return false
+		}
+		sc.stats.untagged.Add(1)
+		sc.stats.misses.Add(1)
+		return true
+	})
 }
 
 // ---- looking up --------------------------------------------------------------------
@@ -447,11 +463,6 @@ func (c *Conn) lookUp(ctx context.Context) {
 func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Context, w candidate) *answer {
 	a := &answer{id: w.id}
 	r.answers = append(r.answers, a)
-	if !sc.issued(w.id) {
-		sc.stats.untagged.Add(1)
-		sc.stats.misses.Add(1)
-		return a
-	}
 	sid, err := current.sessionIDContext()
 	if err != nil {
 		sc.report(err)
