@@ -64,7 +64,7 @@ func (b *breaker) done(probe bool, o outcome) {
 	if b.open {
 		// Calls from before it opened say nothing new.
 		if probe && o == outcomeGood {
-			*b = breaker{now: b.now}
+			b.open, b.row, b.window, b.calls, b.failed = false, 0, time.Time{}, 0, 0
 		}
 		return
 	}
