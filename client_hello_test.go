@@ -1,0 +1,285 @@
+package libssl
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/binary"
+	"io"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/memstore"
+	"github.com/libssl-go/libssl/tests/tlstest"
+	"github.com/stretchr/testify/require"
+)
+
+// vec is a TLS vector with a length of n bytes.
+func vec(n int, parts ...[]byte) []byte {
+	body := bytes.Join(parts, nil)
+	size := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+	return append(size[4-n:], body...)
+}
+
+func pskIdentity(b []byte) []byte { return append(vec(2, b), 1, 2, 3, 4) }
+
+func pskExtension(identities ...[]byte) []byte {
+	return append(vec(2, identities...), vec(2, vec(1, make([]byte, 32)))...)
+}
+
+func fill(c byte, n int) []byte { return bytes.Repeat([]byte{c}, n) }
+
+var (
+	only12 = []byte{2, 3, 3}
+	both   = []byte{4, 3, 4, 3, 3}
+)
+
+func TestClientHello_Candidates(t *testing.T) {
+	one := pskExtension(pskIdentity(fill('a', 32)))
+	for _, tt := range []struct {
+		name string
+		h    clientHello
+		want []string // the first byte of each id, "+" in front for a PSK
+	}{
+		{"nothing", clientHello{}, nil},
+		{"1.2 id", clientHello{sessionID: fill('i', 32)}, []string{"i"}},
+		{"1.2 id of one byte", clientHello{sessionID: fill('i', 1)}, []string{"i"}},
+		{"1.2 id too long", clientHello{sessionID: fill('i', 33)}, nil},
+		{"1.2 id, 1.3 enabled but not offered", clientHello{sessionID: fill('i', 32), versions: only12, tls13: true}, []string{"i"}},
+		{"1.2 id, no version extension", clientHello{sessionID: fill('i', 32), tls13: true}, []string{"i"}},
+		{"1.3 offered, not enabled: the id counts", clientHello{sessionID: fill('i', 32), versions: both, psk: one}, []string{"i"}},
+		{"1.3 without PSK: the id is decoration", clientHello{sessionID: fill('i', 32), versions: both, tls13: true}, nil},
+		{"1.3 with PSK", clientHello{sessionID: fill('i', 32), versions: both, psk: one, tls13: true}, []string{"+a"}},
+		{"1.3 after GREASE", clientHello{versions: []byte{6, 0xda, 0xda, 3, 4, 3, 3}, psk: one, tls13: true}, []string{"+a"}},
+		{"1.3 only straddling", clientHello{versions: []byte{4, 1, 3, 4, 1}, psk: one, tls13: true}, nil},
+		{"tickets on, ticket offered", clientHello{sessionID: fill('i', 32), ticket: fill('t', 100), tickets: true}, nil},
+		{"tickets on, empty ticket", clientHello{sessionID: fill('i', 32), ticket: []byte{}, tickets: true}, []string{"i"}},
+		{"tickets on, no ticket extension", clientHello{sessionID: fill('i', 32), tickets: true}, []string{"i"}},
+		{"tickets off, ticket offered", clientHello{sessionID: fill('i', 32), ticket: fill('t', 100)}, []string{"i"}},
+		{"a stateless ticket first", clientHello{versions: both, tls13: true,
+			psk: pskExtension(pskIdentity(fill('s', 200)), pskIdentity(fill('b', 32)))}, []string{"+b"}},
+		{"31 and 33 bytes", clientHello{versions: both, tls13: true,
+			psk: pskExtension(pskIdentity(fill('s', 31)), pskIdentity(fill('s', 33)))}, nil},
+		{"more than are looked up", clientHello{versions: both, tls13: true,
+			psk: pskExtension(pskIdentity(fill('a', 32)), pskIdentity(fill('b', 32)), pskIdentity(fill('c', 32)),
+				pskIdentity(fill('d', 32)), pskIdentity(fill('e', 32)))}, []string{"+a", "+b", "+c", "+d"}},
+		{"PSK list cut", clientHello{versions: both, tls13: true, psk: one[:20]}, nil},
+		{"second identity cut", clientHello{versions: both, tls13: true,
+			psk: vec(2, pskIdentity(fill('a', 32)), vec(2, fill('b', 32))[:10])}, []string{"+a"}},
+		{"age cut", clientHello{versions: both, tls13: true, psk: vec(2, vec(2, fill('a', 32)), []byte{1, 2, 3})}, nil},
+		{"version list cut", clientHello{versions: []byte{4, 3, 3}, psk: one, tls13: true, sessionID: fill('i', 32)}, []string{"i"}},
+		{"odd version list", clientHello{versions: []byte{3, 3, 3, 3}, psk: one, tls13: true}, nil},
+		{"empty version list", clientHello{versions: []byte{}, psk: one, tls13: true}, nil},
+		{"empty PSK", clientHello{versions: both, psk: []byte{}, tls13: true}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var got []string
+			for _, c := range tt.h.candidates() {
+				b := c.id.Bytes()
+				require.Equal(t, fill(b[0], len(b)), b)
+				if c.psk {
+					got = append(got, "+"+string(b[:1]))
+				} else {
+					got = append(got, string(b[:1]))
+				}
+			}
+			require.Equal(t, tt.want, got)
+		})
+	}
+}
+
+func TestClientHello_Name(t *testing.T) {
+	host := func(kind byte, name string) []byte { return append([]byte{kind}, vec(2, []byte(name))...) }
+	for name, tt := range map[string]struct {
+		ext  []byte
+		want string
+	}{
+		"absent":       {nil, ""},
+		"empty":        {[]byte{}, ""},
+		"empty list":   {vec(2), ""},
+		"a host":       {vec(2, host(0, "server.test")), "server.test"},
+		"other kinds":  {vec(2, host(7, "x"), host(0, "server.test")), "server.test"},
+		"no host":      {vec(2, host(7, "x")), ""},
+		"kind alone":   {vec(2, []byte{0}), ""},
+		"name cut":     {vec(2, host(0, "server.test")[:6]), ""},
+		"list cut":     {vec(2, host(0, "server.test"))[:9], ""},
+		"empty a host": {vec(2, host(0, "")), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := clientHello{serverName: tt.ext}
+			require.Equal(t, tt.want, h.name())
+		})
+	}
+}
+
+// recorder keeps what is read from the connection below.
+type recorder struct {
+	net.Conn
+	mu   sync.Mutex
+	read bytes.Buffer
+}
+
+func (r *recorder) Read(b []byte) (int, error) {
+	n, err := r.Conn.Read(b)
+	r.mu.Lock()
+	r.read.Write(b[:n])
+	r.mu.Unlock()
+	return n, err
+}
+
+// dissect cuts the ClientHello in the first record of stream into what the hook
+// is shown of it.
+func dissect(t testing.TB, stream []byte) clientHello {
+	t.Helper()
+	need := func(ok bool) {
+		if !ok {
+			t.Fatalf("not a ClientHello: %x", stream)
+		}
+	}
+	need(len(stream) > 9 && stream[0] == 22 && stream[5] == 1)
+	body, _, ok := vector(stream[6:], 3)
+	need(ok && len(body) > 34)
+	var h clientHello
+	h.sessionID, body, ok = vector(body[34:], 1)
+	need(ok)
+	_, body, ok = vector(body, 2) // ciphers
+	need(ok)
+	_, body, ok = vector(body, 1) // compression
+	need(ok)
+	extensions, _, ok := vector(body, 2)
+	for ok && len(extensions) >= 4 {
+		kind := binary.BigEndian.Uint16(extensions)
+		var ext []byte
+		ext, extensions, ok = vector(extensions[2:], 2)
+		need(ok)
+		switch kind {
+		case 0:
+			h.serverName = ext
+		case 35:
+			h.ticket = ext
+		case 41:
+			h.psk = ext
+		case 43:
+			h.versions = ext
+		}
+	}
+	return h
+}
+
+// realHellos records what OpenSSL's and crypto/tls's clients send, fresh and
+// with a session of each version. ids are what the resuming ones offer.
+func realHellos(t testing.TB) (hellos []clientHello, ids map[int]store.ID) {
+	ca := tlstest.NewCA(t, "ca")
+	cert, key := ca.Leaf(t, "server.test")
+	client, err := NewContext(ClientRole)
+	require.NoError(t, err)
+	defer client.Close()
+	require.NoError(t, client.AddRootCAsPEM(ca.PEM))
+	ids = map[int]store.ID{}
+
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		server, err := NewContext(ServerRole)
+		require.NoError(t, err)
+		defer server.Close()
+		require.NoError(t, server.UseCertificatePEM(cert, key))
+		require.NoError(t, server.SetVersions(version, version))
+		sc, err := server.UseStore(memstore.New(memstore.Options{}), nil)
+		require.NoError(t, err)
+		defer sc.Close(t.Context())
+
+		connect := func(sess *Session) (*Session, store.ID) {
+			cn, sn := net.Pipe()
+			rec := &recorder{Conn: sn}
+			s, err := Server(rec, server)
+			require.NoError(t, err)
+			defer s.Close()
+			c, err := Client(cn, client, "server.test")
+			require.NoError(t, err)
+			defer c.Close()
+			if sess != nil {
+				require.NoError(t, c.SetSession(sess))
+			}
+			go func() {
+				s.Write([]byte("x"))
+				s.Read(make([]byte, 1))
+			}()
+			_, err = io.ReadFull(c, make([]byte, 1))
+			require.NoError(t, err)
+			require.Equal(t, sess != nil, c.SessionReused())
+			rec.mu.Lock()
+			hellos = append(hellos, dissect(t, bytes.Clone(rec.read.Bytes())))
+			rec.mu.Unlock()
+			next, err := c.Session()
+			require.NoError(t, err)
+			return next, s.ResumedFrom()
+		}
+		sess, _ := connect(nil)
+		next, from := connect(sess)
+		ids[len(hellos)-1] = from
+		sess.Release()
+		next.Release()
+	}
+
+	cn, sn := net.Pipe()
+	go tls.Client(cn, &tls.Config{ServerName: "server.test"}).Handshake()
+	rec := &recorder{Conn: sn}
+	io.ReadFull(rec, make([]byte, 5))
+	io.ReadFull(rec, make([]byte, binary.BigEndian.Uint16(rec.read.Bytes()[3:])))
+	sn.Close()
+	cn.Close()
+	return append(hellos, dissect(t, rec.read.Bytes())), ids
+}
+
+func TestClientHello_RealOnes(t *testing.T) {
+	hellos, ids := realHellos(t)
+	require.Len(t, hellos, 5)
+	require.Len(t, ids, 2)
+	for i, h := range hellos {
+		require.Equal(t, "server.test", h.name())
+		require.True(t, h.offersTLS13())
+		h.tls13 = i >= 2
+		got := h.candidates()
+		if id, ok := ids[i]; ok {
+			require.Equal(t, []candidate{{id: id, psk: i >= 2}}, got)
+		} else if i == 0 {
+			require.Len(t, got, 1, "the random id of a fresh client is asked for by TLS 1.2 servers")
+		} else {
+			require.Empty(t, got)
+		}
+	}
+}
+
+func FuzzClientHello(f *testing.F) {
+	hellos, _ := realHellos(f)
+	for _, h := range hellos {
+		for _, tls13 := range []bool{false, true} {
+			f.Add(h.sessionID, h.serverName, h.versions, h.psk, h.ticket, tls13, !tls13)
+		}
+	}
+	f.Fuzz(func(t *testing.T, sessionID, serverName, versions, psk, ticket []byte, tls13, tickets bool) {
+		h := clientHello{sessionID, serverName, versions, psk, ticket, tls13, tickets}
+		parts := [][]byte{sessionID, serverName, versions, psk, ticket}
+		before := bytes.Join(parts, nil)
+
+		all := h.candidates()
+		if len(all) > maxIdentities {
+			t.Fatalf("%d candidates", len(all))
+		}
+		for _, c := range all {
+			b := c.id.Bytes()
+			switch {
+			case c.psk && (!tls13 || len(b) != store.MaxIDLen || !bytes.Contains(psk, b)):
+				t.Fatalf("PSK candidate %x", b)
+			case !c.psk && (len(all) != 1 || !bytes.Equal(b, sessionID)):
+				t.Fatalf("candidate %x", b)
+			}
+		}
+		if name := h.name(); !bytes.Contains(serverName, []byte(name)) {
+			t.Fatalf("name %q", name)
+		}
+		if !bytes.Equal(before, bytes.Join(parts, nil)) {
+			t.Fatal("the parser changed its input")
+		}
+	})
+}

@@ -1,0 +1,137 @@
+package libssl
+
+import (
+	"bytes"
+	"crypto/rand"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/ticket"
+	"github.com/stretchr/testify/require"
+)
+
+// What the black-box tests craft entries with.
+var (
+	SealEntry = sealEntry
+	OpenEntry = openEntry
+)
+
+func testRing(t testing.TB) *ticket.Ring {
+	t.Helper()
+	r, err := ticket.NewRing()
+	require.NoError(t, err)
+	return r
+}
+
+func testID(t testing.TB, fill byte, n int) store.ID {
+	t.Helper()
+	id, err := store.IDFromBytes(bytes.Repeat([]byte{fill}, n))
+	require.NoError(t, err)
+	return id
+}
+
+// entryKinds are the two kinds of entries: sealed and plaintext.
+func entryKinds(t *testing.T, f func(t *testing.T, keys *ticket.Ring)) {
+	t.Run("sealed", func(t *testing.T) { f(t, testRing(t)) })
+	t.Run("plaintext", func(t *testing.T) { f(t, nil) })
+}
+
+func TestEntry_ComesBackWhole(t *testing.T) {
+	entryKinds(t, func(t *testing.T, keys *ticket.Ring) {
+		origin := time.Unix(1_700_000_000, 0)
+		for _, size := range []int{0, 1, 150, 64 << 10} {
+			der := make([]byte, size)
+			rand.Read(der)
+			for _, sid := range [][]byte{nil, {1}, bytes.Repeat([]byte{7}, 32)} {
+				id := testID(t, 5, 32)
+				got, gotOrigin, err := openEntry(keys, id, sid, sealEntry(keys, id, sid, origin.Add(time.Second/2), der))
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(der, got))
+				require.True(t, origin.Equal(gotOrigin), "whole seconds: %v", gotOrigin)
+			}
+		}
+	})
+}
+
+func TestEntry_IsGoodUnderItsOwnNameAndContextOnly(t *testing.T) {
+	entryKinds(t, func(t *testing.T, keys *ticket.Ring) {
+		id, sid := testID(t, 5, 16), bytes.Repeat([]byte{5}, 16)
+		data := sealEntry(keys, id, sid, time.Now(), []byte("der"))
+		for name, other := range map[string]struct {
+			id  store.ID
+			sid []byte
+		}{
+			"other id":           {testID(t, 6, 16), sid},
+			"other context":      {id, bytes.Repeat([]byte{6}, 16)},
+			"no context":         {id, nil},
+			"border moved right": {testID(t, 5, 17), bytes.Repeat([]byte{5}, 15)},
+			"border moved left":  {testID(t, 5, 15), bytes.Repeat([]byte{5}, 17)},
+		} {
+			_, _, err := openEntry(keys, other.id, other.sid, data)
+			require.ErrorIs(t, err, errForged, name)
+		}
+	})
+}
+
+func TestEntry_AnyChangeIsNoticed(t *testing.T) {
+	entryKinds(t, func(t *testing.T, keys *ticket.Ring) {
+		id, sid := testID(t, 5, 32), []byte("context")
+		data := sealEntry(keys, id, sid, time.Now(), bytes.Repeat([]byte("der"), 20))
+		for n := range data {
+			_, _, err := openEntry(keys, id, sid, data[:n])
+			require.Error(t, err, "cut to %d bytes", n)
+		}
+		_, _, err := openEntry(keys, id, sid, append(bytes.Clone(data), 0))
+		require.Error(t, err, "a byte more")
+		for bit := range 8 * len(data) {
+			changed := bytes.Clone(data)
+			changed[bit/8] ^= 1 << (bit % 8)
+			der, _, err := openEntry(keys, id, sid, changed)
+			require.Error(t, err, "bit %d", bit)
+			require.Nil(t, der)
+		}
+	})
+}
+
+func TestEntry_SaysWhetherSomebodyElseCouldReadIt(t *testing.T) {
+	id, sid := testID(t, 5, 32), []byte("context")
+	a, b := testRing(t), testRing(t)
+	sealed, plain := sealEntry(a, id, sid, time.Now(), []byte("der")), sealEntry(nil, id, sid, time.Now(), []byte("der"))
+	newer := bytes.Clone(sealed)
+	newer[0] = 3
+	for name, tt := range map[string]struct {
+		keys *ticket.Ring
+		data []byte
+		want error
+	}{
+		"unknown key":                     {b, sealed, errUnreadable},
+		"sealed, without keys":            {nil, sealed, errUnreadable},
+		"plaintext, where a seal is due":  {a, plain, errUnreadable},
+		"format of a later version":       {a, newer, errUnreadable},
+		"format of a later version plain": {nil, newer, errUnreadable},
+		"empty":                           {a, nil, errForged},
+		"empty plain":                     {nil, []byte{}, errForged},
+		"garbage":                         {a, append([]byte{entrySealed}, bytes.Repeat([]byte{9}, 100)...), errForged},
+		"garbage plain":                   {nil, append([]byte{entryPlaintext}, bytes.Repeat([]byte{9}, 100)...), errForged},
+	} {
+		_, _, err := openEntry(tt.keys, id, sid, tt.data)
+		require.ErrorIs(t, err, tt.want, name)
+	}
+}
+
+func TestEntry_SealedShowsNothing(t *testing.T) {
+	der := bytes.Repeat([]byte("secret!!"), 20)
+	id := testID(t, 5, 32)
+	sealed := sealEntry(testRing(t), id, nil, time.Now(), der)
+	require.NotContains(t, string(sealed), "secret!!")
+	require.Contains(t, string(sealEntry(nil, id, nil, time.Now(), der)), "secret!!")
+}
+
+func TestResumption_WipesItsAnswers(t *testing.T) {
+	der, taken := []byte("the secret"), []byte("the secret, taken")
+	r := &resumption{answers: []*answer{{der: der, taken: &store.Record{Data: taken}}, {}}}
+	r.wipe()
+	require.Equal(t, make([]byte, len(der)), der)
+	require.Nil(t, r.answers[0].der)
+}
