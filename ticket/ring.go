@@ -46,8 +46,7 @@ type Ring struct {
 
 // keyList is immutable once a Ring points to it: readers load it once and need no lock.
 type keyList struct {
-	keys       []*key
-	generation uint64
+	keys []*key
 }
 
 // NewRing returns a ring of one fresh random key.
@@ -168,7 +167,6 @@ func (r *Ring) Rotate() error {
 		next := &keyList{keys: []*key{fresh}}
 		if old != nil {
 			next.keys = append(next.keys, old.keys[:min(len(old.keys), RotatedKeys-1)]...)
-			next.generation = old.generation + 1
 		}
 		if r.list.CompareAndSwap(old, next) {
 			return nil
@@ -178,15 +176,6 @@ func (r *Ring) Rotate() error {
 
 // Len returns the number of keys.
 func (r *Ring) Len() int { return len(r.keys()) }
-
-// Generation returns a number that grows with each Rotate, for users of Derive to learn that it would answer otherwise:
-// read it before Derive and compare it later.
-func (r *Ring) Generation() uint64 {
-	if l := r.list.Load(); l != nil {
-		return l.generation
-	}
-	return 0
-}
 
 // String returns the number of keys and their ids, which tell nothing about the keys.
 func (r *Ring) String() string {

@@ -182,18 +182,3 @@ func (r *Ring) CheckTag(random, tag []byte) bool {
 	}
 	return ok == 1
 }
-
-// Derive returns a secret of size bytes from each key of the ring, newest first, for a purpose of the caller's that info
-// names. Secrets for different purposes are independent, and none can open what Seal sealed. It fails where
-// size is more than 8160, HKDF's limit. Not for hot paths: keep the result while Generation stays the same.
-func (r *Ring) Derive(info string, size int) ([][]byte, error) {
-	keys := r.keys()
-	secrets := make([][]byte, len(keys))
-	for i, k := range keys {
-		var err error
-		if secrets[i], err = k.derive("libssl ticket 1 derived: "+info, size); err != nil {
-			return nil, err
-		}
-	}
-	return secrets, nil
-}
