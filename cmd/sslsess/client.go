@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/libssl-go/libssl"
+)
+
+const (
+	handshakeTimeout = 10 * time.Second // of a client, TCP connect included
+	answerTimeout    = 3 * time.Second  // what is no HTTP server may never answer
+)
+
+// visit is what a client saw of one connection.
+type visit struct {
+	Version, Cipher string
+	Resumed         bool
+	Took            time.Duration // the handshake alone
+	Answer          answer        // zero unless the server is sslsess
+	NoAnswer        error
+	Session         *libssl.Session // what it may resume with, the caller's to release; nil if nothing
+}
+
+// call makes a connection to addr, offers the session unless it is nil, and
+// asks one HTTP request, with whose answer TLS 1.3 tickets arrive too.
+func call(ctx context.Context, sslCtx *libssl.Context, addr, serverName string, offer *libssl.Session) (v visit, err error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout+answerTimeout)
+	defer cancel()
+	connecting, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	var d net.Dialer
+	nc, err := d.DialContext(connecting, "tcp", addr)
+	if err != nil {
+		return visit{}, err
+	}
+	c, err := libssl.Client(nc, sslCtx, serverName)
+	if err != nil {
+		nc.Close()
+		return visit{}, err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { nc.Close() })()
+	if offer != nil {
+		// A copy: a connection that breaks spoils its session for the next ones.
+		s, err := offer.Dup()
+		if err != nil {
+			return visit{}, err
+		}
+		defer s.Release()
+		if err := c.SetSession(s); err != nil {
+			return visit{}, err
+		}
+	}
+
+	begin := time.Now()
+	if err := c.HandshakeContext(connecting); err != nil {
+		return visit{}, err
+	}
+	v.Took = time.Since(begin)
+	v.Resumed = c.SessionReused()
+	state := c.ConnectionState()
+	v.Version, v.Cipher = versionName(state.Version), tls.CipherSuiteName(state.CipherSuite)
+
+	v.Answer, v.NoAnswer = ask(c, addr)
+	session, err := c.Session()
+	if err != nil {
+		return visit{}, err
+	}
+	if session.Resumable() {
+		v.Session = session
+	} else {
+		session.Release()
+	}
+	return v, nil
+}
+
+// ask sends a request and reads the answer to its end.
+func ask(c net.Conn, host string) (answer, error) {
+	c.SetDeadline(time.Now().Add(answerTimeout))
+	if _, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", host); err != nil {
+		return answer{}, err
+	}
+	body, err := readAnswer(c)
+	if err != nil {
+		return answer{}, err
+	}
+	var a answer
+	if json.Unmarshal(body, &a) != nil {
+		return answer{}, nil // somebody else's HTTP
+	}
+	return a, nil
+}
+
+func readAnswer(r io.Reader) ([]byte, error) {
+	resp, err := http.ReadResponse(bufio.NewReader(r), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+}

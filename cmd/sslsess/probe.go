@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/libssl-go/libssl"
+)
+
+var probeCommand = command{
+	name:  "probe",
+	args:  "ADDR...",
+	about: "who of a fleet resumes a session of the first",
+	long: `It makes a full handshake with the first address and tries to resume its session on
+every one, the first included. The status is 0 only where all resumed. Times are of
+the handshake alone, without the TCP connection; node is the server's name where it is
+sslsess serve.`,
+	flags: probe,
+}
+
+// probeReport is what -json prints.
+type probeReport struct {
+	IssuedBy string      `json:"issued_by"` // the node's name, or its address
+	Total    int         `json:"total"`
+	Resumed  int         `json:"resumed"`
+	Nodes    []probeNode `json:"nodes"`
+}
+
+// probeNode is one address. Of the times that is null which was not seen.
+type probeNode struct {
+	Addr      string   `json:"addr"`
+	Node      string   `json:"node"`
+	Version   string   `json:"version"`
+	Cipher    string   `json:"cipher"`
+	Resumed   bool     `json:"resumed"`
+	FullMS    *float64 `json:"full_ms"`
+	ResumedMS *float64 `json:"resumed_ms"`
+	Error     string   `json:"error"`
+}
+
+func (n *probeNode) saw(v *visit) {
+	n.Node, n.Version, n.Cipher, n.Resumed = v.Answer.Node, v.Version, v.Cipher, v.Resumed
+	ms := milliseconds(v.Took)
+	if v.Resumed {
+		n.ResumedMS = &ms
+	} else {
+		n.FullMS = &ms
+	}
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func probe(fs *flag.FlagSet) action {
+	ca := fs.String("ca", "", "trust the CAs in this PEM `file`, in place of the system's")
+	insecure := fs.Bool("insecure", false, "do not verify the servers' certificates")
+	serverName := fs.String("servername", "", "`name` to ask for and verify (default: the host of each address)")
+	version := tlsFlag(fs)
+	asJSON := fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, std stdio, addrs []string) error {
+		if err := wantArgs(addrs, 1, -1); err != nil {
+			return err
+		}
+		if *ca != "" && *insecure {
+			return usagef("-ca and -insecure exclude each other")
+		}
+		for _, addr := range addrs {
+			if _, _, err := net.SplitHostPort(addr); err != nil {
+				return usagef("%v", err)
+			}
+		}
+		sslCtx, err := newClientContext(*ca, *insecure, *version)
+		if err != nil {
+			return err
+		}
+		defer sslCtx.Close()
+
+		report := probeAll(ctx, sslCtx, *serverName, addrs)
+		if *asJSON {
+			err = printJSON(std.out, report)
+		} else {
+			err = report.print(std.out)
+		}
+		if err == nil && report.Resumed < report.Total {
+			err = fmt.Errorf("%d of %d did not resume", report.Total-report.Resumed, report.Total)
+		}
+		return err
+	}
+}
+
+func newClientContext(ca string, insecure bool, version string) (*libssl.Context, error) {
+	ctx, err := libssl.NewContext(libssl.ClientRole)
+	if err != nil {
+		return nil, err
+	}
+	err = setVersions(ctx, version)
+	if err == nil && insecure {
+		err = ctx.SetVerify(libssl.VerifyNone)
+	}
+	if err == nil && ca != "" {
+		var pem []byte
+		if pem, err = os.ReadFile(ca); err == nil {
+			if err = ctx.AddRootCAsPEM(pem); err != nil {
+				err = fmt.Errorf("%s: %w", ca, err)
+			}
+		}
+	}
+	if err != nil {
+		ctx.Close()
+		return nil, err
+	}
+	return ctx, nil
+}
+
+func probeAll(ctx context.Context, sslCtx *libssl.Context, serverName string, addrs []string) probeReport {
+	report := probeReport{IssuedBy: addrs[0], Total: len(addrs)}
+	name := func(addr string) string {
+		if serverName != "" {
+			return serverName
+		}
+		host, _, _ := net.SplitHostPort(addr)
+		return host
+	}
+	var first probeNode
+	full, err := call(ctx, sslCtx, addrs[0], name(addrs[0]), nil)
+	defer full.Session.Release()
+	if err != nil {
+		first.Error = err.Error()
+	} else {
+		first.saw(&full)
+		if full.Answer.Node != "" {
+			report.IssuedBy = full.Answer.Node
+		}
+		if full.Session == nil {
+			first.Error = "it issued no session"
+			if full.NoAnswer != nil {
+				first.Error += ": " + full.NoAnswer.Error()
+			}
+		}
+	}
+	for i, addr := range addrs {
+		n := probeNode{}
+		if i == 0 {
+			n = first
+		}
+		n.Addr = addr
+		if full.Session == nil {
+			if n.Error == "" {
+				n.Error = "there is no session to try"
+			}
+		} else if v, err := call(ctx, sslCtx, addr, name(addr), full.Session); err != nil {
+			n.Error = err.Error()
+		} else {
+			if n.saw(&v); !v.Resumed {
+				n.Error = "not resumed: it made a full handshake"
+			} else {
+				report.Resumed++
+			}
+			v.Session.Release()
+		}
+		report.Nodes = append(report.Nodes, n)
+	}
+	return report
+}
+
+func (r probeReport) print(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "ADDR\tNODE\tVERSION\tCIPHER\tRESUMED\tFULL ms\tRESUMED ms\tERROR")
+	for _, n := range r.Nodes {
+		resumed := "no"
+		if n.Resumed {
+			resumed = "yes"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Addr, orDash(n.Node), orDash(n.Version), orDash(n.Cipher), resumed,
+			msOrDash(n.FullMS), msOrDash(n.ResumedMS), oneLine(n.Error))
+	}
+	fmt.Fprintf(tw, "\nissued by %s, resumed on %d of %d\n", r.IssuedBy, r.Resumed, r.Total)
+	return tw.Flush()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func msOrDash(ms *float64) string {
+	if ms == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", *ms)
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/libssl-go/libssl/store"
+)
+
+var storeCommand = command{
+	name:  "store",
+	about: "what a session store holds",
+	long:  "A URL is sqlite:PATH. What memory: holds only the process that serves can tell.",
+	subs: []command{
+		{name: "ls", args: "URL", about: "list the sessions: id, expiry, size", flags: storeLs},
+		{name: "stat", args: "URL", about: "count the sessions and their bytes", flags: storeStat},
+		{name: "rm", args: "URL ID...", about: "remove sessions, so that they cannot be resumed", flags: storeRm},
+		{name: "purge", args: "URL", about: "remove all sessions, or those that have expired", flags: storePurge},
+	},
+}
+
+// storeTimeout bounds a whole command: no store of a healthy size needs it.
+const storeTimeout = time.Minute
+
+// withStore opens the store that the first argument names and has use use it.
+func withStore(ctx context.Context, url string, use func(context.Context, store.Store) error) (err error) {
+	if url == "memory:" {
+		return errors.New("memory: lives in the process that serves: there is nothing to see from here")
+	}
+	st, closeStore, err := openStore(url, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeStore()) }()
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return use(ctx, st)
+}
+
+// storeEntry is a line of ls.
+type storeEntry struct {
+	ID      string    `json:"id"`
+	Expires time.Time `json:"expires"`
+	Size    int       `json:"size"`
+}
+
+func list(ctx context.Context, st store.Store, f func(storeEntry)) error {
+	l, ok := st.(store.Lister)
+	if !ok {
+		return errors.New("this kind of store cannot list what it holds")
+	}
+	return l.List(ctx, func(id store.ID, size int, expires time.Time) error {
+		f(storeEntry{id.String(), expires.UTC(), size})
+		return nil
+	})
+}
+
+func storeLs(fs *flag.FlagSet) action {
+	asJSON := fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, std stdio, args []string) error {
+		if err := wantArgs(args, 1, 1); err != nil {
+			return err
+		}
+		entries := []storeEntry{}
+		err := withStore(ctx, args[0], func(ctx context.Context, st store.Store) error {
+			return list(ctx, st, func(e storeEntry) { entries = append(entries, e) })
+		})
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(std.out, entries)
+		}
+		tw := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+		for _, e := range entries {
+			fmt.Fprintf(tw, "%s\t%s\t%d\n", e.ID, e.Expires.Format(time.RFC3339), e.Size)
+		}
+		return tw.Flush()
+	}
+}
+
+// storeStats is what stat prints.
+type storeStats struct {
+	Sessions int        `json:"sessions"`
+	Bytes    int        `json:"bytes"`
+	First    *time.Time `json:"first_expiry"` // null where there is no session
+	Last     *time.Time `json:"last_expiry"`
+}
+
+func storeStat(fs *flag.FlagSet) action {
+	asJSON := fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, std stdio, args []string) error {
+		if err := wantArgs(args, 1, 1); err != nil {
+			return err
+		}
+		var s storeStats
+		err := withStore(ctx, args[0], func(ctx context.Context, st store.Store) error {
+			return list(ctx, st, func(e storeEntry) {
+				s.Sessions++
+				s.Bytes += e.Size
+				if s.First == nil || e.Expires.Before(*s.First) {
+					s.First = &e.Expires
+				}
+				if s.Last == nil || e.Expires.After(*s.Last) {
+					s.Last = &e.Expires
+				}
+			})
+		})
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(std.out, s)
+		}
+		tw := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(tw, "sessions\t%d\nbytes\t%d\n", s.Sessions, s.Bytes)
+		if s.Sessions > 0 {
+			fmt.Fprintf(tw, "first expiry\t%s\nlast expiry\t%s\n", s.First.Format(time.RFC3339), s.Last.Format(time.RFC3339))
+		}
+		return tw.Flush()
+	}
+}
+
+func storeRm(fs *flag.FlagSet) action {
+	asJSON := fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, std stdio, args []string) error {
+		if err := wantArgs(args, 2, -1); err != nil {
+			return err
+		}
+		var ids []store.ID
+		for _, arg := range args[1:] {
+			id, err := store.ParseID(arg)
+			if err != nil {
+				return usagef("%q is no session id: %v", arg, err)
+			}
+			ids = append(ids, id)
+		}
+		removed := []string{}
+		err := withStore(ctx, args[0], func(ctx context.Context, st store.Store) error {
+			var errs []error
+			for _, id := range ids {
+				// Absent is no error to Delete, but a slip of whoever typed it.
+				_, err := st.Get(ctx, id)
+				if err == nil {
+					err = st.Delete(ctx, id)
+				}
+				if err == nil {
+					removed = append(removed, id.String())
+				} else if errors.Is(err, store.ErrNotFound) {
+					errs = append(errs, fmt.Errorf("no session %s", id))
+				} else {
+					return err
+				}
+			}
+			return errors.Join(errs...)
+		})
+		if *asJSON {
+			return errors.Join(printJSON(std.out, map[string][]string{"removed": removed}), err)
+		}
+		for _, id := range removed {
+			fmt.Fprintf(std.out, "removed %s\n", id)
+		}
+		return err
+	}
+}
+
+func storePurge(fs *flag.FlagSet) action {
+	expired := fs.Bool("expired", false, "only what has expired")
+	asJSON := fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, std stdio, args []string) error {
+		if err := wantArgs(args, 1, 1); err != nil {
+			return err
+		}
+		removed := 0
+		err := withStore(ctx, args[0], func(ctx context.Context, st store.Store) (err error) {
+			p, ok := st.(store.Purger)
+			if !ok {
+				return errors.New("this kind of store cannot be purged")
+			}
+			removed, err = p.Purge(ctx, *expired)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(std.out, map[string]int{"removed": removed})
+		}
+		_, err = fmt.Fprintf(std.out, "removed %d\n", removed)
+		return err
+	}
+}
