@@ -314,6 +314,10 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	sid := unsafe.Slice((*byte)(unsafe.Pointer(i.sid_ctx)), int(i.sid_ctx_len))
 	rec.Data = sealEntry(sc.seal, rec.ID, sid, origin, unsafe.Slice((*byte)(unsafe.Pointer(der)), int(n)))
 	C.scb_wipe(unsafe.Pointer(der), n)
+	if err := rec.Validate(); err != nil { // a monstrous certificate of the client's, no failure of the store
+		sc.report(fmt.Errorf("libssl: a new session cannot be stored: %w", err))
+		return
+	}
 	if conn != nil {
 		conn.puts = append(conn.puts, put{sc, rec})
 		return
@@ -614,6 +618,9 @@ func (sc *SessionCache) get(ctx context.Context, id store.ID, take bool) (store.
 	if take {
 		op = func(ctx context.Context) (store.Record, error) { return sc.taker.Take(ctx, id) }
 		late = func(rec store.Record) {
+			if rec.ID != id {
+				return
+			}
 			sc.stats.putBack.Add(1)
 			sc.put(context.Background(), rec)
 		}
@@ -622,8 +629,8 @@ func (sc *SessionCache) get(ctx context.Context, id store.ID, take bool) (store.
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		sc.stats.misses.Add(1)
-	case err == nil && rec.ID != id:
-		// A store that answers with another record must not put that one back.
+	case err == nil && (rec.ID != id || len(rec.Data) > store.MaxData):
+		// Not what was put: not worth decoding, and not to be put back.
 		sc.stats.rejected.Add(1)
 		return store.Record{}, store.ErrNotFound
 	}
