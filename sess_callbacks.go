@@ -4,6 +4,7 @@ package libssl
 import "C"
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -494,18 +495,18 @@ func scbGoKeyLog(h C.uint64_t, line *C.char) {
 
 //export scbGoGenerateID
 func scbGoGenerateID(h C.uint64_t, id *C.uchar, n *C.uint) C.int {
-	ctx, _ := lookup(h, 0)
-	if ctx == nil {
-		return 0
-	}
-	sc := ctx.cache.Load()
-	if sc == nil {
-		return 0
-	}
 	// OpenSSL asks for 32 bytes; a shorter id could not be looked up in TLS 1.3
 	// (SEMANTICS F2.6).
 	b := unsafe.Slice((*byte)(unsafe.Pointer(id)), int(*n))
-	return cbool(sc.generateID(b))
+	rand.Read(b)
+	// An SSL keeps the generator it was made with, and the store may have gone
+	// since: that must not fail its handshake.
+	if ctx, _ := lookup(h, 0); ctx != nil {
+		if sc := ctx.cache.Load(); sc != nil {
+			sc.tag(b)
+		}
+	}
+	return 1
 }
 
 // serverName asks the handler which Context should serve name.

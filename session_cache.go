@@ -5,7 +5,6 @@ import "C"
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -371,16 +370,14 @@ func (sc *SessionCache) removed(id store.ID) {
 	}
 }
 
-// generateID makes an id that this fleet recognises: random bytes and their
-// tag. Ids that others made up, which every TLS 1.3 client sends to a TLS 1.2
-// server, then never reach the store.
-func (sc *SessionCache) generateID(id []byte) bool {
-	rand.Read(id)
+// tag makes random bytes an id that this fleet recognises: one half is the
+// other's tag. Ids that others made up, which every TLS 1.3 client sends to a TLS
+// 1.2 server, then never reach the store.
+func (sc *SessionCache) tag(id []byte) {
 	if sc.tags != nil && len(id) == store.MaxIDLen {
 		tag := sc.tags.Tag(id[:ticket.TagSize])
 		copy(id[ticket.TagSize:], tag[:])
 	}
-	return true
 }
 
 func (sc *SessionCache) issued(id store.ID) bool {
