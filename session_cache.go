@@ -77,6 +77,7 @@ type SessionCache struct {
 	stop    context.Context // done: what is still queued is lost
 	cancel  context.CancelFunc
 	ended   atomic.Bool
+	loss    atomic.Pointer[error] // why the last queued operation was lost
 }
 
 type counters struct {
@@ -251,6 +252,7 @@ func (sc *SessionCache) Close(ctx context.Context) error {
 	if !sc.ended.CompareAndSwap(false, true) {
 		return ErrClosed
 	}
+	lost := sc.stats.lost.Load()
 	c := sc.ctx
 	c.setters.Lock()
 	c.cache.CompareAndSwap(sc, nil)
@@ -263,7 +265,6 @@ func (sc *SessionCache) Close(ctx context.Context) error {
 	}
 	c.setters.Unlock()
 
-	lost := sc.stats.lost.Load()
 	for i := range sc.shards {
 		sc.shards[i].close()
 	}
@@ -272,7 +273,11 @@ func (sc *SessionCache) Close(ctx context.Context) error {
 	stop()
 	sc.cancel()
 	if n := sc.stats.lost.Load() - lost; n > 0 {
-		return fmt.Errorf("libssl: close session cache: %d queued operations were lost: %w", n, context.Cause(ctx))
+		err := context.Cause(ctx)
+		if err == nil { // time enough, but the store failed
+			err = *sc.loss.Load()
+		}
+		return fmt.Errorf("libssl: close session cache: %d queued operations were lost: %w", n, err)
 	}
 	return nil
 }
@@ -530,6 +535,7 @@ func (c *Conn) resumedFrom() SessionID {
 var (
 	errStoreTimeout = errors.New("libssl: the store was too slow")
 	errBreakerOpen  = errors.New("libssl: the store is left alone after failures")
+	errQueueFull    = errors.New("libssl: the store does not keep up")
 )
 
 type storePanic struct{ value any }
@@ -697,14 +703,19 @@ func (sc *SessionCache) enqueue(j job) {
 	b := j.id.Bytes()
 	s := &sc.shards[b[0]%queueShards]
 	s.mu.Lock()
-	full := s.closed || len(s.jobs) >= queueLimit/queueShards
-	if !full {
+	var err error
+	switch {
+	case s.closed:
+		err = ErrClosed
+	case len(s.jobs) >= queueLimit/queueShards:
+		err = errQueueFull
+	default:
 		s.jobs = append(s.jobs, j)
 		sc.stats.queue.Add(1)
 	}
 	s.mu.Unlock()
-	if full {
-		sc.stats.lost.Add(1)
+	if err != nil {
+		sc.lost(err)
 		return
 	}
 	s.signal()
@@ -748,6 +759,11 @@ func (sc *SessionCache) do(j job) {
 		}
 	}
 	if err != nil {
-		sc.stats.lost.Add(1)
+		sc.lost(err)
 	}
+}
+
+func (sc *SessionCache) lost(err error) {
+	sc.loss.Store(&err)
+	sc.stats.lost.Add(1)
 }
