@@ -851,3 +851,1052 @@ func TestStore_LeavesWhatItCannotReadToOthers(t *testing.T) {
 		}
 	})
 }
+
+// ---- failing stores ----------------------------------------------------------------
+
+var errDown = errors.New("the store is down")
+
+// faults are what a store's operation may do wrong. Those that wait for release
+// do so whatever their context says.
+func faults(release <-chan struct{}) map[string]func(ctx context.Context) error {
+	return map[string]func(ctx context.Context) error{
+		"fails":  func(context.Context) error { return errDown },
+		"panics": func(context.Context) error { panic(errDown) },
+		"hangs": func(ctx context.Context) error {
+			<-ctx.Done()
+			return fmt.Errorf("down: %w", ctx.Err())
+		},
+		"hangs and says nothing of its context": func(ctx context.Context) error {
+			<-ctx.Done()
+			return errDown
+		},
+		"ignores its context": func(context.Context) error {
+			<-release
+			return nil
+		},
+	}
+}
+
+// eachFault runs test against each; what it is to call when no store may be
+// waited for any more is release.
+func eachFault(t *testing.T, test func(t *testing.T, f *fleet, fault func(context.Context) error, count func(libssl.CacheStats) uint64)) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		release := make(chan struct{})
+		defer close(release) // after the handshakes have ended
+		for name, fault := range faults(release) {
+			count := func(s libssl.CacheStats) uint64 { require.Zero(t, s.Errors); return s.Timeouts }
+			if name == "fails" || name == "panics" {
+				count = func(s libssl.CacheStats) uint64 { require.Zero(t, s.Timeouts); return s.Errors }
+			}
+			t.Run(name, func(t *testing.T) { test(t, f, fault, count) })
+		}
+	})
+}
+
+func shortOptions(t *testing.T, errs *heard) *libssl.StoreOptions {
+	return &libssl.StoreOptions{Keys: newRing(t), LookupTimeout: 20 * time.Millisecond, PutTimeout: 20 * time.Millisecond, OnError: errs.hear}
+}
+
+// found is Stats without what never reached the store: a TLS 1.2 server counts
+// the random id of every fresh client that speaks 1.3 too.
+func found(cache *libssl.SessionCache) libssl.CacheStats {
+	s := cache.Stats()
+	s.Misses -= s.Untagged
+	return s
+}
+
+func TestStore_FailingGetIsAMiss(t *testing.T) {
+	eachFault(t, func(t *testing.T, f *fleet, fault func(context.Context) error, count func(libssl.CacheStats) uint64) {
+		st := newSpy()
+		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) { return store.Record{}, fault(ctx) }
+		var errs heard
+		server, cache := f.node(t, st, shortOptions(t, &errs))
+		sess := f.visit(t, server, nil).next
+		require.False(t, f.visit(t, server, sess).resumed)
+		require.EqualValues(t, 1, count(cache.Stats()))
+		require.Error(t, errs.all())
+		require.Zero(t, cache.Stats().Hits)
+		require.Zero(t, found(cache).Misses)
+	})
+}
+
+func TestStore_FailingPutCostsTheSessionOnly(t *testing.T) {
+	eachFault(t, func(t *testing.T, f *fleet, fault func(context.Context) error, count func(libssl.CacheStats) uint64) {
+		for _, behind := range []bool{false, true} {
+			st := newSpy()
+			st.OnPut = func(ctx context.Context, r store.Record) error { return fault(ctx) }
+			var errs heard
+			opt := shortOptions(t, &errs)
+			opt.WriteBehind = behind
+			server, cache := f.node(t, st, opt)
+			sess := f.visit(t, server, nil).next
+			wait(t, "the Puts", func() bool { return int(count(cache.Stats())) == f.tickets })
+			require.Error(t, errs.all())
+			require.Zero(t, cache.Stats().Stored)
+			require.False(t, f.visit(t, server, sess).resumed)
+			require.EqualValues(t, 1, found(cache).Misses)
+		}
+	})
+}
+
+func TestStore_FailingDeleteIsReported(t *testing.T) {
+	eachFault(t, func(t *testing.T, f *fleet, fault func(context.Context) error, count func(libssl.CacheStats) uint64) {
+		st := newSpy()
+		st.OnDelete = func(ctx context.Context, id store.ID) error { return fault(ctx) }
+		var errs heard
+		server, cache := f.node(t, st, shortOptions(t, &errs))
+		f.abort(t, server)
+		wait(t, "the Delete", func() bool { return cache.Stats().Lost == 1 })
+		require.NoError(t, cache.Close(t.Context()), "it was lost before")
+		require.EqualValues(t, 1, count(cache.Stats()))
+		require.Error(t, errs.all())
+		require.Zero(t, cache.Stats().Removed)
+	})
+}
+
+func TestStore_FailingTakeIsAMiss(t *testing.T) {
+	eachFault(t, func(t *testing.T, f *fleet, fault func(context.Context) error, count func(libssl.CacheStats) uint64) {
+		if f.version != tls.VersionTLS13 {
+			t.Skip("entries of TLS 1.2 are not taken")
+		}
+		st := newSpy()
+		st.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) { return store.Record{}, fault(ctx) }
+		var errs heard
+		opt := shortOptions(t, &errs)
+		opt.SingleUse = true
+		server, cache := f.node(t, st, opt)
+		sess := f.visit(t, server, nil).next
+		require.False(t, f.visit(t, server, sess).resumed)
+		require.EqualValues(t, 1, count(cache.Stats()))
+		require.Error(t, errs.all())
+	})
+}
+
+func TestStore_TakeThatComesTooLateIsPutBack(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	st := newSpy()
+	var slow atomic.Bool
+	slow.Store(true)
+	release, back := make(chan struct{}), make(chan store.ID, 8)
+	st.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) {
+		r, err := st.mem.Take(ctx, id)
+		if slow.Load() {
+			<-release
+		}
+		return r, err
+	}
+	var taken store.ID
+	st.OnPut = func(ctx context.Context, r store.Record) error {
+		err := st.mem.Put(ctx, r)
+		if slow.Load() {
+			back <- r.ID
+		}
+		return err
+	}
+	opt := &libssl.StoreOptions{Keys: newRing(t), SingleUse: true, LookupTimeout: 20 * time.Millisecond, PutTimeout: time.Minute}
+	server, cache := f.node(t, st, opt)
+	sess := f.visit(t, server, nil).next
+	taken = storeID(t, sess)
+	before := st.record(t, taken)
+	require.False(t, f.visit(t, server, sess).resumed)
+	require.EqualValues(t, 1, cache.Stats().Timeouts)
+	for len(back) > 0 {
+		require.NotEqual(t, before, <-back)
+	}
+	close(release)
+	require.Equal(t, taken, receive(t, "the entry", back))
+	slow.Store(false)
+	require.EqualValues(t, 1, cache.Stats().PutBack)
+	require.Equal(t, before, st.record(t, taken))
+	require.True(t, f.visit(t, server, sess).resumed)
+}
+
+func TestStore_BreakerSparesAFailingStore(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		var down atomic.Bool
+		state := func() error {
+			if down.Load() {
+				return errDown
+			}
+			return nil
+		}
+		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+			if err := state(); err != nil {
+				return store.Record{}, err
+			}
+			return st.mem.Get(ctx, id)
+		}
+		st.OnPut = func(ctx context.Context, r store.Record) error {
+			if err := state(); err != nil {
+				return err
+			}
+			return st.mem.Put(ctx, r)
+		}
+		var errs heard
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, LookupTimeout: time.Minute, PutTimeout: time.Minute})
+		var clock atomic.Int64
+		clock.Store(time.Now().UnixNano())
+		cache.SetBreakerClock(func() time.Time { return time.Unix(0, clock.Load()) })
+
+		sess := f.visit(t, server, nil).next
+		calls := func() int { return len(st.asked(&st.gets)) + len(st.asked(&st.puts)) }
+		down.Store(true)
+		for !cache.Stats().Open {
+			require.False(t, f.visit(t, server, sess).resumed)
+			require.LessOrEqual(t, cache.Stats().Errors, uint64(5))
+		}
+		require.EqualValues(t, 5, cache.Stats().Errors)
+		require.Equal(t, f.tickets+5, calls())
+
+		skipped := cache.Stats().Skipped
+		down.Store(false)
+		require.False(t, f.visit(t, server, sess).resumed)
+		require.Equal(t, f.tickets+5, calls(), "the store is left alone")
+		require.Greater(t, cache.Stats().Skipped, skipped)
+
+		down.Store(true)
+		clock.Add(int64(time.Second))
+		f.visit(t, server, sess)
+		f.visit(t, server, sess)
+		require.Equal(t, f.tickets+6, calls(), "one try a second")
+		require.True(t, cache.Stats().Open)
+
+		down.Store(false)
+		clock.Add(int64(time.Second))
+		require.True(t, f.visit(t, server, sess).resumed, "the try itself serves")
+		require.False(t, cache.Stats().Open)
+	})
+}
+
+func TestStore_MonstrousCertificateIsNoFailureOfTheStore(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		var hosts []string
+		for i := range 300 {
+			hosts = append(hosts, fmt.Sprintf("%0250d", i))
+		}
+		cert, key := f.ca.Leaf(t, hosts...)
+		require.NoError(t, f.client.UseCertificatePEM(cert, key))
+		server := f.server(t)
+		require.NoError(t, server.AddClientCAsPEM(f.ca.PEM))
+		require.NoError(t, server.SetVerify(libssl.VerifyRequirePeer))
+		st := newSpy()
+		var errs heard
+		cache := useStore(t, server, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear})
+		for range 6 {
+			f.visit(t, server, nil)
+		}
+		require.ErrorIs(t, errs.all(), store.ErrTooLarge)
+		require.Empty(t, st.asked(&st.puts))
+		require.False(t, cache.Stats().Open)
+		require.Zero(t, cache.Stats().Errors)
+	})
+}
+
+func TestStore_OnErrorMayPanic(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		st.OnGet = func(context.Context, store.ID) (store.Record, error) { return store.Record{}, errDown }
+		heard := make(chan error, 1)
+		server, _ := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: func(err error) {
+			heard <- err
+			panic("and the reporter too")
+		}})
+		sess := f.visit(t, server, nil).next
+		require.False(t, f.visit(t, server, sess).resumed)
+		require.ErrorIs(t, <-heard, errDown)
+	})
+}
+
+// ---- single use ---------------------------------------------------------------------
+
+func TestStore_SingleUseResumesOnce(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		opt := &libssl.StoreOptions{Keys: newRing(t), SingleUse: true}
+		a, cacheA := f.node(t, st, opt)
+		b, _ := f.node(t, st, opt)
+		first := f.visit(t, a, nil)
+		second := f.visit(t, b, first.next)
+		require.True(t, second.resumed)
+		again := f.visit(t, a, first.next)
+		if f.version == tls.VersionTLS12 {
+			require.True(t, again.resumed, "ids of TLS 1.2 are read, not taken")
+			require.Empty(t, st.asked(&st.takes))
+			require.Len(t, st.asked(&st.gets), 2)
+			return
+		}
+		require.False(t, again.resumed)
+		require.Empty(t, st.asked(&st.gets))
+		require.Len(t, st.asked(&st.takes), 2)
+		require.Empty(t, st.asked(&st.deletes))
+		require.EqualValues(t, 1, cacheA.Stats().Misses)
+		require.True(t, f.visit(t, a, second.next).resumed)
+	})
+}
+
+func TestStore_SingleUseForgedBinderBurnsNothing(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	for _, single := range []bool{true, false} {
+		st := newSpy()
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), SingleUse: single})
+		sess := f.visit(t, server, nil).next
+		before := st.record(t, storeID(t, sess))
+		forged := altered(t, sess, fieldSecret)
+
+		cn, sn := tcpPipe(t)
+		c, s := f.ends(t, cn, sn, server, forged)
+		go c.Handshake()
+		var failed *libssl.Error
+		require.ErrorAs(t, s.Handshake(), &failed)
+		require.Equal(t, "handshake", failed.Op)
+		require.Zero(t, s.ResumedFrom())
+		closeBoth(c, s)
+		if single {
+			require.Equal(t, []store.ID{storeID(t, sess)}, st.asked(&st.takes))
+			require.EqualValues(t, 1, cache.Stats().PutBack)
+		}
+		require.Equal(t, before, st.record(t, storeID(t, sess)))
+		require.True(t, f.visit(t, server, sess).resumed)
+	}
+}
+
+// cutter closes after the first write.
+type cutter struct{ net.Conn }
+
+func (c *cutter) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.Conn.Close()
+	return n, err
+}
+
+func TestStore_SingleUseProvenClientThatLeaves(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	st := newSpy()
+	server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), SingleUse: true})
+	sess := f.visit(t, server, nil).next
+	cn, sn := tcpPipe(t)
+	c, s := f.ends(t, &cutter{cn}, sn, server, sess)
+	go c.Handshake()
+	require.Error(t, s.Handshake())
+	closeBoth(c, s)
+	require.Len(t, st.asked(&st.takes), 1)
+	require.Zero(t, cache.Stats().PutBack, "its binder was good: that was the use")
+	require.False(t, f.visit(t, server, sess).resumed)
+}
+
+func TestStore_SingleUseGivenUpWhileParked(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	for name, giveUp := range map[string]func(s *libssl.Conn, cancel context.CancelFunc){
+		"Close":  func(s *libssl.Conn, _ context.CancelFunc) { s.Close() },
+		"Abort":  func(s *libssl.Conn, _ context.CancelFunc) { s.Abort() },
+		"cancel": func(_ *libssl.Conn, cancel context.CancelFunc) { cancel() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newSpy()
+			entered, release := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			st.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) {
+				once.Do(func() {
+					close(entered)
+					<-release
+				})
+				return st.mem.Take(context.WithoutCancel(ctx), id)
+			}
+			server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), SingleUse: true, LookupTimeout: time.Minute, PutTimeout: time.Minute})
+			sess := f.visit(t, server, nil).next
+			before := st.record(t, storeID(t, sess))
+			cn, sn := tcpPipe(t)
+			c, s := f.ends(t, cn, sn, server, sess)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go c.Handshake()
+			failed := make(chan error, 1)
+			go func() { failed <- s.HandshakeContext(ctx) }()
+			receive(t, "the Take", entered)
+			giveUp(s, cancel)
+			if name == "cancel" {
+				require.ErrorIs(t, receive(t, "the handshake", failed), context.Canceled, "without waiting for the store")
+			}
+			close(release)
+			if name != "cancel" {
+				require.Error(t, receive(t, "the handshake", failed))
+			}
+			wait(t, "the entry", func() bool { return len(st.asked(&st.puts)) == f.tickets+1 && st.mem.Len() == f.tickets })
+			require.EqualValues(t, 1, cache.Stats().PutBack)
+			require.Zero(t, cache.Stats().Errors+cache.Stats().Timeouts)
+			require.Equal(t, before, st.record(t, storeID(t, sess)))
+			require.True(t, f.visit(t, server, sess).resumed)
+		})
+	}
+}
+
+// ---- sealing and ids -----------------------------------------------------------------
+
+func TestStore_HoldsNoSecrets(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		for _, plain := range []bool{false, true} {
+			st := newSpy()
+			server, _ := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), Plaintext: plain})
+			v := f.visit(t, server, nil)
+			secret := sessionField(t, derOf(t, v.next), fieldSecret)
+			require.GreaterOrEqual(t, len(secret), 32)
+			data := st.record(t, storeID(t, v.next)).Data
+			require.Equal(t, plain, bytes.Contains(data, secret))
+			require.Equal(t, plain, bytes.Contains(data, v.idContext), "nor anything else of the session")
+		}
+	})
+}
+
+func TestStore_RingRotates(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st, ring := newSpy(), newRing(t)
+		a, _ := f.node(t, st, &libssl.StoreOptions{Keys: ring})
+		b, cacheB := f.node(t, st, &libssl.StoreOptions{Keys: ring})
+		sess := f.visit(t, a, nil).next
+		for range ticket.RotatedKeys - 1 { // as long as the key is in the ring
+			require.NoError(t, ring.Rotate())
+			require.True(t, f.visit(t, b, sess).resumed)
+		}
+		require.NoError(t, ring.Rotate())
+		require.False(t, f.visit(t, b, sess).resumed)
+		require.EqualValues(t, 1, cacheB.Stats().Misses)
+		require.EqualValues(t, 1, cacheB.Stats().Untagged)
+	})
+}
+
+func TestStore_IDsCarryATag(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		for _, plain := range []bool{false, true} {
+			st, ring := newSpy(), newRing(t)
+			server, cache := f.node(t, st, &libssl.StoreOptions{Keys: ring, Plaintext: plain})
+			v := f.visit(t, server, nil)
+			for _, id := range append(st.ids(t), v.id) {
+				b := id.Bytes()
+				require.Len(t, b, store.MaxIDLen)
+				require.True(t, ring.CheckTag(b[:ticket.TagSize], b[ticket.TagSize:]))
+			}
+			fresh := cache.Stats().Untagged
+			if f.version == tls.VersionTLS12 {
+				require.EqualValues(t, 1, fresh, "the 32 random bytes of a client that speaks 1.3 too")
+			}
+			require.False(t, f.visit(t, server, forgedID(t, v.next)).resumed)
+			require.Empty(t, st.asked(&st.gets), "neither reaches the store")
+			require.Equal(t, fresh+1, cache.Stats().Untagged)
+			require.Equal(t, fresh+1, cache.Stats().Misses)
+			require.True(t, f.visit(t, server, v.next).resumed)
+		}
+	})
+}
+
+func TestStore_PlaintextWithoutKeysHasNoTags(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		server, cache := f.node(t, st, &libssl.StoreOptions{Plaintext: true})
+		other, _ := f.node(t, st, &libssl.StoreOptions{Plaintext: true})
+		v := f.visit(t, server, nil)
+		require.True(t, f.visit(t, other, v.next).resumed)
+		before := len(st.asked(&st.gets))
+		require.False(t, f.visit(t, server, forgedID(t, v.next)).resumed)
+		require.Len(t, st.asked(&st.gets), before+1)
+		require.Zero(t, cache.Stats().Untagged)
+		for i := range 64 { // the checksum
+			changed := st.record(t, storeID(t, v.next))
+			changed.Data[len(changed.Data)-1-i] ^= 1
+			require.NoError(t, st.mem.Put(t.Context(), changed))
+			require.False(t, f.visit(t, server, v.next).resumed)
+			changed.Data[len(changed.Data)-1-i] ^= 1
+			require.NoError(t, st.mem.Put(t.Context(), changed))
+		}
+		require.EqualValues(t, 64, cache.Stats().Rejected)
+		require.True(t, f.visit(t, server, v.next).resumed)
+	})
+}
+
+// ---- isolation ------------------------------------------------------------------------
+
+func TestStore_IDContextIsThePolicy(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		otherCA := tlstest.NewCA(t, "other")
+		otherCert, otherKey := f.ca.Leaf(t, serverName)
+		ask := func(m libssl.VerifyMode) func(t *testing.T, c *libssl.Context) {
+			return func(t *testing.T, c *libssl.Context) {
+				require.NoError(t, c.AddClientCAsPEM(f.ca.PEM))
+				require.NoError(t, c.SetVerify(m))
+			}
+		}
+		cert, key := f.ca.Leaf(t, "client.test")
+		require.NoError(t, f.client.UseCertificatePEM(cert, key))
+		for name, policy := range map[string]func(t *testing.T, c *libssl.Context){
+			"certificate": func(t *testing.T, c *libssl.Context) { require.NoError(t, c.UseCertificatePEM(otherCert, otherKey)) },
+			"may prove":   ask(libssl.VerifyPeer),
+			"must prove":  ask(libssl.VerifyRequirePeer),
+			"ciphers": func(t *testing.T, c *libssl.Context) {
+				require.NoError(t, c.SetCiphers("ECDHE-ECDSA-AES256-GCM-SHA384"))
+			},
+			"cipher suites": func(t *testing.T, c *libssl.Context) { require.NoError(t, c.SetCipherSuites("TLS_AES_256_GCM_SHA384")) },
+			"explicit":      func(t *testing.T, c *libssl.Context) { require.NoError(t, c.SetSessionIDContext([]byte("mine"))) },
+			"other CA, asked": func(t *testing.T, c *libssl.Context) {
+				require.NoError(t, c.AddClientCAsPEM(otherCA.PEM))
+				ask(libssl.VerifyPeer)(t, c)
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				st, ring := newSpy(), newRing(t)
+				opt := &libssl.StoreOptions{Keys: ring}
+				plain, _ := f.node(t, st, opt)
+				server := func() (*libssl.Context, *libssl.SessionCache) {
+					c := f.server(t)
+					policy(t, c)
+					return c, useStore(t, c, st, opt)
+				}
+				a, _ := server()
+				b, cacheB := server()
+				first := f.visit(t, a, nil)
+				same := f.visit(t, b, first.next)
+				require.True(t, same.resumed, "the same policy")
+				require.Equal(t, first.idContext, same.idContext)
+
+				old := f.visit(t, plain, nil)
+				require.NotEqual(t, old.idContext, first.idContext)
+				require.False(t, f.visit(t, b, old.next).resumed, "made under another policy")
+				require.EqualValues(t, 1, cacheB.Stats().Rejected)
+				require.False(t, f.visit(t, plain, first.next).resumed)
+			})
+		}
+		t.Run("other CA among those asked for", func(t *testing.T) {
+			st, opt := newSpy(), &libssl.StoreOptions{Keys: newRing(t)}
+			one, two := f.server(t), f.server(t)
+			ask(libssl.VerifyPeer)(t, one)
+			ask(libssl.VerifyPeer)(t, two)
+			require.NoError(t, two.AddClientCAsPEM(otherCA.PEM))
+			useStore(t, one, st, opt)
+			useStore(t, two, st, opt)
+			require.False(t, f.visit(t, two, f.visit(t, one, nil).next).resumed)
+		})
+	})
+}
+
+func TestStore_ExplicitIDContextOverrides(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st, ring := newSpy(), newRing(t)
+		var nodes [2]*libssl.Context
+		for i := range nodes {
+			nodes[i] = f.server(t)
+			cert, key := f.ca.Leaf(t, serverName) // another for each
+			require.NoError(t, nodes[i].UseCertificatePEM(cert, key))
+			require.NoError(t, nodes[i].SetSessionIDContext([]byte("shared")))
+			useStore(t, nodes[i], st, &libssl.StoreOptions{Keys: ring})
+		}
+		require.NoError(t, nodes[1].SetCiphers("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256"))
+		first := f.visit(t, nodes[0], nil)
+		require.Equal(t, []byte("shared"), first.idContext)
+		second := f.visit(t, nodes[1], first.next)
+		require.True(t, second.resumed)
+		require.Equal(t, []byte("shared"), second.idContext)
+	})
+}
+
+func TestStore_PolicyChangedLaterCounts(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t)})
+		first := f.visit(t, server, nil)
+		require.NoError(t, server.SetCiphers("ECDHE-ECDSA-AES256-GCM-SHA384"))
+		second := f.visit(t, server, first.next)
+		require.False(t, second.resumed)
+		require.NotEqual(t, first.idContext, second.idContext)
+		require.EqualValues(t, 1, cache.Stats().Rejected)
+		third := f.visit(t, server, second.next)
+		require.True(t, third.resumed)
+		require.NoError(t, server.SetCiphers("DEFAULT"))
+		require.True(t, f.visit(t, server, first.next).resumed, "the old policy, restored")
+	})
+}
+
+func TestStore_HostsDoNotShareSessions(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		for _, shared := range []bool{false, true} {
+			t.Run(fmt.Sprintf("shared=%t", shared), func(t *testing.T) {
+				st, hostStore, opt := newSpy(), newSpy(), &libssl.StoreOptions{Keys: newRing(t)}
+				hosts := map[string]*libssl.Context{}
+				for _, name := range []string{"a.test", "b.test"} {
+					host := f.server(t)
+					cert, key := f.ca.Leaf(t, name)
+					require.NoError(t, host.UseCertificatePEM(cert, key))
+					if shared {
+						require.NoError(t, host.SetSessionIDContext([]byte("both")))
+					}
+					hosts[name] = host
+				}
+				hostCache := useStore(t, hosts["b.test"], hostStore, opt)
+				front, cache := f.node(t, st, opt)
+				front.SetServerNameCallback(func(_ *libssl.SSL, name string) *libssl.Context { return hosts[name] })
+				at := func(name string, sess *libssl.Session) visit {
+					f.name = name
+					defer func() { f.name = serverName }()
+					v := f.visit(t, front, sess)
+					if !v.resumed { // in 1.2 it is otherwise the one of the session
+						require.Equal(t, name, v.state.ServerName)
+					}
+					return v
+				}
+				a, b := at("a.test", nil), at("b.test", nil)
+				require.True(t, at("a.test", a.next).resumed)
+				require.True(t, at("b.test", b.next).resumed)
+				require.Equal(t, shared, at("b.test", a.next).resumed)
+				require.Equal(t, shared, at("a.test", b.next).resumed)
+				own := at(serverName, nil) // nobody's, so the front's
+				require.True(t, at(serverName, own.next).resumed)
+				require.False(t, at("a.test", own.next).resumed)
+				require.False(t, at(serverName, a.next).resumed)
+				if !shared {
+					require.EqualValues(t, 4, cache.Stats().Rejected)
+				}
+				require.NotEmpty(t, st.asked(&st.puts))
+				require.Empty(t, hostStore.asked(&hostStore.puts), "the cache is the one of the Context that made the connection")
+				require.Empty(t, hostStore.asked(&hostStore.gets))
+				require.Zero(t, hostCache.Stats())
+			})
+		}
+	})
+}
+
+// ---- lifetimes ---------------------------------------------------------------------------
+
+func TestStore_MaxLifetimeCountsFromTheFirstHandshake(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	st, ring := newSpy(), newRing(t)
+	server := f.server(t)
+	server.SetSessionTimeout(24 * time.Hour)
+	cache := useStore(t, server, st, &libssl.StoreOptions{Keys: ring, MaxLifetime: 2 * time.Hour})
+	i := f.issue(t, server, st, ring)
+	_, origin, err := libssl.OpenEntry(ring, i.id, i.sid, i.rec.Data)
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), origin, time.Minute)
+	require.WithinDuration(t, origin.Add(2*time.Hour), i.rec.Expires, time.Second)
+
+	age := func(by time.Duration) {
+		rec := i.rec
+		rec.Data = libssl.SealEntry(ring, i.id, i.sid, origin.Add(-by), i.der)
+		require.NoError(t, st.mem.Put(t.Context(), rec))
+	}
+	age(90 * time.Minute)
+	sess := i.sess
+	for range 3 { // each renewal of the one before
+		v := f.visit(t, server, sess)
+		require.True(t, v.resumed)
+		sess = v.next
+		rec := st.record(t, storeID(t, sess))
+		_, renewed, err := libssl.OpenEntry(ring, rec.ID, i.sid, rec.Data)
+		require.NoError(t, err)
+		require.True(t, origin.Add(-90*time.Minute).Equal(renewed), "%v", renewed)
+		require.True(t, origin.Add(30*time.Minute).Equal(rec.Expires), "%v", rec.Expires)
+	}
+	age(2*time.Hour + time.Second)
+	require.False(t, f.visit(t, server, i.sess).resumed)
+	require.EqualValues(t, 1, cache.Stats().Rejected)
+}
+
+func TestStore_EntriesEndWithTheirSessions(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st, ring := newSpy(), newRing(t)
+		server := f.server(t)
+		server.SetSessionTimeout(time.Hour)
+		useStore(t, server, st, &libssl.StoreOptions{Keys: ring})
+		i := f.issue(t, server, st, ring)
+		s, err := libssl.ParseSession(i.der)
+		require.NoError(t, err)
+		defer s.Release()
+		require.True(t, s.Time().Add(time.Hour).Equal(i.rec.Expires))
+	})
+}
+
+// ---- removals and the end ------------------------------------------------------------------
+
+// abort makes a full handshake whose server then breaks the connection.
+func (f *fleet) abort(t testing.TB, server *libssl.Context) *libssl.Session {
+	t.Helper()
+	cn, sn := tcpPipe(t)
+	c, s := f.ends(t, cn, sn, server, nil)
+	require.NoError(t, exchange(c, s))
+	sess := sessionOf(t, c)
+	require.NoError(t, s.Abort())
+	return sess
+}
+
+func TestStore_AbortRemovesAndCloseDoesNot(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t)})
+		closed := f.visit(t, server, nil).next
+		broken := f.abort(t, server)
+		wait(t, "the removal", func() bool { return cache.Stats().Removed == 1 })
+		require.Equal(t, []store.ID{storeID(t, broken)}, st.asked(&st.deletes))
+		require.Equal(t, 2*f.tickets-1, st.mem.Len())
+		require.False(t, f.visit(t, server, broken).resumed)
+		require.True(t, f.visit(t, server, closed).resumed)
+		require.Len(t, st.asked(&st.deletes), 1)
+		require.Zero(t, cache.Stats().Lost)
+	})
+}
+
+func TestSessionCache_CloseDrains(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		entered, release := make(chan struct{}, 8), make(chan struct{})
+		st.OnPut = func(ctx context.Context, r store.Record) error {
+			entered <- struct{}{}
+			<-release
+			return st.mem.Put(ctx, r)
+		}
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), WriteBehind: true, PutTimeout: time.Minute})
+		f.visit(t, server, nil)
+		receive(t, "a Put", entered)
+		closed := make(chan error, 1)
+		go func() { closed <- cache.Close(context.Background()) }()
+		wait(t, "the callbacks to go", func() bool {
+			server.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { return false })
+			return server.SessNewCallback() != nil
+		})
+		require.Empty(t, closed)
+		close(release)
+		require.NoError(t, receive(t, "Close", closed))
+		require.Equal(t, f.tickets, st.mem.Len())
+		require.EqualValues(t, f.tickets, cache.Stats().Stored)
+		require.Zero(t, cache.Stats().Queue)
+		require.ErrorIs(t, cache.Close(t.Context()), libssl.ErrClosed)
+	})
+}
+
+func TestSessionCache_CloseSaysWhatWasLost(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		entered := make(chan struct{}, 8)
+		st.OnDelete = func(ctx context.Context, id store.ID) error {
+			entered <- struct{}{}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), PutTimeout: time.Minute})
+		for range 3 {
+			f.abort(t, server)
+		}
+		receive(t, "a Delete", entered)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errDown)
+		err := cache.Close(ctx)
+		require.ErrorIs(t, err, errDown)
+		require.ErrorContains(t, err, "3 queued operations")
+		require.EqualValues(t, 3, cache.Stats().Lost)
+		require.Zero(t, cache.Stats().Queue)
+		require.Zero(t, cache.Stats().Timeouts+cache.Stats().Errors, "given up, not failed")
+	})
+}
+
+func TestSessionCache_CloseSaysWhyItWasLost(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		entered, release := make(chan struct{}, 8), make(chan struct{})
+		st.OnDelete = func(ctx context.Context, id store.ID) error {
+			entered <- struct{}{}
+			<-release
+			return errDown
+		}
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), PutTimeout: time.Minute})
+		f.abort(t, server)
+		receive(t, "the Delete", entered)
+		closed := make(chan error, 1)
+		go func() { closed <- cache.Close(context.Background()) }()
+		// With a store on it the Context refuses setters.
+		wait(t, "the callbacks to go", func() bool {
+			server.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { return false })
+			return server.SessNewCallback() != nil
+		})
+		close(release)
+		err := receive(t, "Close", closed)
+		require.ErrorIs(t, err, errDown)
+		require.ErrorContains(t, err, "1 queued operations were lost")
+	})
+}
+
+func TestSessionCache_CloseTakesTheCallbacksAway(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		for _, live := range []bool{false, true} {
+			st, opt := newSpy(), &libssl.StoreOptions{Keys: newRing(t)}
+			server, cache := f.node(t, st, opt)
+			cn, sn := tcpPipe(t)
+			c, s := f.ends(t, cn, sn, server, nil)
+			require.NoError(t, exchange(c, s))
+			sess := sessionOf(t, c)
+			if !live {
+				closeBoth(c, s)
+			}
+			require.NoError(t, cache.Close(t.Context()))
+			require.Nil(t, server.SessNewCallback())
+			require.Nil(t, server.SessGetCallback())
+			require.Nil(t, server.SessRemoveCallback())
+			gets, puts := len(st.asked(&st.gets)), len(st.asked(&st.puts))
+			require.False(t, f.visit(t, server, sess).resumed)
+			require.Len(t, st.asked(&st.gets), gets)
+			require.Len(t, st.asked(&st.puts), puts)
+			if live {
+				require.NoError(t, exchange(c, s))
+				closeBoth(c, s)
+			}
+
+			// A remove trampoline left behind would make OpenSSL keep sessions of
+			// stateless tickets (SEMANTICS F1.13).
+			server.SetSessionCacheMode(libssl.CacheServer)
+			server.ClearOptions(libssl.OpNoTicket)
+			f.visit(t, server, nil)
+			require.Zero(t, server.Stats().Number)
+
+			again := useStore(t, server, st, opt)
+			require.True(t, f.visit(t, server, sess).resumed)
+			require.EqualValues(t, 1, again.Stats().Hits)
+			require.NoError(t, again.Close(t.Context()))
+			heard := 0
+			server.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { heard++; return false })
+			f.visit(t, server, nil)
+			require.Equal(t, f.tickets, heard)
+		}
+	})
+}
+
+func TestSessionCache_CloseWhileParked(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		entered, release := make(chan struct{}), make(chan struct{})
+		st.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) {
+			close(entered)
+			<-release
+			return st.mem.Take(ctx, id)
+		}
+		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+			close(entered)
+			<-release
+			return st.mem.Get(ctx, id)
+		}
+		opt := &libssl.StoreOptions{Keys: newRing(t), SingleUse: true, LookupTimeout: time.Minute}
+		server, cache := f.node(t, st, opt)
+		sess := f.visit(t, server, nil).next
+		cn, sn := tcpPipe(t)
+		c, s := f.ends(t, cn, sn, server, sess)
+		done := make(chan error, 1)
+		go func() { done <- exchange(c, s) }()
+		receive(t, "the lookup", entered)
+		require.NoError(t, cache.Close(t.Context()))
+		close(release)
+		require.NoError(t, receive(t, "the handshake", done))
+		require.False(t, s.SessionReused())
+		require.Equal(t, f.tickets, st.mem.Len(), "what was taken and not used is back")
+	})
+}
+
+// ---- refusals ----------------------------------------------------------------------------
+
+// bare has a Store's methods only.
+type bare struct{ store.Store }
+
+func TestUseStore_Refuses(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	mem := memstore.New(memstore.Options{})
+	ring := newRing(t)
+	for name, tt := range map[string]struct {
+		prepare func(c *libssl.Context)
+		st      store.Store
+		opt     *libssl.StoreOptions
+		is      error
+		says    string
+	}{
+		"nil store": {st: nil, says: "nil store"},
+		"new callback": {prepare: func(c *libssl.Context) {
+			c.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { return false })
+		}, st: mem, says: "callback is installed"},
+		"get callback": {prepare: func(c *libssl.Context) {
+			c.SetSessGetCallback(func(*libssl.SSL, libssl.SessionID) (*libssl.Session, libssl.CopyFlag) { return nil, libssl.Copy })
+		}, st: mem, says: "callback is installed"},
+		"remove callback":     {prepare: func(c *libssl.Context) { c.SetSessRemoveCallback(func(*libssl.Context, *libssl.Session) {}) }, st: mem, says: "callback is installed"},
+		"a second store":      {prepare: func(c *libssl.Context) { useStore(t, c, mem, nil) }, st: mem, says: "has a store"},
+		"closed":              {prepare: func(c *libssl.Context) { c.Close() }, st: mem, is: libssl.ErrClosed},
+		"no keys":             {st: bare{mem}, says: "Keys, or Plaintext"},
+		"no keys, options":    {st: bare{mem}, opt: &libssl.StoreOptions{}, says: "Keys, or Plaintext"},
+		"empty ring":          {st: mem, opt: &libssl.StoreOptions{Keys: &ticket.Ring{}}, says: "ring without keys"},
+		"empty ring, plain":   {st: mem, opt: &libssl.StoreOptions{Keys: &ticket.Ring{}, Plaintext: true}, says: "ring without keys"},
+		"negative lookup":     {st: mem, opt: &libssl.StoreOptions{LookupTimeout: -1}, says: "LookupTimeout is negative"},
+		"negative put":        {st: mem, opt: &libssl.StoreOptions{PutTimeout: -1}, says: "PutTimeout is negative"},
+		"negative lifetime":   {st: mem, opt: &libssl.StoreOptions{MaxLifetime: -1}, says: "MaxLifetime is negative"},
+		"single use, no Take": {st: bare{mem}, opt: &libssl.StoreOptions{Keys: ring, SingleUse: true}, is: libssl.ErrUnsupported},
+		"broken key":          {st: brokenKey{mem}, is: errDown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := f.server(t)
+			if tt.prepare != nil {
+				tt.prepare(c)
+			}
+			sc, err := c.UseStore(tt.st, tt.opt)
+			require.Error(t, err)
+			require.Nil(t, sc)
+			if tt.is != nil {
+				require.ErrorIs(t, err, tt.is)
+			}
+			require.ErrorContains(t, err, tt.says)
+		})
+	}
+	sc, err := f.client.UseStore(mem, nil)
+	require.ErrorIs(t, err, libssl.ErrUnsupported)
+	require.Nil(t, sc)
+	sc, err = (*libssl.Context)(nil).UseStore(mem, nil)
+	require.ErrorIs(t, err, libssl.ErrClosed)
+	require.Nil(t, sc)
+
+	// What was refused left nothing behind.
+	c := f.server(t)
+	_, err = c.UseStore(bare{mem}, nil)
+	require.Error(t, err)
+	require.Zero(t, c.SetOptions(0)&libssl.OpNoTicket)
+	useStore(t, c, mem, nil)
+}
+
+// brokenKey is an embedded store whose key cannot be read.
+type brokenKey struct{ store.Store }
+
+func (brokenKey) SealingKey() ([]byte, error) { return nil, errDown }
+
+func TestUseStore_TakesTheSetters(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	server, _ := f.node(t, memstore.New(memstore.Options{}), nil)
+	var told []*libssl.CallbackError
+	server.OnCallbackError(func(e *libssl.CallbackError) { told = append(told, e) })
+	server.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { panic("not installed") })
+	server.SetSessGetCallback(func(*libssl.SSL, libssl.SessionID) (*libssl.Session, libssl.CopyFlag) { panic("not installed") })
+	server.SetSessRemoveCallback(func(*libssl.Context, *libssl.Session) { panic("not installed") })
+	require.Len(t, told, 3)
+	for i, name := range []string{"new", "get", "remove"} {
+		require.Equal(t, name, told[i].Callback)
+		require.ErrorContains(t, told[i], "store")
+	}
+	require.True(t, f.visit(t, server, f.visit(t, server, nil).next).resumed)
+	require.Len(t, told, 3)
+}
+
+func TestUseStore_DefaultsAndMode(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	server, _ := f.node(t, memstore.New(memstore.Options{}), nil)
+	require.NotZero(t, server.SetOptions(0)&libssl.OpNoTicket)
+	require.Equal(t, libssl.CacheServer|libssl.CacheNoInternal, server.SetSessionCacheMode(libssl.CacheServer|libssl.CacheNoInternal))
+	f.visit(t, server, nil)
+	require.Zero(t, server.Stats().Number)
+}
+
+// ---- all at once ---------------------------------------------------------------------------
+
+func TestStore_EverythingAtOnce(t *testing.T) {
+	rounds := 40
+	if testing.Short() {
+		rounds = 10
+	}
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		opt := &libssl.StoreOptions{Keys: newRing(t), SingleUse: true, LookupTimeout: time.Minute, PutTimeout: time.Minute}
+		type node struct {
+			ctx   *libssl.Context
+			cache *libssl.SessionCache
+		}
+		var nodes [3]atomic.Pointer[node]
+		start := func(i int) {
+			ctx := f.server(t)
+			nodes[i].Store(&node{ctx, useStore(t, ctx, st, opt)})
+		}
+		for i := range nodes {
+			start(i)
+		}
+		var clients, disturbers sync.WaitGroup
+		failed := make(chan error, 8*rounds)
+		var resumed atomic.Int64
+		for n := range 8 {
+			clients.Go(func() {
+				var sess *libssl.Session
+				for r := range rounds {
+					server := nodes[(n+r)%len(nodes)].Load().ctx
+					cn, sn := tcpPipe(t)
+					s, err := libssl.Server(sn, server)
+					if errors.Is(err, libssl.ErrClosed) { // replaced meanwhile
+						cn.Close()
+						sn.Close()
+						continue
+					}
+					c, cerr := libssl.Client(cn, f.client, f.name)
+					if err = errors.Join(err, cerr); err != nil {
+						failed <- err
+						return
+					}
+					if sess != nil {
+						c.SetSession(sess)
+					}
+					if err := exchange(c, s); err != nil {
+						failed <- err
+					} else {
+						if s.SessionReused() {
+							resumed.Add(1)
+						}
+						sess.Release()
+						sess, _ = c.Session()
+					}
+					if r%7 == 0 {
+						s.Abort()
+					}
+					closeBoth(c, s)
+				}
+				sess.Release()
+			})
+		}
+		stop := make(chan struct{})
+		for _, disturb := range []func(r int){
+			func(r int) { // another cache on the same Context
+				n := nodes[0].Load()
+				n.cache.Close(context.Background())
+				runtime.Gosched()
+				sc, err := n.ctx.UseStore(st, opt)
+				if err != nil {
+					failed <- err
+					return
+				}
+				nodes[0].Store(&node{n.ctx, sc})
+			},
+			func(r int) { // another Context
+				old := nodes[1].Load()
+				start(1)
+				old.ctx.Close()
+				old.cache.Close(context.Background())
+			},
+			func(r int) { // another key
+				opt.Keys.Rotate()
+				nodes[2].Load().cache.Stats()
+			},
+		} {
+			disturbers.Go(func() {
+				for r := 0; ; r++ {
+					select {
+					case <-stop:
+						return
+					case <-time.After(time.Millisecond):
+						disturb(r)
+					}
+				}
+			})
+		}
+		clients.Wait()
+		close(stop)
+		disturbers.Wait()
+		for i := range nodes {
+			nodes[i].Load().cache.Close(context.Background())
+		}
+		close(failed)
+		for err := range failed {
+			require.NoError(t, err)
+		}
+		t.Logf("%d resumed", resumed.Load())
+	})
+}

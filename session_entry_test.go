@@ -135,3 +135,6 @@ func TestResumption_WipesItsAnswers(t *testing.T) {
 	require.Equal(t, make([]byte, len(der)), der)
 	require.Nil(t, r.answers[0].der)
 }
+
+// SetBreakerClock sets the clock of a cache that is not in use yet.
+func (sc *SessionCache) SetBreakerClock(now func() time.Time) { sc.breaker.now = now }
