@@ -235,6 +235,7 @@ extern int scb_ssl_conn_idx;
 void scb_take_errs(scb_errs **errs);
 uint64_t scb_ssl_ctx_handle(SSL *ssl);
 uint64_t scb_ssl_conn_handle(SSL *ssl);
+void scb_ssl_free(SSL *ssl);
 int scb_client_hello_cb(SSL *ssl, int *alert, void *arg);
 /* Around whatever may call a remove handler; unlocked is the context whose
  * removals are known to hold no lock, or NULL. */

@@ -18,7 +18,7 @@ typedef struct scb_ctx {
     uint64_t handle;
     SSL_CTX *ssl_ctx;
     CRYPTO_RWLOCK *lock;
-    long live;              /* SSLs that exist */
+    long live;              /* SSLs that exist, and calls under way that may call remove */
     unsigned int leaving;   /* trampolines to take out with the last SSL */
     unsigned char *alpn;
     size_t alpn_len;
@@ -39,14 +39,48 @@ static __thread SSL_CTX *scb_unlocked;
 
 /* ---- handles ------------------------------------------------------------ */
 
+static int scb_sess_new_cb(SSL *ssl, SSL_SESSION *sess);
+static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, int *copy);
+static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess);
+
+/* Trampolines only: what C installed over one is C's. */
 static void scb_uninstall(scb_ctx *c, unsigned int which)
 {
-    if (which & 1u << SCB_SESS_NEW)
+    if (which & 1u << SCB_SESS_NEW && SSL_CTX_sess_get_new_cb(c->ssl_ctx) == scb_sess_new_cb)
         SSL_CTX_sess_set_new_cb(c->ssl_ctx, NULL);
-    if (which & 1u << SCB_SESS_GET)
+    if (which & 1u << SCB_SESS_GET && SSL_CTX_sess_get_get_cb(c->ssl_ctx) == scb_sess_get_cb)
         SSL_CTX_sess_set_get_cb(c->ssl_ctx, NULL);
-    if (which & 1u << SCB_SESS_REMOVE)
+    if (which & 1u << SCB_SESS_REMOVE && SSL_CTX_sess_get_remove_cb(c->ssl_ctx) == scb_sess_remove_cb)
         SSL_CTX_sess_set_remove_cb(c->ssl_ctx, NULL);
+}
+
+static void scb_install(SSL_CTX *ctx, int which)
+{
+    if (which == SCB_SESS_NEW)
+        SSL_CTX_sess_set_new_cb(ctx, scb_sess_new_cb);
+    else if (which == SCB_SESS_GET)
+        SSL_CTX_sess_set_get_cb(ctx, scb_sess_get_cb);
+    else
+        SSL_CTX_sess_set_remove_cb(ctx, scb_sess_remove_cb);
+}
+
+/* While live is not 0 no callback pointer becomes NULL. */
+static void scb_live(scb_ctx *c)
+{
+    CRYPTO_THREAD_write_lock(c->lock);
+    c->live++;
+    CRYPTO_THREAD_unlock(c->lock);
+}
+
+static void scb_dead(scb_ctx *c)
+{
+    /* Under the lock an SSL born meanwhile is either counted or sees NULL. */
+    CRYPTO_THREAD_write_lock(c->lock);
+    if (--c->live == 0 && c->leaving != 0) {
+        scb_uninstall(c, c->leaving);
+        c->leaving = 0;
+    }
+    CRYPTO_THREAD_unlock(c->lock);
 }
 
 static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -68,11 +102,8 @@ static void scb_ssl_new_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx,
     scb_ctx *c = ctx == NULL ? NULL : SSL_CTX_get_ex_data(ctx, scb_ctx_idx);
 
     (void)ptr, (void)argl, (void)argp;
-    if (c == NULL || !CRYPTO_set_ex_data(ad, idx, c))
-        return;
-    CRYPTO_THREAD_write_lock(c->lock);
-    c->live++;
-    CRYPTO_THREAD_unlock(c->lock);
+    if (c != NULL && CRYPTO_set_ex_data(ad, idx, c))
+        scb_live(c);
 }
 
 static void scb_ssl_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -80,15 +111,8 @@ static void scb_ssl_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx
     scb_ctx *c = ptr;
 
     (void)parent, (void)ad, (void)idx, (void)argl, (void)argp;
-    if (c == NULL)
-        return;
-    /* Under the lock an SSL born meanwhile is either counted or sees NULL. */
-    CRYPTO_THREAD_write_lock(c->lock);
-    if (--c->live == 0 && c->leaving != 0) {
-        scb_uninstall(c, c->leaving);
-        c->leaving = 0;
-    }
-    CRYPTO_THREAD_unlock(c->lock);
+    if (c != NULL)
+        scb_dead(c);
 }
 
 /* SSL_dup copies ex_data, but an scb_conn belongs to one SSL. */
@@ -249,24 +273,23 @@ void scb_sess_set(SSL_CTX *ctx, int which, int on)
 {
     scb_ctx *c = scb_ctx_of(ctx);
     unsigned int bit = 1u << which;
+    void *fn;
 
     CRYPTO_THREAD_write_lock(c->lock);
-    if (!on) {
+    if (on) {
+        c->leaving &= ~bit;
+        scb_install(ctx, which);
+    } else if (scb_sess_installed(ctx, which, &fn) != 0) {
         /* A running handshake tests the pointer and then reads it again to
          * call it (F4.2): it may go only while no SSL exists. Until then the
-         * trampoline answers as C does without a callback. */
-        if (c->live == 0)
+         * trampoline, be it in the place of somebody else's function, answers
+         * as C does without a callback. */
+        scb_install(ctx, which);
+        c->leaving |= bit;
+        if (c->live == 0) {
             scb_uninstall(c, bit);
-        else
-            c->leaving |= bit;
-    } else {
-        c->leaving &= ~bit;
-        if (which == SCB_SESS_NEW)
-            SSL_CTX_sess_set_new_cb(ctx, scb_sess_new_cb);
-        else if (which == SCB_SESS_GET)
-            SSL_CTX_sess_set_get_cb(ctx, scb_sess_get_cb);
-        else
-            SSL_CTX_sess_set_remove_cb(ctx, scb_sess_remove_cb);
+            c->leaving &= ~bit;
+        }
     }
     CRYPTO_THREAD_unlock(c->lock);
 }
@@ -394,9 +417,11 @@ int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s)
 
     if (scb_ctx_in_remove(ctx))
         return SCB_REENTRANT;
+    scb_live(scb_ctx_of(ctx));
     outer = scb_enter(NULL);
     ret = SSL_CTX_add_session(ctx, s);
     scb_leave(outer);
+    scb_dead(scb_ctx_of(ctx));
     ERR_clear_error();
     return ret;
 }
@@ -408,9 +433,11 @@ int scb_ctx_remove_session(SSL_CTX *ctx, SSL_SESSION *s)
 
     if (scb_ctx_in_remove(ctx))
         return SCB_REENTRANT;
+    scb_live(scb_ctx_of(ctx));
     outer = scb_enter(ctx);
     ret = SSL_CTX_remove_session(ctx, s);
     scb_leave(outer);
+    scb_dead(scb_ctx_of(ctx));
     ERR_clear_error();
     return ret;
 }
@@ -421,6 +448,7 @@ int scb_ctx_flush(SSL_CTX *ctx, int64_t at)
 
     if (scb_ctx_in_remove(ctx))
         return SCB_REENTRANT;
+    scb_live(scb_ctx_of(ctx));
     outer = scb_enter(NULL);
 #ifdef SCB_HAVE_TIME_EX
     SSL_CTX_flush_sessions_ex(ctx, (time_t)at);
@@ -428,8 +456,28 @@ int scb_ctx_flush(SSL_CTX *ctx, int64_t at)
     SSL_CTX_flush_sessions(ctx, (long)at);
 #endif
     scb_leave(outer);
+    scb_dead(scb_ctx_of(ctx));
     ERR_clear_error();
     return SCB_OK;
+}
+
+/* SSL_free runs the ex_data hook first and gives up a broken connection's
+ * session afterwards: the SSL counts until that is over. */
+void scb_ssl_free(SSL *ssl)
+{
+    scb_ctx *c = SSL_get_ex_data(ssl, scb_ssl_ctx_idx);
+    SSL_CTX *ctx;
+
+    if (c == NULL) {
+        SSL_free(ssl);
+        return;
+    }
+    ctx = c->ssl_ctx;
+    SSL_CTX_up_ref(ctx);
+    scb_live(c);
+    SSL_free(ssl);
+    scb_dead(c);
+    SSL_CTX_free(ctx);
 }
 
 void scb_ctx_up_ref(SSL_CTX *ctx)

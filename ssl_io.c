@@ -160,7 +160,7 @@ void scb_conn_free(scb_conn *c, int abort)
      * whole fleet (SEMANTICS F3.1). */
     if (!abort)
         SSL_set_shutdown(c->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
-    SSL_free(c->ssl);
+    scb_ssl_free(c->ssl);
     scb_leave(outer);
     OPENSSL_clear_free(c->spill, c->spill_cap);
     scb_errs_free(c->errs);
