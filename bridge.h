@@ -201,6 +201,7 @@ typedef struct scb_conn {
     int err;                    /* SSL_get_error */
     int reused;                 /* SSL_session_reused, after a handshake step */
     int starved;                /* a read can only ask for more input */
+    struct scb_conn *outer;     /* the step around this one, on the same thread */
 } scb_conn;
 
 #define SCB_NAME_NONE 0
@@ -235,6 +236,8 @@ extern int scb_ssl_conn_idx;
 void scb_take_errs(scb_errs **errs);
 uint64_t scb_ssl_ctx_handle(SSL *ssl);
 uint64_t scb_ssl_conn_handle(SSL *ssl);
+/* Handle of the connection whose step runs on this thread, 0 if none does. */
+uint64_t scb_stepping_handle(void);
 void scb_ssl_free(SSL *ssl);
 int scb_client_hello_cb(SSL *ssl, int *alert, void *arg);
 /* Around whatever may call a remove handler; unlocked is the context whose

@@ -206,16 +206,18 @@ static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, 
 static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
 {
     scb_frame f;
+    SSL_CTX *outer = scb_enter(NULL); /* it is about this call, not about those of the handler */
 
     /* Which paths hold the lock differs between versions: all but our own
      * SSL_CTX_remove_session may, so all but that refuse re-entry. */
-    f.removing = scb_unlocked == ctx ? NULL : ctx;
+    f.removing = outer == ctx ? NULL : ctx;
     f.up = scb_frames;
     scb_frames = &f;
     ERR_set_mark();
-    scbGoSessRemove(scb_ctx_handle(ctx), ctx, sess);
+    scbGoSessRemove(scb_ctx_handle(ctx), scb_stepping_handle(), ctx, sess);
     ERR_pop_to_mark();
     scb_frames = f.up;
+    scb_leave(outer);
 }
 
 static int scb_generate_id_cb(SSL *ssl, unsigned char *id, unsigned int *len)

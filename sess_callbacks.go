@@ -349,7 +349,7 @@ func (c *Context) SessGetCallback() (f GetSessionFunc) {
 // ---- remove -------------------------------------------------------------------
 
 //export scbGoSessRemove
-func scbGoSessRemove(h C.uint64_t, _ *C.SSL_CTX, sess *C.SSL_SESSION) {
+func scbGoSessRemove(h, ch C.uint64_t, _ *C.SSL_CTX, sess *C.SSL_SESSION) {
 	ctx, _ := lookup(h, 0)
 	if ctx == nil {
 		return
@@ -363,8 +363,13 @@ func scbGoSessRemove(h C.uint64_t, _ *C.SSL_CTX, sess *C.SSL_SESSION) {
 	if f == nil {
 		return
 	}
+	// There is no SSL, but a connection whose step this is must not be waited
+	// for.
+	conn := conns.Get(cgo.Handle(ch))
 	s := &Session{p: sess}
+	conn.enterHandler()
 	callRemove(*f, ctx, s)
+	conn.leaveHandler()
 	s.mu.Lock()
 	s.p = nil
 	s.mu.Unlock()

@@ -10,8 +10,8 @@
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 
-/* The step running on this thread, for handlers that call back into their own
- * connection. */
+/* The steps running on this thread, innermost first, for handlers that call
+ * back into their own connection. */
 static __thread scb_conn *scb_stepping;
 
 /* ---- a flat BIO over the buffers of the step ------------------------------- */
@@ -204,10 +204,10 @@ static void scb_drain(scb_conn *c)
 void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigned char *in, size_t in_len,
               unsigned char *out, size_t out_cap)
 {
-    scb_conn *outer_step = scb_stepping;
     SSL_CTX *outer = scb_enter(NULL);
     int ret = 1;
 
+    c->outer = scb_stepping;
     scb_stepping = c;
     c->in = in;
     c->in_len = in_len;
@@ -253,12 +253,20 @@ void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigne
     c->in = NULL;
     c->out = NULL;
     scb_leave(outer);
-    scb_stepping = outer_step;
+    scb_stepping = c->outer;
 }
 
 int scb_conn_stepping(scb_conn *c)
 {
-    return scb_stepping == c;
+    for (scb_conn *s = scb_stepping; s != NULL; s = s->outer)
+        if (s == c)
+            return 1;
+    return 0;
+}
+
+uint64_t scb_stepping_handle(void)
+{
+    return scb_stepping == NULL ? 0 : scb_stepping->handle;
 }
 
 /* ---- what a connection knows ------------------------------------------------- */
