@@ -226,24 +226,24 @@ func (c *Context) SetSessNewCallback(f NewSessionFunc) {
 func (c *Context) SessNewCallback() (f NewSessionFunc) {
 	c.installed(C.SCB_SESS_NEW, func() { f = deref(c.newSession.Load()) }, func(fn unsafe.Pointer) {
 		f = func(ssl *SSL, s *Session) (kept bool) {
-			sp := ssl.p.Load()
-			if sp == nil || s == nil {
+			sp := ssl.pointer()
+			if sp == nil {
 				return false
 			}
-			s.with(func(p *C.SSL_SESSION) {
-				// The reference that came with the callback goes to C, as it
-				// would have; of a session of somebody's own C gets another.
-				lent := !s.owned && !s.spent
-				if !lent {
-					C.scb_session_up_ref(p)
-				}
+			// C gets the reference that came with the callback, as it would have,
+			// or one of its own where that one has an owner.
+			s.outside(func(p *C.SSL_SESSION, _ *C.SSL_CTX) (gone bool) {
 				kept = C.scb_sess_call_new(fn, sp, p) != 0
-				switch {
-				case lent:
-					s.spent = kept
-				case !kept:
-					C.scb_session_free(p)
+				if !kept {
+					return false
 				}
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if s.p == nil || s.owned || s.spent {
+					return true
+				}
+				s.spent = true
+				return false
 			})
 			return kept
 		}
@@ -331,7 +331,7 @@ func (c *Context) SetSessGetCallback(f GetSessionFunc) {
 func (c *Context) SessGetCallback() (f GetSessionFunc) {
 	c.installed(C.SCB_SESS_GET, func() { f = deref(c.getSession.Load()) }, func(fn unsafe.Pointer) {
 		f = func(ssl *SSL, id SessionID) (*Session, CopyFlag) {
-			sp := ssl.p.Load()
+			sp := ssl.pointer()
 			if sp == nil {
 				return nil, Copy
 			}
@@ -349,7 +349,7 @@ func (c *Context) SessGetCallback() (f GetSessionFunc) {
 // ---- remove -------------------------------------------------------------------
 
 //export scbGoSessRemove
-func scbGoSessRemove(h, ch C.uint64_t, _ *C.SSL_CTX, sess *C.SSL_SESSION) {
+func scbGoSessRemove(h, ch C.uint64_t, sslCtx *C.SSL_CTX, sess *C.SSL_SESSION) {
 	ctx, _ := lookup(h, 0)
 	if ctx == nil {
 		return
@@ -366,12 +366,12 @@ func scbGoSessRemove(h, ch C.uint64_t, _ *C.SSL_CTX, sess *C.SSL_SESSION) {
 	// There is no SSL, but a connection whose step this is must not be waited
 	// for.
 	conn := conns.Get(cgo.Handle(ch))
-	s := &Session{p: sess}
+	s := &Session{p: sess, ctx: sslCtx}
 	conn.enterHandler()
 	callRemove(*f, ctx, s)
 	conn.leaveHandler()
 	s.mu.Lock()
-	s.p = nil
+	s.p, s.ctx = nil, nil
 	s.mu.Unlock()
 }
 
@@ -401,15 +401,34 @@ func (c *Context) SetSessRemoveCallback(f RemoveSessionFunc) {
 func (c *Context) SessRemoveCallback() (f RemoveSessionFunc) {
 	c.installed(C.SCB_SESS_REMOVE, func() { f = deref(c.removeSession.Load()) }, func(fn unsafe.Pointer) {
 		f = func(ctx *Context, s *Session) {
-			cp, err := ctx.acquire()
-			if err != nil {
-				return
-			}
-			defer ctx.release()
-			s.with(func(p *C.SSL_SESSION) { C.scb_sess_call_remove(fn, cp, p) })
+			s.outside(func(p *C.SSL_SESSION, cp *C.SSL_CTX) bool {
+				if cp == nil {
+					var err error
+					if cp, err = ctx.acquire(); err != nil {
+						return false
+					}
+					defer ctx.release()
+				}
+				C.scb_sess_call_remove(fn, cp, p)
+				return false
+			})
 		}
 	})
 	return f
+}
+
+// outside runs f, which calls unknown code, on the live object: under a
+// reference, not under the lock. f says whether that reference has gone.
+func (s *Session) outside(f func(p *C.SSL_SESSION, ctx *C.SSL_CTX) (gone bool)) {
+	var p *C.SSL_SESSION
+	var ctx *C.SSL_CTX
+	s.with(func(live *C.SSL_SESSION) {
+		C.scb_session_up_ref(live)
+		p, ctx = live, s.ctx
+	})
+	if p != nil && !f(p, ctx) {
+		C.scb_session_free(p)
+	}
 }
 
 // ---- in and out -----------------------------------------------------------------

@@ -42,6 +42,9 @@ type Session struct {
 	net   runtime.Cleanup
 	owned bool // p's reference is ours to give back
 	spent bool // p is still good, but its reference has gone to C
+	// ctx is the SSL_CTX that gives the session up, while a remove handler runs:
+	// its Context may be closed by then.
+	ctx *C.SSL_CTX
 }
 
 // liveSessions counts references that Sessions own, forgottenSessions those

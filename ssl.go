@@ -25,11 +25,19 @@ type sslPointer struct{ p unsafe.Pointer }
 func (s *sslPointer) Load() *C.SSL   { return (*C.SSL)(atomic.LoadPointer(&s.p)) }
 func (s *sslPointer) Store(p *C.SSL) { atomic.StorePointer(&s.p, unsafe.Pointer(p)) }
 
+// pointer is nil outside the call.
+func (s *SSL) pointer() *C.SSL {
+	if s == nil {
+		return nil
+	}
+	return s.p.Load()
+}
+
 // Conn is the connection, nil if C code made the SSL or the call is over. In a
 // handler its I/O methods answer ErrReentrant; Close and Abort take effect when
 // the handler has returned.
 func (s *SSL) Conn() *Conn {
-	if s.p.Load() == nil {
+	if s.pointer() == nil {
 		return nil
 	}
 	return s.conn
@@ -38,7 +46,7 @@ func (s *SSL) Conn() *Conn {
 // Context is the one the callbacks belong to: the one the connection was made
 // with, also after an SNI switch, when SSL_get_SSL_CTX(3) names another.
 func (s *SSL) Context() *Context {
-	if s.p.Load() == nil {
+	if s.pointer() == nil {
 		return nil
 	}
 	return s.ctx
@@ -48,7 +56,7 @@ func (s *SSL) Context() *Context {
 // that extension, which is when get handlers run, it is empty for a TLS 1.2
 // client. Corresponds to SSL_get_servername(3).
 func (s *SSL) ServerName() string {
-	p := s.p.Load()
+	p := s.pointer()
 	if p == nil {
 		return ""
 	}
@@ -58,7 +66,7 @@ func (s *SSL) ServerName() string {
 // Version is the protocol version, as tls.VersionTLS13; it is settled when the
 // session callbacks run. Corresponds to SSL_version(3).
 func (s *SSL) Version() uint16 {
-	p := s.p.Load()
+	p := s.pointer()
 	if p == nil {
 		return 0
 	}
@@ -66,4 +74,4 @@ func (s *SSL) Version() uint16 {
 }
 
 // Pointer is the SSL, for C code that the handler calls.
-func (s *SSL) Pointer() unsafe.Pointer { return unsafe.Pointer(s.p.Load()) }
+func (s *SSL) Pointer() unsafe.Pointer { return unsafe.Pointer(s.pointer()) }
