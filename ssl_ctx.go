@@ -568,6 +568,10 @@ func (c *Context) SetSessionTimeout(d time.Duration) (before time.Duration) {
 // AddSession puts s into the internal cache and reports whether it was not
 // there yet. OpenSSL takes a reference of its own. Corresponds to
 // SSL_CTX_add_session(3).
+//
+// Ownership: OpenSSL links an SSL_SESSION into the cache of one context only,
+// and does not check: give a second Context a Dup. While a Context serves, give
+// it a Dup also of a session that it may be evicting.
 func (c *Context) AddSession(s *Session) (added bool, err error) {
 	return c.changeCache(s, func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int {
 		if C.scb_ctx_in_remove(p) != 0 {
