@@ -1,0 +1,178 @@
+// Package cref does with OpenSSL in C what the tests compare Go against: it counts SSL_SESSIONs, has the three session
+// callbacks with their literal flags, and drives both ends of a connection without any Go.
+package cref
+
+/*
+#cgo pkg-config: libssl libcrypto
+
+#include <stdlib.h>
+#include "cref.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"unsafe"
+)
+
+func init() {
+	if C.cref_init() != 1 {
+		panic("cref: no ex_data index left")
+	}
+}
+
+// SessionsMade counts the SSL_SESSIONs that came to life in this process, duplicates included.
+func SessionsMade() int { return int(C.cref_sessions_made()) }
+
+// SessionsDestroyed counts those whose last reference was given back.
+func SessionsDestroyed() int { return int(C.cref_sessions_destroyed()) }
+
+// LiveSessions counts those that exist.
+func LiveSessions() int { return int(C.cref_sessions_made() - C.cref_sessions_destroyed()) }
+
+// ContextsDestroyed counts the SSL_CTXs whose last reference was given back.
+func ContextsDestroyed() int { return int(C.cref_ctxs_destroyed()) }
+
+// MasterKey is the secret of an SSL_SESSION.
+func MasterKey(session unsafe.Pointer) []byte {
+	b := make([]byte, 512)
+	n := C.cref_master_key((*C.SSL_SESSION)(session), (*C.uchar)(unsafe.SliceData(b)), C.size_t(len(b)))
+	return b[:n]
+}
+
+// BlankSession is an SSL_SESSION without a cipher, which has no serial form.
+func BlankSession() unsafe.Pointer { return unsafe.Pointer(C.cref_session_without_cipher()) }
+
+// ---- callbacks in C ------------------------------------------------------------
+
+// Which callbacks to install, or to ask for.
+const (
+	New    = C.CREF_NEW
+	Get    = C.CREF_GET
+	Remove = C.CREF_REMOVE
+)
+
+// Callbacks are C functions installed on an SSL_CTX, and what they have seen.
+type Callbacks struct{ c *C.cref_callbacks }
+
+// Install puts the C functions named by which onto an SSL_CTX.
+func Install(sslCtx unsafe.Pointer, which int) (*Callbacks, error) {
+	c := C.cref_install((*C.SSL_CTX)(sslCtx), C.int(which))
+	if c == nil {
+		return nil, errors.New("cref: out of memory")
+	}
+	return &Callbacks{c}, nil
+}
+
+// Keep says whether new returns 1 and keeps the session.
+func (cb *Callbacks) Keep(yes bool) {
+	cb.c.keep = 0
+	if yes {
+		cb.c.keep = 1
+	}
+}
+
+// Answer makes get answer with the decoded session and set *copy to copy; with 0 it is answered once.
+func (cb *Callbacks) Answer(der []byte, copy int) error {
+	cb.c.copy = C.int(copy)
+	if C.cref_answer_der(cb.c, (*C.uchar)(unsafe.SliceData(der)), C.size_t(len(der))) != 1 {
+		return errors.New("cref: cannot decode")
+	}
+	return nil
+}
+
+// Calls counts what was called so far.
+func (cb *Callbacks) Calls() (news, gets, removes int) {
+	return int(cb.c.news), int(cb.c.gets), int(cb.c.removes)
+}
+
+// Kept counts the references that new has kept.
+func (cb *Callbacks) Kept() int { return int(cb.c.nkept) }
+
+// Made is the serial form of the last session that new saw.
+func (cb *Callbacks) Made() []byte { return C.GoBytes(unsafe.Pointer(cb.c.der), cb.c.der_len) }
+
+// Free gives back what the callbacks hold. They must not be called any more.
+func (cb *Callbacks) Free() { C.cref_callbacks_free(cb.c) }
+
+// Whose a C pointer of an SSL_CTX is.
+const (
+	Nobodys = 0
+	Ours    = 1 // cref's
+	Others  = 2
+)
+
+// Installed says whose function the C pointer of one callback is.
+func Installed(sslCtx unsafe.Pointer, which int) int {
+	return int(C.cref_installed((*C.SSL_CTX)(sslCtx), C.int(which)))
+}
+
+// ---- contexts and connections -----------------------------------------------------
+
+// NewContext makes an SSL_CTX in C.
+func NewContext(client bool) unsafe.Pointer {
+	if client {
+		return unsafe.Pointer(C.cref_ctx_new(1))
+	}
+	return unsafe.Pointer(C.cref_ctx_new(0))
+}
+
+// FreeContext gives an SSL_CTX's reference back, in C.
+func FreeContext(sslCtx unsafe.Pointer) { C.cref_ctx_free((*C.SSL_CTX)(sslCtx)) }
+
+// SwitchOnName makes a servername callback in C that switches every SSL of one SSL_CTX to another.
+func SwitchOnName(sslCtx, to unsafe.Pointer) {
+	C.cref_sni_switch((*C.SSL_CTX)(sslCtx), (*C.SSL_CTX)(to))
+}
+
+// SwitchOnHello does that in a ClientHello callback.
+func SwitchOnHello(sslCtx, to unsafe.Pointer) {
+	C.cref_sni_switch_in_hello((*C.SSL_CTX)(sslCtx), (*C.SSL_CTX)(to))
+}
+
+// Pair is both ends of a connection, made and driven by C.
+type Pair struct{ c *C.cref_pair }
+
+// NewPair makes the SSLs of a connection; the client asks for name and offers a session, where given.
+func NewPair(client, server unsafe.Pointer, name string, offer unsafe.Pointer) (*Pair, error) {
+	var cname *C.char
+	if name != "" {
+		cname = C.CString(name)
+		defer C.free(unsafe.Pointer(cname))
+	}
+	c := C.cref_pair_new((*C.SSL_CTX)(client), (*C.SSL_CTX)(server), cname, (*C.SSL_SESSION)(offer))
+	if c == nil {
+		return nil, errors.New("cref: no pair")
+	}
+	return &Pair{c}, nil
+}
+
+// Run handshakes and moves a byte each way.
+func (p *Pair) Run() bool { return C.cref_pair_run(p.c) == 1 }
+
+// RunOnThread is Run on a thread that C starts and Go does not know.
+func (p *Pair) RunOnThread() bool { return C.cref_pair_run_on_thread(p.c) == 1 }
+
+// Reused says whether both ends resumed.
+func (p *Pair) Reused() bool { return C.cref_pair_reused(p.c) == 1 }
+
+// Session is SSL_get1_session of the client.
+func (p *Pair) Session() unsafe.Pointer { return unsafe.Pointer(C.cref_pair_session(p.c)) }
+
+// Client and Server are the SSLs.
+func (p *Pair) Client() unsafe.Pointer { return unsafe.Pointer(p.c.client) }
+func (p *Pair) Server() unsafe.Pointer { return unsafe.Pointer(p.c.server) }
+
+// Free frees both SSLs, the client's after a close_notify, the server's after one if clean.
+func (p *Pair) Free(clean bool) {
+	if clean {
+		C.cref_pair_free(p.c, 1)
+	} else {
+		C.cref_pair_free(p.c, 0)
+	}
+}
+
+// CurrentContext is SSL_get_SSL_CTX.
+func CurrentContext(ssl unsafe.Pointer) unsafe.Pointer {
+	return unsafe.Pointer(C.SSL_get_SSL_CTX((*C.SSL)(ssl)))
+}

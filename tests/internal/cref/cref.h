@@ -1,0 +1,58 @@
+/*
+ * What tests do with OpenSSL in C alone: sessions counted, callbacks with the literal flags, both ends of a handshake
+ * driven by C.
+ */
+#ifndef CREF_H
+#define CREF_H
+
+#include <stddef.h>
+#include <openssl/ssl.h>
+
+/* ---- SSL_SESSIONs counted by ex_data hooks (sessions.c) ------------------- */
+
+int cref_init(void);
+long cref_sessions_made(void);
+long cref_sessions_destroyed(void);
+size_t cref_master_key(SSL_SESSION *s, unsigned char *out, size_t size);
+SSL_SESSION *cref_session_without_cipher(void);
+long cref_ctxs_destroyed(void);
+
+/* ---- callbacks written in C (callbacks.c) --------------------------------- */
+
+typedef struct cref_callbacks {
+    int keep;           /* what new returns; 1 keeps the reference in kept */
+    int copy;           /* what get sets *copy to */
+    SSL_SESSION *answer; /* what get answers; with copy 0 it is spent by that */
+    SSL_SESSION *kept[64];
+    int nkept, news, gets, removes;
+    unsigned char *der; /* the last one that new saw */
+    int der_len;
+} cref_callbacks;
+
+cref_callbacks *cref_install(SSL_CTX *ctx, int which);
+void cref_callbacks_free(cref_callbacks *cb);
+int cref_installed(SSL_CTX *ctx, int which); /* 0 none, 1 cref's, 2 another */
+int cref_answer_der(cref_callbacks *cb, const unsigned char *der, size_t len);
+#define CREF_NEW 1
+#define CREF_GET 2
+#define CREF_REMOVE 4
+
+/* ---- contexts and both ends of a connection (pair.c) ---------------------- */
+
+SSL_CTX *cref_ctx_new(int client);
+void cref_ctx_free(SSL_CTX *ctx);
+void cref_sni_switch(SSL_CTX *ctx, SSL_CTX *to);
+void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to);
+
+typedef struct cref_pair {
+    SSL *client, *server;
+} cref_pair;
+
+cref_pair *cref_pair_new(SSL_CTX *client, SSL_CTX *server, const char *name, SSL_SESSION *offer);
+int cref_pair_run(cref_pair *p);
+int cref_pair_run_on_thread(cref_pair *p);
+int cref_pair_reused(cref_pair *p);
+SSL_SESSION *cref_pair_session(cref_pair *p);
+void cref_pair_free(cref_pair *p, int clean);
+
+#endif

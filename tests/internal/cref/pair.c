@@ -1,0 +1,138 @@
+/* pair.c: SSLs that C makes, both ends of a connection in memory. */
+#include "cref.h"
+
+#include <openssl/err.h>
+#include <pthread.h>
+
+SSL_CTX *cref_ctx_new(int client)
+{
+    return SSL_CTX_new(client ? TLS_client_method() : TLS_server_method());
+}
+
+void cref_ctx_free(SSL_CTX *ctx)
+{
+    SSL_CTX_free(ctx);
+}
+
+static int sni_cb(SSL *ssl, int *alert, void *to)
+{
+    (void)alert;
+    return SSL_set_SSL_CTX(ssl, to) == NULL ? SSL_TLSEXT_ERR_ALERT_FATAL : SSL_TLSEXT_ERR_OK;
+}
+
+void cref_sni_switch(SSL_CTX *ctx, SSL_CTX *to)
+{
+    SSL_CTX_set_tlsext_servername_callback(ctx, sni_cb);
+    SSL_CTX_set_tlsext_servername_arg(ctx, to);
+}
+
+static int hello_cb(SSL *ssl, int *alert, void *to)
+{
+    (void)alert;
+    return SSL_set_SSL_CTX(ssl, to) == NULL ? SSL_CLIENT_HELLO_ERROR : SSL_CLIENT_HELLO_SUCCESS;
+}
+
+void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to)
+{
+    SSL_CTX_set_client_hello_cb(ctx, hello_cb, to);
+}
+
+cref_pair *cref_pair_new(SSL_CTX *client, SSL_CTX *server, const char *name, SSL_SESSION *offer)
+{
+    cref_pair *p = OPENSSL_zalloc(sizeof(*p));
+    BIO *cb = NULL, *sb = NULL;
+
+    if (p == NULL)
+        return NULL;
+    p->client = SSL_new(client);
+    p->server = SSL_new(server);
+    if (p->client == NULL || p->server == NULL || !BIO_new_bio_pair(&cb, 1 << 16, &sb, 1 << 16)) {
+        cref_pair_free(p, 1);
+        return NULL;
+    }
+    SSL_set_bio(p->client, cb, cb);
+    SSL_set_bio(p->server, sb, sb);
+    SSL_set_connect_state(p->client);
+    SSL_set_accept_state(p->server);
+    if ((name != NULL && !SSL_set_tlsext_host_name(p->client, name))
+        || (offer != NULL && !SSL_set_session(p->client, offer))) {
+        cref_pair_free(p, 1);
+        return NULL;
+    }
+    return p;
+}
+
+static int again(SSL *ssl, int ret)
+{
+    int e = SSL_get_error(ssl, ret);
+
+    return e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE;
+}
+
+/* One byte from one end to the other, which also brings tickets. */
+static int move(SSL *from, SSL *to)
+{
+    char c = 'x';
+    int n;
+
+    if (SSL_write(from, &c, 1) != 1)
+        return 0;
+    while ((n = SSL_read(to, &c, 1)) != 1)
+        if (!again(to, n))
+            return 0;
+    return 1;
+}
+
+/* Handshakes, and moves a byte each way. */
+int cref_pair_run(cref_pair *p)
+{
+    int c = 0, s = 0;
+
+    ERR_clear_error();
+    for (int turn = 0; turn < 20 && (c != 1 || s != 1); turn++) {
+        if (c != 1 && (c = SSL_do_handshake(p->client)) != 1 && !again(p->client, c))
+            return 0;
+        if (s != 1 && (s = SSL_do_handshake(p->server)) != 1 && !again(p->server, s))
+            return 0;
+    }
+    return c == 1 && s == 1 && move(p->client, p->server) && move(p->server, p->client);
+}
+
+static void *run(void *p)
+{
+    return cref_pair_run(p) ? p : NULL;
+}
+
+/* The same, on a thread that Go has never seen. */
+int cref_pair_run_on_thread(cref_pair *p)
+{
+    pthread_t t;
+    void *ret = NULL;
+
+    if (pthread_create(&t, NULL, run, p) != 0)
+        return 0;
+    pthread_join(t, &ret);
+    return ret != NULL;
+}
+
+int cref_pair_reused(cref_pair *p)
+{
+    return SSL_session_reused(p->client) && SSL_session_reused(p->server);
+}
+
+SSL_SESSION *cref_pair_session(cref_pair *p)
+{
+    return SSL_get1_session(p->client);
+}
+
+void cref_pair_free(cref_pair *p, int clean)
+{
+    if (p->client != NULL)
+        SSL_shutdown(p->client);
+    if (p->server != NULL && clean)
+        SSL_shutdown(p->server);
+    SSL_free(p->client);
+    SSL_free(p->server);
+    OPENSSL_free(p);
+    ERR_clear_error();
+}
