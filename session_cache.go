@@ -165,7 +165,7 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	if sc.taker != nil {
 		c.SetOptions(OpNoAntiReplay)
 	}
-	sc.start()
+	sc.stop, sc.cancel = context.WithCancel(context.Background())
 	c.cache.Store(sc)
 	C.scb_ctx_hook_hello(p)
 	C.scb_ctx_hook_ids(p, cbool(sc.tags != nil))
@@ -480,9 +480,9 @@ func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Contex
 		return a
 	}
 	if take {
-		kept := rec
-		kept.Data = append([]byte(nil), rec.Data...)
-		a.taken = &kept
+		a.taken = &rec
+	} else {
+		defer clear(rec.Data) // a secret where it is not sealed
 	}
 	der, origin, err := openEntry(sc.seal, w.id, sid, rec.Data)
 	switch {
@@ -666,37 +666,20 @@ type job struct {
 	rec *store.Record
 }
 
-// shard is one of the queues, each with a goroutine: the jobs of one id stay in
-// order, and one slow call does not hold up the rest.
+// shard is one of the queues: the jobs of one id stay in order, and one slow call
+// does not hold up the rest. It has a goroutine only while it has jobs, so that a
+// Context that is forgotten with its cache can be collected.
 type shard struct {
-	mu     sync.Mutex
-	jobs   []job
-	wake   chan struct{}
-	closed bool
-}
-
-func (sc *SessionCache) start() {
-	sc.stop, sc.cancel = context.WithCancel(context.Background())
-	for i := range sc.shards {
-		s := &sc.shards[i]
-		s.wake = make(chan struct{}, 1)
-		sc.drained.Add(1)
-		go sc.drain(s)
-	}
-}
-
-func (s *shard) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	mu       sync.Mutex
+	jobs     []job
+	draining bool
+	closed   bool
 }
 
 func (s *shard) close() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.signal()
 }
 
 func (sc *SessionCache) enqueue(j job) {
@@ -712,33 +695,31 @@ func (sc *SessionCache) enqueue(j job) {
 	default:
 		s.jobs = append(s.jobs, j)
 		sc.stats.queue.Add(1)
+		if !s.draining {
+			s.draining = true
+			sc.drained.Go(func() { sc.drain(s) })
+		}
 	}
 	s.mu.Unlock()
 	if err != nil {
 		sc.lost(err)
-		return
 	}
-	s.signal()
 }
 
 func (sc *SessionCache) drain(s *shard) {
-	defer sc.drained.Done()
 	for {
 		s.mu.Lock()
-		jobs, closed := s.jobs, s.closed
+		jobs := s.jobs
 		s.jobs = nil
+		s.draining = len(jobs) > 0
 		s.mu.Unlock()
+		if len(jobs) == 0 {
+			return
+		}
 		for _, j := range jobs {
 			sc.do(j)
 			sc.stats.queue.Add(-1)
 		}
-		if len(jobs) > 0 {
-			continue
-		}
-		if closed {
-			return
-		}
-		<-s.wake
 	}
 }
 

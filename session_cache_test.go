@@ -1790,6 +1790,27 @@ func TestUseStore_DefaultsAndMode(t *testing.T) {
 	require.Zero(t, server.Stats().Number)
 }
 
+func TestUseStore_ForgottenContextIsCollected(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	before := libssl.LiveResources().ForgottenContexts
+	st := newSpy()
+	t.Run("in use", func(t *testing.T) { // what its cleanups refer to goes with it
+		ctx, err := libssl.NewContext(libssl.ServerRole)
+		require.NoError(t, err)
+		require.NoError(t, ctx.UseCertificatePEM(f.cert, f.key))
+		_, err = ctx.UseStore(st, &libssl.StoreOptions{Keys: newRing(t), WriteBehind: true})
+		require.NoError(t, err)
+		f.visit(t, ctx, nil)
+		f.abort(t, ctx)
+	})
+	wait(t, "the queue", func() bool { return len(st.asked(&st.puts)) == 4 && len(st.asked(&st.deletes)) == 1 })
+	wait(t, "the collector", func() bool {
+		runtime.GC()
+		return libssl.LiveResources().ForgottenContexts == before+1
+	})
+	forgotten.ForgottenContexts++
+}
+
 // ---- all at once ---------------------------------------------------------------------------
 
 func TestStore_EverythingAtOnce(t *testing.T) {
