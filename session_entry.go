@@ -52,15 +52,14 @@ func sealEntry(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Tim
 	body := make([]byte, originSize, originSize+len(der))
 	binary.BigEndian.PutUint64(body, uint64(origin.Unix()))
 	body = append(body, der...)
+	defer clear(body)
 	if keys == nil {
 		data := append([]byte{entryPlaintext}, checksum(entryContext(entryPlaintext, id, idContext), body)...)
 		return append(data, body...)
 	}
 	data := make([]byte, 1, 1+ticket.Overhead+len(body))
 	data[0] = entrySealed
-	data = keys.Seal(data, body, entryContext(entrySealed, id, idContext))
-	clear(body)
-	return data
+	return keys.Seal(data, body, entryContext(entrySealed, id, idContext))
 }
 
 // openEntry is the reverse. What it returns is the caller's to wipe.
