@@ -77,21 +77,6 @@ func offer(t testing.TB, client, server *libssl.Context, sess *libssl.Session) (
 	return next, reused
 }
 
-// closeBoth closes both ends at once, so that none waits for the other.
-func closeBoth(a, b *libssl.Conn) {
-	var wg sync.WaitGroup
-	wg.Go(func() { a.Close() })
-	b.Close()
-	wg.Wait()
-}
-
-func derOf(t testing.TB, s *libssl.Session) []byte {
-	t.Helper()
-	der, err := s.MarshalBinary()
-	assert.NoError(t, err)
-	return der
-}
-
 func parse(t testing.TB, der []byte) *libssl.Session {
 	t.Helper()
 	s, err := libssl.ParseSession(der)
