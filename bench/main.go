@@ -9,14 +9,18 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/pprof"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/bench/rig"
@@ -28,7 +32,7 @@ func main() {
 	runtime.GOMAXPROCS(2)
 	var err error
 	if len(os.Args) > 2 && os.Args[1] == "child" {
-		err = child(os.Args[2], os.Args[3:])
+		err = profiled(os.Getenv(profileVariable), func() error { return child(os.Args[2], os.Args[3:]) })
 	} else {
 		err = bench()
 	}
@@ -59,6 +63,7 @@ func bench() error {
 	yardstick := flag.String("yardstick", "", "the C program, built from bench/yardstick")
 	libp2p := flag.String("libp2p", "", "the program built from bench/libp2p")
 	flag.StringVar(&s.dispatch, "dispatch", "", "the test binary built from tests/internal/cref")
+	profiles := flag.String("profiles", "", "folder for a CPU profile of each row")
 	flag.Parse()
 	if flag.NArg() > 0 || s.rounds < 1 || s.sample <= 0 {
 		flag.Usage()
@@ -78,29 +83,33 @@ func bench() error {
 		return err
 	}
 	var results []result
+	var failed error // a row that breaks does not take the others with it
 	for _, r := range s.rows() {
 		if !wanted.MatchString(r.What) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "%s ...\n", r.What)
-		m, err := r.measure()
+		var m measured
+		err := profiled(profileName(*profiles, r.What), func() (err error) {
+			m, err = r.measure()
+			return err
+		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", r.What, err)
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", r.What, err))
+			m = measured{Detail: broken}
 		}
 		results = append(results, result{r, m, r.verdict(m)})
 	}
 	for _, p := range []*rig.CoProcess{s.yardstick, s.libp2p} {
 		if p != nil {
-			if err := p.Close(); err != nil {
-				return err
-			}
+			failed = errors.Join(failed, p.Close())
 		}
 	}
 	if *asJSON {
-		return printJSON(results)
+		return errors.Join(failed, printJSON(results))
 	}
 	printTable(results)
-	return nil
+	return failed
 }
 
 func (s *session) setUp(dir, yardstick, libp2p string) (err error) {
@@ -152,6 +161,40 @@ type result struct {
 	Verdict string
 }
 
+// profileVariable tells a child where to write its profile.
+const profileVariable = "BENCH_PROFILE"
+
+func profileName(dir, what string) string {
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			return r
+		}
+		return '-'
+	}, what)+".pprof")
+}
+
+// profiled runs f and writes its CPU profile to path, if that is not empty. A child that f starts
+// writes its own beside it.
+func profiled(path string, f func() error) error {
+	if path == "" {
+		return f()
+	}
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	os.Setenv(profileVariable, strings.TrimSuffix(path, ".pprof")+"-child.pprof")
+	if err := pprof.StartCPUProfile(out); err != nil {
+		return err
+	}
+	err = f()
+	pprof.StopCPUProfile()
+	return errors.Join(err, out.Close())
+}
+
 func target(f float64) *float64 { return &f }
 
 // verdict compares to two places, as the table shows them.
@@ -163,8 +206,8 @@ func (r row) verdict(m measured) string {
 		return m.Median <= *t+0.005
 	}
 	switch {
-	case m.Detail == notRun:
-		return notRun
+	case m.Detail == notRun, m.Detail == broken:
+		return m.Detail
 	case r.AtLeast == nil:
 		return ""
 	case !reached(r.AtLeast):
@@ -175,14 +218,29 @@ func (r row) verdict(m measured) string {
 	return "ok"
 }
 
-const notRun = "not run"
+// What stands in Detail where nothing was measured.
+const (
+	notRun = "not run"
+	broken = "FAILED"
+)
 
 func skipped() (measured, error) { return measured{Detail: notRun}, nil }
 
+// environment is what the figures depend on. On a busy machine the ratios get worse, because the
+// Go side needs more threads than the C program, and throughput means little.
 func environment() string {
-	return fmt.Sprintf("%s, %s, %s/%s, %d CPUs, GOMAXPROCS %d", runtime.Version(), libssl.Version(),
-		runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.GOMAXPROCS(0))
+	load, _, _ := strings.Cut(loadAverage, " ")
+	return fmt.Sprintf("%s, %s, %s/%s, %d CPUs, GOMAXPROCS %d, load average at the start %s", runtime.Version(),
+		libssl.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.GOMAXPROCS(0), load)
 }
+
+var loadAverage = func() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return string(b)
+}()
 
 func printTable(results []result) {
 	fmt.Println(environment())
@@ -190,7 +248,7 @@ func printTable(results []result) {
 	fmt.Fprintln(w, "what\tmeasured\tquartiles\tat least\taim\tverdict\t")
 	for _, r := range results {
 		value, quartiles := "-", "-"
-		if r.Detail != notRun {
+		if r.Detail != notRun && r.Detail != broken {
 			value = fmt.Sprintf("%.2f", r.Median)
 			if r.Q1 != r.Q3 {
 				quartiles = fmt.Sprintf("%.2f %.2f", r.Q1, r.Q3)
@@ -226,7 +284,7 @@ func printJSON(results []result) error {
 	}{Environment: environment(), Rows: []line{}}
 	for _, r := range results {
 		l := line{r.What, &r.Median, r.Q1, r.Q3, r.AtLeast, r.Aim, r.Verdict, r.Detail}
-		if r.Detail == notRun {
+		if r.Detail == notRun || r.Detail == broken {
 			l.Measured = nil
 		}
 		out.Rows = append(out.Rows, l)
