@@ -496,6 +496,11 @@ func (c *Conn) HandshakeContext(ctx context.Context) (err error) {
 }
 
 func (c *Conn) handshake(ctx context.Context) error {
+	// What a call before this one could not send comes first: the peer answers
+	// nothing else.
+	if err := c.flush(true); err != nil {
+		return err
+	}
 	for {
 		c.mu.Lock()
 		if c.c == nil {
