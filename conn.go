@@ -518,6 +518,7 @@ func (c *Conn) handshake(ctx context.Context) error {
 		}
 		puts, out := c.puts, c.out != nil
 		c.puts = nil
+		tickets := e == C.SSL_ERROR_NONE && !c.client && C.scb_ssl_version(c.c.ssl) == versionTLS13
 		c.mu.Unlock()
 		c.closeIfPostponed()
 
@@ -527,7 +528,9 @@ func (c *Conn) handshake(ctx context.Context) error {
 			p.cache.put(ctx, p.rec)
 		}
 		var sent error
-		if out {
+		if tickets {
+			c.sendTickets()
+		} else if out {
 			sent = c.flush(true)
 		}
 		switch {
@@ -550,6 +553,18 @@ func (c *Conn) handshake(ctx context.Context) error {
 		default:
 			return &Error{Op: "handshake", Code: int(e)}
 		}
+	}
+}
+
+// sendTickets sends what a TLS 1.3 server adds to a complete handshake. Nobody
+// waits for it where that could take until the client reads, which a client
+// that only writes never does: net.Pipe has no buffer. If it fails, the next
+// Write says so; what the client has sent can still be read.
+func (c *Conn) sendTickets() {
+	if _, ok := c.nc.(syscall.Conn); ok {
+		c.flush(true)
+	} else {
+		go c.flush(true)
 	}
 }
 
@@ -791,18 +806,21 @@ func (c *Conn) closeIfPostponed() {
 
 func (c *Conn) finish() error {
 	quietly := c.closing.Load() == closeQuietly
-	if quietly && c.done.Load() && c.sendMu.TryLock() {
+	if quietly && c.done.Load() && c.wmu.TryLock() {
+		// For a sender who is no Write, too: tickets, or an answer of a reader's.
+		c.nc.SetWriteDeadline(time.Now().Add(closeNotifyTimeout))
+		c.sendMu.Lock()
 		// Behind ciphertext that has timed out before there is no use waiting.
 		if c.sending == nil {
 			c.mu.Lock()
 			c.closeNotify()
 			c.mu.Unlock()
-			c.nc.SetWriteDeadline(time.Now().Add(closeNotifyTimeout))
 			if c.send() == nil {
 				c.drain()
 			}
 		}
 		c.sendMu.Unlock()
+		c.wmu.Unlock()
 	}
 	err := c.nc.Close()
 
