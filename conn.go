@@ -75,6 +75,8 @@ type Conn struct {
 	resumed SessionID
 	puts    []put
 
+	writeDeadline atomic.Int64 // on the clock of sinceStart, 0 for none
+
 	handlers atomic.Int32  // handlers running inside a step
 	closing  atomic.Uint32 // closeNone, closeQuietly or closeAbort
 	postpone atomic.Bool   // a handler closed; the step's owner does it
@@ -660,6 +662,10 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 	total := 0
 	for len(p) > 0 {
+		// What is encrypted counts as sent, so nothing is once it is too late.
+		if d := c.writeDeadline.Load(); d != 0 && sinceStart() >= d {
+			return total, os.ErrDeadlineExceeded
+		}
 		n, err := c.writeStep(p[:min(len(p), maxWrite)], nil)
 		if err == errWantRead {
 			// A renegotiation, where somebody switched that on.
@@ -993,10 +999,29 @@ func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 
 // SetDeadline sets the deadlines of the connection below. A timeout is never
 // fatal: see Conn.
-func (c *Conn) SetDeadline(t time.Time) error { return c.nc.SetDeadline(t) }
+func (c *Conn) SetDeadline(t time.Time) error {
+	c.noteWriteDeadline(t)
+	return c.nc.SetDeadline(t)
+}
 
 // SetReadDeadline is SetDeadline for reading.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.nc.SetReadDeadline(t) }
 
 // SetWriteDeadline is SetDeadline for writing.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.nc.SetWriteDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.noteWriteDeadline(t)
+	return c.nc.SetWriteDeadline(t)
+}
+
+var start = time.Now()
+
+// sinceStart is never 0.
+func sinceStart() int64 { return int64(time.Since(start)) + 1 }
+
+func (c *Conn) noteWriteDeadline(t time.Time) {
+	if t.IsZero() {
+		c.writeDeadline.Store(0)
+	} else {
+		c.writeDeadline.Store(max(1, int64(t.Sub(start))))
+	}
+}
