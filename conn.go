@@ -179,6 +179,11 @@ const (
 	sizeCount
 )
 
+// maxEmptyReads is after how many reads that bring neither data nor an error a
+// transport counts as broken. One is nothing special: an empty Write into a
+// net.Pipe is such a Read at its other end.
+const maxEmptyReads = 100
+
 // maxWrite is how much plaintext one step encrypts: four records.
 const maxWrite = 4 * 16384
 
@@ -326,6 +331,9 @@ func (c *Conn) fill() error {
 	if c.rawRead == nil && !c.fillRaw() {
 		b := getBuffer(c.inSize)
 		n, err := c.nc.Read(b.b)
+		for try := 1; n == 0 && err == nil && try < maxEmptyReads; try++ {
+			n, err = c.nc.Read(b.b)
+		}
 		return c.filled(b, n, err)
 	}
 	c.rawErr = nil
