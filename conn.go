@@ -492,7 +492,7 @@ func (c *Conn) HandshakeContext(ctx context.Context) (err error) {
 		}()
 	}
 	c.rmu.Lock()
-	err = c.handshake(ctx)
+	err = c.closedError(c.handshake(ctx))
 	c.rmu.Unlock()
 	if err == nil {
 		c.done.Store(true)
