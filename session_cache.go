@@ -135,7 +135,8 @@ func (sc *SessionCache) Stats() CacheStats {
 // On a Conn a handshake is parked while its session is looked up, holding no
 // thread, and a new session is stored before the client learns its id or
 // ticket. SSLs that C made look up and store synchronously, and MaxLifetime
-// does not reach over their renewals.
+// does not reach over their renewals; with SingleUse a HelloRetryRequest costs
+// them the resumption, and a wrong binder the entry.
 //
 // No failure of the store fails a handshake: it is a miss, counted, and
 // reported to OnError.
@@ -344,7 +345,8 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID) *C.SSL_SESSI
 		for _, w := range sc.known([]candidate{{id, psk}}) {
 			a = sc.find(context.Background(), r, current, w)
 		}
-		defer r.wipe()
+		r.proved = true // nobody will tell
+		defer r.end(context.Background())
 	}
 	if a == nil || a.der == nil {
 		return nil
@@ -512,6 +514,10 @@ func (c *Conn) endResumption(ctx context.Context) {
 	if r == nil {
 		return
 	}
+	r.end(context.WithoutCancel(ctx))
+}
+
+func (r *resumption) end(ctx context.Context) {
 	r.wipe()
 	for _, a := range r.answers {
 		if a.taken == nil || (a.used && r.proved) {
@@ -519,7 +525,7 @@ func (c *Conn) endResumption(ctx context.Context) {
 		}
 		// Whoever saw a ticket could burn it with a wrong binder (SEMANTICS F5.4).
 		r.cache.stats.putBack.Add(1)
-		r.cache.put(context.WithoutCancel(ctx), *a.taken)
+		r.cache.put(ctx, *a.taken)
 	}
 }
 
