@@ -92,7 +92,7 @@ int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess);
 SSL_SESSION *scb_sess_call_get(void *fn, SSL *ssl, const unsigned char *id, int len);
 void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
 
-void scb_ctx_hook_hello(SSL_CTX *ctx);
+void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
 void scb_ctx_hook_ids(SSL_CTX *ctx, int on);
 void scb_ctx_hook_keylog(SSL_CTX *ctx, int on);
 

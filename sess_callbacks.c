@@ -353,10 +353,11 @@ void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess)
     f.remove_cb(ctx, sess);
 }
 
-void scb_ctx_hook_hello(SSL_CTX *ctx)
+void scb_ctx_hook_hello(SSL_CTX *ctx, int names)
 {
     SSL_CTX_set_client_hello_cb(ctx, scb_client_hello_cb, NULL);
-    SSL_CTX_set_tlsext_servername_callback(ctx, scb_servername_cb);
+    if (names) /* else C may have a callback of its own there, and no getter tells */
+        SSL_CTX_set_tlsext_servername_callback(ctx, scb_servername_cb);
 }
 
 void scb_ctx_hook_ids(SSL_CTX *ctx, int on)

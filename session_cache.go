@@ -168,7 +168,7 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	}
 	sc.stop, sc.cancel = context.WithCancel(context.Background())
 	c.cache.Store(sc)
-	C.scb_ctx_hook_hello(p)
+	C.scb_ctx_hook_hello(p, cbool(c.made))
 	C.scb_ctx_hook_ids(p, cbool(sc.tags != nil))
 	for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {
 		C.scb_sess_set(p, which, 1)

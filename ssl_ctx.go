@@ -456,7 +456,7 @@ func (c *Context) SetServerNameCallback(f func(ssl *SSL, name string) *Context) 
 	c.do("set server name callback", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
 		c.selectContext.Store(ptrTo(f, f != nil))
 		if f != nil {
-			C.scb_ctx_hook_hello(p)
+			C.scb_ctx_hook_hello(p, 1)
 		}
 		return C.SCB_OK
 	})
