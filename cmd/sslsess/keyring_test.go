@@ -1,0 +1,81 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var keyLine = regexp.MustCompile(`(?m)^[0-9a-f]{64}$`)
+
+func readKeys(t *testing.T, path string) []string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	return keyLine.FindAllString(string(text), -1)
+}
+
+func TestKeyring_NewPrintsOrWrites(t *testing.T) {
+	t.Parallel()
+	r := sslsess(t, "keyring", "new")
+	requireOK(t, r)
+	require.Len(t, keyLine.FindAllString(r.stdout, -1), 1)
+
+	path := filepath.Join(t.TempDir(), "ring")
+	r = sslsess(t, "keyring", "new", path)
+	requireOK(t, r)
+	keys := readKeys(t, path)
+	require.Len(t, keys, 1)
+	assert.NotContains(t, r.stdout+r.stderr, keys[0], "the key is shown")
+}
+
+func TestKeyring_NewLeavesAFileAlone(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ring")
+	require.NoError(t, os.WriteFile(path, []byte("precious"), 0o600))
+	requireFailure(t, sslsess(t, "keyring", "new", path), 1, "exists")
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, "precious", string(text))
+}
+
+func TestKeyring_RotatePutsAFreshKeyInFront(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ring")
+	requireOK(t, sslsess(t, "keyring", "new", path))
+	before := readKeys(t, path)
+	for range 5 {
+		requireOK(t, sslsess(t, "keyring", "rotate", path))
+		after := readKeys(t, path)
+		require.NotEqual(t, before[0], after[0])
+		require.Equal(t, before[0], after[1])
+		before = after
+	}
+	assert.Len(t, before, 4)
+}
+
+func TestKeyring_RotateRefusesWhatIsNoRing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	requireFailure(t, sslsess(t, "keyring", "rotate", filepath.Join(dir, "none")), 1, "no such file")
+
+	secret := strings.Repeat("zz", 32)
+	path := filepath.Join(dir, "bad")
+	require.NoError(t, os.WriteFile(path, []byte(secret), 0o600))
+	r := sslsess(t, "keyring", "rotate", path)
+	requireFailure(t, r, 1, "line 1")
+	assert.NotContains(t, r.stderr, secret)
+
+	open := filepath.Join(dir, "open")
+	requireOK(t, sslsess(t, "keyring", "new", open))
+	require.NoError(t, os.Chmod(open, 0o644))
+	requireFailure(t, sslsess(t, "keyring", "rotate", open), 1, "0600")
+}

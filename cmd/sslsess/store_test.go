@@ -1,0 +1,126 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/sqlitestore"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// filledStore has two sessions that live and one that has expired.
+func filledStore(t *testing.T) (url, first, second string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "sessions.db")
+	st, err := sqlitestore.Open(path)
+	require.NoError(t, err)
+	defer st.Close()
+	for i, expires := range []time.Duration{time.Hour, 2 * time.Hour, 50 * time.Millisecond} {
+		id, err := store.IDFromBytes([]byte{byte(i + 1)})
+		require.NoError(t, err)
+		r := store.Record{ID: id, Data: make([]byte, 10*(i+1)), Expires: time.Now().Add(expires)}
+		require.NoError(t, st.Put(t.Context(), r))
+		if i == 2 {
+			eventually(t, "the record expires", func() bool { return time.Now().After(r.Expires) })
+		}
+	}
+	return "sqlite:" + path, "01", "02"
+}
+
+func listed(t *testing.T, url string) []storeEntry {
+	t.Helper()
+	r := sslsess(t, "store", "ls", "-json", url)
+	requireOK(t, r)
+	var entries []storeEntry
+	require.NoError(t, json.Unmarshal([]byte(r.stdout), &entries))
+	require.NotNil(t, entries, "null in place of an empty list")
+	return entries
+}
+
+func TestStore_LsAndStat(t *testing.T) {
+	t.Parallel()
+	url, first, second := filledStore(t)
+	entries := listed(t, url)
+	require.Len(t, entries, 2)
+	assert.Equal(t, first, entries[0].ID)
+	assert.Equal(t, second, entries[1].ID)
+	assert.Equal(t, 20, entries[1].Size)
+
+	r := sslsess(t, "store", "ls", url)
+	requireOK(t, r)
+	assert.Equal(t, first+"  "+entries[0].Expires.Format(time.RFC3339)+"  10", strings.Split(r.stdout, "\n")[0])
+
+	r = sslsess(t, "store", "stat", "-json", url)
+	requireOK(t, r)
+	var s storeStats
+	require.NoError(t, json.Unmarshal([]byte(r.stdout), &s))
+	assert.Equal(t, storeStats{2, 30, &entries[0].Expires, &entries[1].Expires}, s)
+	r = sslsess(t, "store", "stat", url)
+	requireOK(t, r)
+	assert.Regexp(t, `(?m)^sessions +2$`, r.stdout)
+}
+
+func TestStore_RmRemovesWhatIsNamed(t *testing.T) {
+	t.Parallel()
+	url, first, second := filledStore(t)
+	r := sslsess(t, "store", "rm", url, first, "77")
+	requireFailure(t, r, 1, "no session 77")
+	assert.Equal(t, "removed "+first+"\n", r.stdout)
+	require.Len(t, listed(t, url), 1)
+
+	r = sslsess(t, "store", "rm", "-json", url, second)
+	requireOK(t, r)
+	assert.JSONEq(t, `{"removed":["`+second+`"]}`, r.stdout)
+	assert.Empty(t, listed(t, url))
+}
+
+func TestStore_PurgeTakesAllOrTheExpired(t *testing.T) {
+	t.Parallel()
+	url, _, _ := filledStore(t)
+	r := sslsess(t, "store", "purge", "-expired", url)
+	requireOK(t, r)
+	assert.Equal(t, "removed 1\n", r.stdout)
+	require.Len(t, listed(t, url), 2)
+
+	r = sslsess(t, "store", "purge", "-json", url)
+	requireOK(t, r)
+	assert.JSONEq(t, `{"removed":2}`, r.stdout)
+	assert.Empty(t, listed(t, url))
+}
+
+func TestStore_MakesNoStore(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "none.db")
+	for verb, more := range map[string][]string{"ls": nil, "stat": nil, "purge": nil, "rm": {"01"}} {
+		args := append([]string{"store", verb, "sqlite:" + path}, more...)
+		requireFailure(t, sslsess(t, args...), 1, "no such file")
+		assert.NoFileExists(t, path)
+	}
+}
+
+func TestStore_RefusesMemoryAndGarbage(t *testing.T) {
+	t.Parallel()
+	requireFailure(t, sslsess(t, "store", "ls", "memory:"), 1, "lives in the process that serves")
+	path := filepath.Join(t.TempDir(), "garbage")
+	require.NoError(t, os.WriteFile(path, []byte(strings.Repeat("no database ", 1000)), 0o600))
+	requireFailure(t, sslsess(t, "store", "ls", "sqlite:"+path), 1, path)
+}
+
+// A session that is removed cannot be resumed: revocation, one reason to have a
+// store.
+func TestStore_RmRevokes(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	url := "sqlite:" + filepath.Join(t.TempDir(), "sessions.db")
+	n, client := f.serve("-store", url), f.client("1.2")
+	v := f.call(client, n.addr, nil)
+	require.True(t, f.call(client, n.addr, v.Session).Resumed)
+	requireOK(t, sslsess(t, "store", "rm", url, v.Answer.SessionID))
+	require.False(t, f.call(client, n.addr, v.Session).Resumed)
+}
