@@ -31,7 +31,7 @@ type Registry[T any] struct {
 }
 
 type slot[T any] struct {
-	gen atomic.Uint32
+	gen atomic.Uint32 // odd while the slot is taken
 	val atomic.Pointer[T]
 }
 
@@ -49,7 +49,7 @@ func (r *Registry[T]) Put(v *T) Handle {
 	s := &(*r.chunks.Load())[i>>chunkBits][i&(chunkSize-1)]
 	s.val.Store(v)
 	r.live.Add(1)
-	return Handle(uint64(s.gen.Load())<<32 | uint64(i))
+	return Handle(uint64(s.gen.Add(1))<<32 | uint64(i))
 }
 
 func (r *Registry[T]) grow() {
@@ -60,7 +60,6 @@ func (r *Registry[T]) grow() {
 	chunk := new([chunkSize]slot[T])
 	base := uint32(len(old)) << chunkBits
 	for i := range chunk {
-		chunk[i].gen.Store(1)
 		// Downwards, so that low indexes are handed out first.
 		r.free = append(r.free, base+chunkSize-1-uint32(i))
 	}
@@ -71,12 +70,12 @@ func (r *Registry[T]) grow() {
 
 func (r *Registry[T]) slot(h Handle) *slot[T] {
 	p := r.chunks.Load()
-	i := uint32(h)
-	if p == nil || int(i>>chunkBits) >= len(*p) {
+	i, gen := uint32(h), uint32(h>>32)
+	if p == nil || gen&1 == 0 || int(i>>chunkBits) >= len(*p) {
 		return nil
 	}
 	s := &(*p)[i>>chunkBits][i&(chunkSize-1)]
-	if s.gen.Load() != uint32(h>>32) {
+	if s.gen.Load() != gen {
 		return nil
 	}
 	return s
@@ -113,9 +112,7 @@ func (r *Registry[T]) Delete(h Handle) {
 		return
 	}
 	s.val.Store(nil)
-	if s.gen.Add(1) == 0 {
-		s.gen.Store(1)
-	}
+	s.gen.Add(1)
 	r.free = append(r.free, uint32(h))
 	r.live.Add(-1)
 }
