@@ -6,6 +6,7 @@ package cgo
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/opensslv.h>
+#include <openssl/ssl.h>
 
 #if defined(LIBRESSL_VERSION_NUMBER) || defined(OPENSSL_IS_BORINGSSL) || defined(OPENSSL_IS_AWSLC)
 #error "libssl works with OpenSSL only: LibreSSL, BoringSSL and AWS-LC have other session semantics. Point PKG_CONFIG_PATH at OpenSSL 1.1.1 or later."
@@ -15,7 +16,8 @@ package cgo
 
 static unsigned long scb_version_num(void) { return OpenSSL_version_num(); }
 static const char *scb_version_text(void) { return OpenSSL_version(OPENSSL_VERSION); }
-static const char *scb_err_lib(unsigned long code) { return ERR_lib_error_string(code); }
+/* The texts are loaded with the library, which nothing may have asked for yet. */
+static const char *scb_err_lib(unsigned long code) { OPENSSL_init_ssl(0, NULL); return ERR_lib_error_string(code); }
 static const char *scb_err_reason(unsigned long code) { return ERR_reason_error_string(code); }
 */
 import "C"
