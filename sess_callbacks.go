@@ -308,12 +308,14 @@ func (s *Session) handOver(flag CopyFlag) (*C.SSL_SESSION, error) {
 		C.scb_session_up_ref(s.p)
 		return s.p, nil
 	case flag != Transfer:
-		return nil, fmt.Errorf("libssl: copy flag %d is neither Copy nor Transfer", flag)
+		return nil, fmt.Errorf("libssl: %w", badFlag(flag))
 	case !s.owned:
 		return nil, fmt.Errorf("%w: transfer of a borrowed session", ErrReleased)
 	}
 	return s.disown(), nil
 }
+
+func badFlag(f CopyFlag) error { return fmt.Errorf("copy flag %d is neither Copy nor Transfer", f) }
 
 // SetSessGetCallback sets the handler that looks sessions up; nil takes it
 // away. Corresponds to SSL_CTX_sess_set_get_cb(3). It may be called while the

@@ -145,8 +145,12 @@ func WrapSession(p unsafe.Pointer, f CopyFlag) (*Session, error) {
 		return nil, errors.New("libssl: wrap session: nil pointer")
 	}
 	s := (*C.SSL_SESSION)(p)
-	if f == Copy {
+	switch f {
+	case Copy:
 		C.scb_session_up_ref(s)
+	case Transfer:
+	default:
+		return nil, fmt.Errorf("libssl: wrap session: %w", badFlag(f))
 	}
 	return newSession(s), nil
 }

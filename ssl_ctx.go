@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -251,6 +252,9 @@ func (c *Context) do(op string, f func(p *C.SSL_CTX, errs **C.scb_errs) C.int) e
 }
 
 func (c *Context) doString(op, s string, f func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int) error {
+	if strings.ContainsRune(s, 0) {
+		return fmt.Errorf("libssl: %s: %q has a zero byte", op, s)
+	}
 	cs := C.CString(s)
 	defer C.free(unsafe.Pointer(cs))
 	return c.do(op, func(p *C.SSL_CTX, errs **C.scb_errs) C.int { return f(p, cs, errs) })
@@ -618,9 +622,9 @@ func (c *Context) changeCache(s *Session, f func(p *C.SSL_CTX, sess *C.SSL_SESSI
 // FlushSessions removes the sessions that have expired by at from the internal
 // cache; the zero time removes all. Corresponds to SSL_CTX_flush_sessions(3).
 func (c *Context) FlushSessions(at time.Time) error {
-	var t C.int64_t // 0 is OpenSSL's word for all
+	var t C.int64_t // 0 is OpenSSL's word for all, and so is a negative time from 3.5 on
 	if !at.IsZero() {
-		t = C.int64_t(at.Unix())
+		t = C.int64_t(max(1, at.Unix()))
 	}
 	return c.do("flush sessions", func(p *C.SSL_CTX, _ **C.scb_errs) C.int { return C.scb_ctx_flush(p, t) })
 }
