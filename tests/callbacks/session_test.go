@@ -1,0 +1,89 @@
+package callbacks_test
+
+import (
+	"encoding/hex"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/tests/internal/cref"
+	"github.com/stretchr/testify/require"
+)
+
+func TestWrapSession_TakesOrCopiesTheReference(t *testing.T) {
+	start := cref.LiveSessions()
+	for _, flag := range []libssl.CopyFlag{libssl.Copy, libssl.Transfer} {
+		p := cref.BlankSession()
+		s, err := libssl.WrapSession(p, flag)
+		require.NoError(t, err)
+		require.Equal(t, p, s.Pointer())
+		s.Release()
+		if flag == libssl.Copy {
+			require.Equal(t, start+1, cref.LiveSessions(), "the caller's reference is the caller's")
+			s, err = libssl.WrapSession(p, libssl.Transfer)
+			require.NoError(t, err)
+			s.Release()
+		}
+		require.Equal(t, start, cref.LiveSessions())
+	}
+}
+
+func TestSession_WithoutACipherHasNoSerialForm(t *testing.T) {
+	s, err := libssl.WrapSession(cref.BlankSession(), libssl.Transfer)
+	require.NoError(t, err)
+	defer s.Release()
+	_, err = s.MarshalBinary()
+	var e *libssl.Error
+	require.ErrorAs(t, err, &e)
+	require.NotEmpty(t, err.Error())
+	_, err = s.MarshalPEM()
+	require.ErrorAs(t, err, &e)
+	require.NotPanics(t, func() { _ = s.Text() })
+	require.Zero(t, s.CipherSuite())
+	require.True(t, s.ID().IsZero())
+	require.False(t, s.Resumable())
+}
+
+func TestSession_TextHoldsNoSecret(t *testing.T) {
+	for _, m := range modes {
+		t.Run(m.name, func(t *testing.T) {
+			l := linkC(t, newClient(t), m.server(t), nil).closed()
+			defer l.session.Release()
+			key := cref.MasterKey(l.session.Pointer())
+			require.GreaterOrEqual(t, len(key), 32)
+			der, err := l.session.MarshalBinary()
+			require.NoError(t, err)
+			require.Contains(t, string(der), string(key), "the DER does hold it")
+			for _, text := range []string{l.session.Text(), fmt.Sprint(l.session.ID()), fmt.Sprintf("%v", libssl.LiveResources())} {
+				require.NotContains(t, strings.ToLower(text), hex.EncodeToString(key)[:16])
+				require.NotContains(t, text, string(key))
+			}
+		})
+	}
+}
+
+// What a handler forgets is counted by the binding and by OpenSSL.
+func TestSession_ForgottenIsGivenBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the collector")
+	}
+	start := cref.LiveSessions()
+	before := libssl.LiveResources().ForgottenSessions
+	client, server := newClient(t), modes[0].server(t)
+	server.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { return true }) // kept, and dropped
+	linkC(t, client, server, nil).closed().session.Release()
+	require.NoError(t, server.Close())
+	for range 1000 {
+		if cref.LiveSessions() == start {
+			break
+		}
+		runtime.GC()
+		time.Sleep(5 * time.Millisecond)
+	}
+	require.Equal(t, start, cref.LiveSessions())
+	require.Equal(t, before+1, libssl.LiveResources().ForgottenSessions)
+	forgotten.ForgottenSessions++
+}
