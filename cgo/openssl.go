@@ -16,8 +16,12 @@ package cgo
 
 static unsigned long scb_version_num(void) { return OpenSSL_version_num(); }
 static const char *scb_version_text(void) { return OpenSSL_version(OPENSSL_VERSION); }
-/* The texts are loaded with the library, which nothing may have asked for yet. */
-static const char *scb_err_lib(unsigned long code) { OPENSSL_init_ssl(0, NULL); return ERR_lib_error_string(code); }
+// The texts are loaded with the library, which nothing may have asked for yet.
+static const char *scb_err_lib(unsigned long code)
+{
+    OPENSSL_init_ssl(OPENSSL_INIT_LOAD_SSL_STRINGS | OPENSSL_INIT_LOAD_CRYPTO_STRINGS, NULL);
+    return ERR_lib_error_string(code);
+}
 static const char *scb_err_reason(unsigned long code) { return ERR_reason_error_string(code); }
 */
 import "C"
