@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -1374,6 +1375,29 @@ func TestStore_IDContextIsThePolicy(t *testing.T) {
 			useStore(t, two, st, opt)
 			require.False(t, f.visit(t, two, f.visit(t, one, nil).next).resumed)
 		})
+	})
+}
+
+func TestStore_IDContextIgnoresTheOrderOfCAs(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		cas := []*tlstest.CA{f.ca}
+		for range 4 {
+			cas = append(cas, tlstest.NewCA(t, fmt.Sprintf("ca %d", len(cas))))
+		}
+		cert, key := f.ca.Leaf(t, "client.test")
+		require.NoError(t, f.client.UseCertificatePEM(cert, key))
+		st, opt := newSpy(), &libssl.StoreOptions{Keys: newRing(t)}
+		var nodes [2]*libssl.Context
+		for i := range nodes {
+			nodes[i] = f.server(t)
+			require.NoError(t, nodes[i].SetVerify(libssl.VerifyRequirePeer))
+			for _, ca := range cas {
+				require.NoError(t, nodes[i].AddClientCAsPEM(ca.PEM))
+			}
+			useStore(t, nodes[i], st, opt)
+			slices.Reverse(cas)
+		}
+		require.True(t, f.visit(t, nodes[1], f.visit(t, nodes[0], nil).next).resumed)
 	})
 }
 

@@ -213,6 +213,41 @@ static int scb_hash_certs(EVP_MD_CTX *md, SSL_CTX *ctx)
     return ok;
 }
 
+typedef struct scb_digest {
+    unsigned char b[32];
+} scb_digest;
+
+static int scb_compare_digests(const void *a, const void *b)
+{
+    return memcmp(a, b, sizeof(scb_digest));
+}
+
+/* The CAs of a store, in an order of their own: the store's depends on who was
+ * added, or looked up, first. */
+static int scb_hash_cas(EVP_MD_CTX *md, X509_STORE *store)
+{
+    scb_digest *all;
+    size_t n = 0;
+    int ok = 1, num;
+
+    X509_STORE_lock(store);
+    num = sk_X509_OBJECT_num(X509_STORE_get0_objects(store));
+    all = num <= 0 ? NULL : OPENSSL_malloc((size_t)num * sizeof(*all));
+    for (int i = 0; ok && i < num; i++) {
+        X509 *x = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(X509_STORE_get0_objects(store), i));
+
+        ok = all != NULL && (x == NULL || X509_digest(x, EVP_sha256(), all[n].b, NULL));
+        n += x != NULL;
+    }
+    X509_STORE_unlock(store);
+    if (ok && n > 0) {
+        qsort(all, n, sizeof(*all), scb_compare_digests);
+        ok = EVP_DigestUpdate(md, all, n * sizeof(*all));
+    }
+    OPENSSL_free(all);
+    return ok;
+}
+
 /*
  * A digest of the certificates, the policy on client certificates with its CAs,
  * and the ciphers: two contexts with the same one may resume each other's
@@ -229,19 +264,8 @@ int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32])
     ERR_clear_error();
     ok = md != NULL && EVP_DigestInit_ex(md, EVP_sha256(), NULL) && EVP_DigestUpdate(md, "k", 1)
          && scb_hash_certs(md, ctx) && EVP_DigestUpdate(md, "v", 1) && EVP_DigestUpdate(md, &mode, 1);
-    if (ok && (mode & SSL_VERIFY_PEER)) {
-        X509_STORE *store = SSL_CTX_get_cert_store(ctx);
-        STACK_OF(X509_OBJECT) *all;
-
-        X509_STORE_lock(store);
-        all = X509_STORE_get0_objects(store);
-        for (int i = 0; ok && i < sk_X509_OBJECT_num(all); i++) {
-            X509 *x = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(all, i));
-
-            ok = x == NULL || scb_hash_cert(md, x);
-        }
-        X509_STORE_unlock(store);
-    }
+    if (ok && (mode & SSL_VERIFY_PEER))
+        ok = scb_hash_cas(md, SSL_CTX_get_cert_store(ctx));
     ok = ok && EVP_DigestUpdate(md, "c", 1);
     for (int i = 0; ok && i < sk_SSL_CIPHER_num(ciphers); i++) {
         uint16_t id = SSL_CIPHER_get_protocol_id(sk_SSL_CIPHER_value(ciphers, i));
