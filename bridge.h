@@ -239,6 +239,10 @@ uint64_t scb_ssl_conn_handle(SSL *ssl);
 /* Handle of the connection whose step runs on this thread, 0 if none does. */
 uint64_t scb_stepping_handle(void);
 void scb_ssl_free(SSL *ssl);
+/* A Goexit unwinds the goroutine over all of C's frames on this thread: what
+ * points into them is forgotten. */
+void scb_abandon(void);
+void scb_abandon_steps(void);
 int scb_client_hello_cb(SSL *ssl, int *alert, void *arg);
 /* Around whatever may call a remove handler; unlocked is the context whose
  * removals are known to hold no lock, or NULL. */

@@ -289,8 +289,15 @@ func (c *Conn) step(op C.int, p []byte, in *buffer, size bufferSize) C.int {
 	outBytes := out.b[out.end:]
 	conns.Set(c.handle, c)
 	c.slot = takeSlot()
+	returned := false
+	defer func() {
+		if !returned {
+			c.abandoned(op)
+		}
+	}()
 	C.scb_step(c.c, op, bytesPtr(p), C.size_t(len(p)), bytesPtr(inBytes), C.size_t(len(inBytes)),
 		bytesPtr(outBytes), C.size_t(len(outBytes)))
+	returned = true
 	c.giveSlot()
 	conns.Set(c.handle, nil)
 	if in != nil {
@@ -305,6 +312,23 @@ func (c *Conn) step(op C.int, p []byte, in *buffer, size bufferSize) C.int {
 		c.broken = true
 	}
 	return c.c.err
+}
+
+// abandoned ends a connection whose handler called runtime.Goexit, which took
+// the step's frames away, and c's caller: mu is unlocked here. The SSL is half
+// way through something and stays in memory.
+func (c *Conn) abandoned(op C.int) {
+	c.c, c.out = nil, nil
+	if op == C.SCB_OP_HANDSHAKE {
+		c.hsErr = fmt.Errorf("libssl: handshake: %w", errGoexit)
+	}
+	c.closing.Store(closeAbort)
+	c.net.Stop()
+	c.giveSlot()
+	conns.Delete(c.handle)
+	c.handlers.Store(0)
+	c.mu.Unlock()
+	c.nc.Close()
 }
 
 // stepError is the failure of the step just made, under mu.
@@ -695,8 +719,13 @@ var errWantRead = errors.New("libssl: write needs input")
 
 func (c *Conn) writeStep(p []byte, in *buffer) (int, error) {
 	c.mu.Lock()
-	defer c.closeIfPostponed()
-	defer c.mu.Unlock()
+	n, err := c.writeLocked(p, in)
+	c.mu.Unlock() // not deferred: see abandoned
+	c.closeIfPostponed()
+	return n, err
+}
+
+func (c *Conn) writeLocked(p []byte, in *buffer) (int, error) {
 	switch {
 	case c.c == nil:
 		return 0, ErrClosed

@@ -140,11 +140,11 @@ func takeError(op string, code int, errs *C.scb_errs) *Error {
 type CallbackError struct {
 	Callback string // "new", "get", "remove", "servername", "keylog"
 	Value    any    // what it panicked with, or an error that says which rule
-	Stack    []byte // nil where there was no panic
+	Stack    []byte // of the panic or the runtime.Goexit, else nil
 }
 
 func (e *CallbackError) Error() string {
-	if e.Stack == nil {
+	if e.Stack == nil || e.Value == errGoexit {
 		return fmt.Sprintf("libssl: %s callback: %v", e.Callback, e.Value)
 	}
 	return fmt.Sprintf("libssl: %s callback panicked: %v", e.Callback, e.Value)

@@ -413,6 +413,13 @@ void scb_leave(SSL_CTX *outer)
     scb_unlocked = outer;
 }
 
+void scb_abandon(void)
+{
+    scb_frames = NULL;
+    scb_unlocked = NULL;
+    scb_abandon_steps();
+}
+
 int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s)
 {
     SSL_CTX *outer;

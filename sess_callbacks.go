@@ -61,7 +61,8 @@ type GetSessionFunc func(ssl *SSL, id SessionID) (*Session, CopyFlag)
 // context call with the context's lock held, so every handshake of the context
 // waits for the handler. Methods of the same Context that need that lock answer
 // ErrReentrant; waiting for another goroutine that makes such a call is a
-// deadlock.
+// deadlock. A handler that ends its goroutine (runtime.Goexit, a test's FailNow)
+// leaves that lock held for ever.
 type RemoveSessionFunc func(ctx *Context, s *Session)
 
 // binding is what a handle of an SSL_CTX stands for. It does not keep a
@@ -107,10 +108,24 @@ func lookup(h, ch C.uint64_t) (*Context, *Conn) {
 	return nil, nil
 }
 
-// Handlers run on the goroutine that called into C, with C's frames below. A
-// panic is recovered here: unwinding them would leave OpenSSL half done. (A
-// Goexit cannot be recovered.)
-func (c *Context) recovered(callback string, conn *Conn, value any) {
+var errGoexit = errors.New("the handler called runtime.Goexit and ended OpenSSL's call half way")
+
+// ended is deferred around handlers, which run on the goroutine that called
+// into C, with C's frames below. A panic is recovered here: unwinding them
+// would leave OpenSSL half done. A Goexit cannot be stopped and does leave it
+// so, for good; undo is for what C would have done after the call.
+func (c *Context) ended(callback string, returned *bool, undo func()) {
+	if *returned {
+		return
+	}
+	value := recover()
+	if value == nil {
+		value = errGoexit
+		C.scb_abandon()
+		if undo != nil {
+			undo()
+		}
+	}
 	c.callbackError(&CallbackError{Callback: callback, Value: value, Stack: debug.Stack()})
 }
 
@@ -194,13 +209,16 @@ func scbGoSessNew(h, ch C.uint64_t, ssl *C.SSL, sess *C.SSL_SESSION) C.int {
 }
 
 func callNew(f NewSessionFunc, v *call) (keep bool) {
-	defer func() {
-		if r := recover(); r != nil {
-			keep = false
-			v.ssl.ctx.recovered("new", v.ssl.conn, r)
+	returned := false
+	defer v.ssl.ctx.ended("new", &returned, func() {
+		p := v.sess.p
+		if !v.end(false) {
+			C.scb_session_free(p)
 		}
-	}()
-	return f(&v.ssl, &v.sess)
+	})
+	keep = f(&v.ssl, &v.sess)
+	returned = true
+	return keep
 }
 
 // SetSessNewCallback sets the handler for new sessions; nil takes it away.
@@ -287,13 +305,11 @@ func scbGoSessGet(h, ch C.uint64_t, ssl *C.SSL, id *C.uchar, n C.int) *C.SSL_SES
 }
 
 func callGet(f GetSessionFunc, v *SSL, id SessionID) (s *Session, flag CopyFlag) {
-	defer func() {
-		if r := recover(); r != nil {
-			s = nil
-			v.ctx.recovered("get", v.conn, r)
-		}
-	}()
-	return f(v, id)
+	returned := false
+	defer v.ctx.ended("get", &returned, func() { v.p.Store(nil) })
+	s, flag = f(v, id)
+	returned = true
+	return s, flag
 }
 
 // handOver settles the flag while the wrapper is locked, so that no collector
@@ -378,12 +394,14 @@ func scbGoSessRemove(h, ch C.uint64_t, sslCtx *C.SSL_CTX, sess *C.SSL_SESSION) {
 }
 
 func callRemove(f RemoveSessionFunc, ctx *Context, s *Session) {
-	defer func() {
-		if r := recover(); r != nil {
-			ctx.recovered("remove", nil, r)
-		}
-	}()
+	returned := false
+	defer ctx.ended("remove", &returned, func() {
+		s.mu.Lock()
+		s.p, s.ctx = nil, nil
+		s.mu.Unlock()
+	})
 	f(ctx, s)
+	returned = true
 }
 
 // SetSessRemoveCallback sets the handler that hears of sessions given up; nil
@@ -510,12 +528,10 @@ func scbGoKeyLog(h C.uint64_t, line *C.char) {
 		return
 	}
 	if w := ctx.keyLog.Load(); w != nil {
-		defer func() {
-			if r := recover(); r != nil {
-				ctx.recovered("keylog", nil, r)
-			}
-		}()
+		returned := false
+		defer ctx.ended("keylog", &returned, nil)
 		w.writeLine(C.GoString(line))
+		returned = true
 	}
 }
 
@@ -544,13 +560,16 @@ func (c *Context) serverName(conn *Conn, ssl *C.SSL, name string) (chosen *Conte
 	v := &SSL{conn: conn, ctx: c}
 	v.p.Store(ssl)
 	conn.enterHandler()
-	defer func() {
-		conn.leaveHandler()
-		v.p.Store(nil)
-		if r := recover(); r != nil {
-			chosen = nil
-			c.recovered("servername", conn, r)
-		}
-	}()
-	return (*f)(v, name)
+	chosen = c.callServerName(*f, v, name)
+	conn.leaveHandler()
+	v.p.Store(nil)
+	return chosen
+}
+
+func (c *Context) callServerName(f func(*SSL, string) *Context, v *SSL, name string) (chosen *Context) {
+	returned := false
+	defer c.ended("servername", &returned, func() { v.p.Store(nil) })
+	chosen = f(v, name)
+	returned = true
+	return chosen
 }

@@ -264,6 +264,11 @@ int scb_conn_stepping(scb_conn *c)
     return 0;
 }
 
+void scb_abandon_steps(void)
+{
+    scb_stepping = NULL;
+}
+
 uint64_t scb_stepping_handle(void)
 {
     return scb_stepping == NULL ? 0 : scb_stepping->handle;
