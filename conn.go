@@ -659,11 +659,11 @@ func (c *Conn) readStep(p []byte) (n int, more bool, err error) {
 	default:
 		c.readErr = c.stepError("read")
 	}
-	out := c.out != nil
+	answer := c.c.out_len > 0
 	c.mu.Unlock()
 	c.closeIfPostponed()
-	if out {
-		// An answer of the protocol's own: its failure is the next Write's.
+	if answer {
+		// Of the protocol's own: its failure is the next Write's.
 		c.flush(false)
 	}
 	return n, more, nil
