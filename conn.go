@@ -394,7 +394,10 @@ func (c *Conn) fillRaw() bool {
 			return false
 		}
 		if err != nil {
-			n, err = 0, os.NewSyscallError("read", err)
+			n, err = 0, &net.OpError{
+				Op: "read", Net: c.nc.LocalAddr().Network(), Source: c.nc.LocalAddr(), Addr: c.nc.RemoteAddr(),
+				Err: os.NewSyscallError("read", err),
+			}
 		} else if n == 0 {
 			err = io.EOF
 		}
