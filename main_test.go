@@ -2,9 +2,11 @@ package libssl_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -126,4 +128,25 @@ func exchange(client, server net.Conn) error {
 		return fmt.Errorf("server: %w (client: %v)", serr, err)
 	}
 	return err
+}
+
+// unixPipe is tcpPipe over a unix socket.
+func unixPipe(t testing.TB) (client, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+	require.NoError(t, err)
+	defer l.Close()
+	client, err = net.Dial("unix", l.Addr().String())
+	require.NoError(t, err)
+	server, err = l.Accept()
+	require.NoError(t, err)
+	return client, server
+}
+
+// bothHandshake runs the handshake from both ends.
+func bothHandshake(client, server interface{ Handshake() error }) error {
+	failed := make(chan error, 1)
+	go func() { failed <- server.Handshake() }()
+	err := client.Handshake()
+	return errors.Join(err, <-failed)
 }

@@ -31,16 +31,35 @@ func NewCA(t testing.TB, name string) *CA {
 	tmpl.IsCA, tmpl.BasicConstraintsValid = true, true
 	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
 	ca := &CA{cert: tmpl, key: newKey(t)}
-	der := ca.sign(t, tmpl, ca.key)
+	return ca.issue(t, tmpl, ca.key)
+}
+
+// Intermediate makes a CA called name that ca has signed.
+func (ca *CA) Intermediate(t testing.TB, name string) *CA {
+	t.Helper()
+	tmpl := template(t, name)
+	tmpl.IsCA, tmpl.BasicConstraintsValid = true, true
+	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
+	return ca.issue(t, tmpl, newKey(t))
+}
+
+func (ca *CA) issue(t testing.TB, tmpl *x509.Certificate, key *ecdsa.PrivateKey) *CA {
+	t.Helper()
+	der := ca.sign(t, tmpl, key)
 	cert, err := x509.ParseCertificate(der)
 	check(t, err)
-	ca.cert, ca.PEM = cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return ca
+	return &CA{cert: cert, key: key, PEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
 }
 
 // Leaf issues a certificate that serves hosts (names or addresses) and proves
 // clients, and returns it with its key, as PEM.
 func (ca *CA) Leaf(t testing.TB, hosts ...string) (cert, key []byte) {
+	t.Helper()
+	return ca.LeafWith(t, nil, hosts...)
+}
+
+// LeafWith is Leaf for a template that edit has changed.
+func (ca *CA) LeafWith(t testing.TB, edit func(*x509.Certificate), hosts ...string) (cert, key []byte) {
 	t.Helper()
 	tmpl := template(t, hosts[0])
 	tmpl.KeyUsage = x509.KeyUsageDigitalSignature
@@ -52,12 +71,22 @@ func (ca *CA) Leaf(t testing.TB, hosts ...string) (cert, key []byte) {
 			tmpl.DNSNames = append(tmpl.DNSNames, h)
 		}
 	}
+	if edit != nil {
+		edit(tmpl)
+	}
 	k := newKey(t)
 	der := ca.sign(t, tmpl, k)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
 	check(t, err)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
+
+// Pool is the CA as crypto/tls wants it.
+func (ca *CA) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.cert)
+	return pool
 }
 
 // LeafFiles is Leaf, in files of a folder that goes with the test.

@@ -1,0 +1,5 @@
+//go:build race || asan
+
+package libssl_test
+
+func init() { instrumented = true }
