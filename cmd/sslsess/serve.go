@@ -315,7 +315,9 @@ func (s *server) done() {
 func (s *server) run(ctx context.Context, l net.Listener, serve func(*conn), finish func(context.Context)) {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	for s.acceptOne(ctx, l, serve) {
+	handshakes, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	for s.acceptOne(ctx, l, func(nc net.Conn) { s.handshake(handshakes, nc, serve) }) {
 	}
 	bounded, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
@@ -331,6 +333,7 @@ func (s *server) run(ctx context.Context, l net.Listener, serve func(*conn), fin
 		return
 	case <-bounded.Done():
 	}
+	giveUp()
 	s.mu.Lock()
 	for c := range s.conns {
 		go c.Close() // each may wait a moment for its peer
@@ -339,8 +342,9 @@ func (s *server) run(ctx context.Context, l net.Listener, serve func(*conn), fin
 	<-gone
 }
 
-// acceptOne returns false when it is over.
-func (s *server) acceptOne(ctx context.Context, l net.Listener, serve func(*conn)) bool {
+// acceptOne gives start a goroutine for the next connection. It returns false
+// when ctx is done.
+func (s *server) acceptOne(ctx context.Context, l net.Listener, start func(net.Conn)) bool {
 	if s.slots != nil {
 		select {
 		case s.slots <- struct{}{}:
@@ -363,7 +367,7 @@ func (s *server) acceptOne(ctx context.Context, l net.Listener, serve func(*conn
 		}
 		return true
 	}
-	go s.handshake(ctx, nc, serve)
+	go start(nc)
 	return true
 }
 

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// startDemo starts the demo with a folder for temporary files of its own.
+func startDemo(t *testing.T) (p *process, tmp string) {
+	t.Helper()
+	tmp = t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	return start(t, "demo"), tmp
+}
+
+var nodeLine = regexp.MustCompile(`^  node\d on (\S+), process \d+$`)
+
+// requireGone wants nothing left of the servers that the demo's lines name.
+func requireGone(t *testing.T, lines []string) {
+	t.Helper()
+	found := 0
+	for _, l := range lines {
+		if m := nodeLine.FindStringSubmatch(l); m != nil {
+			found++
+			eventually(t, l+" is still there", func() bool {
+				c, err := net.Dial("tcp", m[1])
+				if err == nil {
+					c.Close()
+				}
+				return err != nil
+			})
+		}
+	}
+	require.Positive(t, found, "the demo names no server")
+}
+
+func requireEmpty(t *testing.T, dir string) {
+	t.Helper()
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+func rest(p *process) (lines []string) {
+	for l := range p.lines {
+		lines = append(lines, l)
+	}
+	return lines
+}
+
+func TestDemo_EverybodyResumes(t *testing.T) {
+	needOpenSSL(t)
+	begin := time.Now()
+	p, tmp := startDemo(t)
+	lines := rest(p)
+	require.Equal(t, 0, p.status(), "%s\n%s", strings.Join(lines, "\n"), p.errors())
+	assert.Less(t, time.Since(begin), time.Minute)
+	assert.Equal(t, "demo: ok", lines[len(lines)-1])
+	assert.Empty(t, p.errors())
+
+	text := strings.Join(lines, "\n")
+	ms := `resumed \d+\.\d\d ms`
+	assert.Len(t, regexp.MustCompile(`(?m)^  libssl +full \d+\.\d\d ms +`+ms+` +`+ms+` +`+ms+`$`).FindAllString(text, -1), 2, text)
+	assert.Len(t, regexp.MustCompile(`(?m)^  s_client +full +resumed +resumed +resumed$`).FindAllString(text, -1), 2, text)
+	assert.Contains(t, text, "node1 was killed (SIGKILL) and started again")
+	requireGone(t, lines)
+	requireEmpty(t, tmp)
+}
+
+// fakeOpenSSL puts a script in the place of openssl.
+func fakeOpenSSL(t *testing.T, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "openssl"), []byte("#!/bin/sh\n"+script), 0o700))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+func TestDemo_FailsWhereSomethingDoesNotResume(t *testing.T) {
+	real := needOpenSSL(t)
+	for name, c := range map[string]struct{ script, says string }{
+		// Takes the session away that it should offer.
+		"not resumed": {fmt.Sprintf(`case "$*" in *sess_in*) exec %s $(echo "$@" | sed 's/-sess_in .*//');; esac; exec %s "$@"`, real, real),
+			"TLS 1.2, by session id: s_client on node2: not resumed"},
+		"broken": {"echo broken >&2; exit 1", "TLS 1.2, by session id: s_client on node1: openssl s_client: exit status 1: broken"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fakeOpenSSL(t, c.script)
+			p, tmp := startDemo(t)
+			lines := rest(p)
+			assert.Equal(t, 1, p.status())
+			assert.Contains(t, lines[len(lines)-1], "demo: FAILED: "+c.says)
+			assert.Contains(t, strings.Join(lines, "\n"), "FAILED")
+			requireGone(t, lines)
+			requireEmpty(t, tmp)
+		})
+	}
+}
+
+func TestDemo_DoesWithoutOpenSSL(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	p, _ := startDemo(t)
+	lines := rest(p)
+	assert.Equal(t, 0, p.status())
+	assert.Contains(t, lines, "no openssl command here: our own client alone")
+	assert.Equal(t, "demo: ok", lines[len(lines)-1])
+}
+
+// waitForNodes reads lines until two servers run.
+func waitForNodes(p *process) (lines []string) {
+	for nodes := 0; nodes < 2; {
+		l := p.line()
+		lines = append(lines, l)
+		if nodeLine.MatchString(l) {
+			nodes++
+		}
+	}
+	return lines
+}
+
+func TestDemo_InterruptedLeavesNothing(t *testing.T) {
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		// Else the demo might be done first.
+		fakeOpenSSL(t, "exec sleep 60")
+		p, tmp := startDemo(t)
+		lines := waitForNodes(p)
+		require.Equal(t, 1, p.end(sig))
+		lines = append(lines, rest(p)...)
+		assert.Equal(t, "demo: FAILED: interrupted", lines[len(lines)-1])
+		requireGone(t, lines)
+		requireEmpty(t, tmp)
+	}
+}
+
+func TestDemo_KilledLeavesNoServer(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux ends children with their parent")
+	}
+	fakeOpenSSL(t, "exec sleep 60")
+	p, _ := startDemo(t)
+	lines := waitForNodes(p)
+	p.end(syscall.SIGKILL)
+	requireGone(t, lines)
+}
