@@ -338,7 +338,9 @@ size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out)
     size_t len;
 
     if (which == SCB_CERTS_VERIFIED) {
-        chain = SSL_get_verify_result(c->ssl) == X509_V_OK ? SSL_get0_verified_chain(c->ssl) : NULL;
+        /* A client looks for a chain even where it is told not to insist. */
+        chain = (SSL_get_verify_mode(c->ssl) & SSL_VERIFY_PEER) && SSL_get_verify_result(c->ssl) == X509_V_OK
+                    ? SSL_get0_verified_chain(c->ssl) : NULL;
     } else {
         chain = SSL_get_peer_cert_chain(c->ssl);
         /* The chain has the leaf on the client only, and nothing has it after
