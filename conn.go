@@ -936,8 +936,9 @@ func (c *Conn) ConnectionState() tls.ConnectionState {
 		NegotiatedProtocol: C.GoStringN((*C.char)(unsafe.Pointer(i.alpn)), C.int(i.alpn_len)),
 		ServerName:         C.GoString(i.server_name),
 		PeerCertificates:   c.certificates(C.SCB_CERTS_PEER),
+
+		NegotiatedProtocolIsMutual: true, // as crypto/tls: always
 	}
-	s.NegotiatedProtocolIsMutual = s.NegotiatedProtocol != ""
 	if chain := c.certificates(C.SCB_CERTS_VERIFIED); len(chain) > 0 {
 		s.VerifiedChains = [][]*x509.Certificate{chain}
 	}
