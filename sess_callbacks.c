@@ -238,10 +238,19 @@ static int scb_servername_cb(SSL *ssl, int *alert, void *arg)
     return SSL_TLSEXT_ERR_OK;
 }
 
+static int scb_alpn_has(const unsigned char *list, size_t len, const char *proto)
+{
+    size_t n = strlen(proto);
+
+    for (size_t i = 0; i < len; i += 1u + list[i])
+        if (list[i] == n && n < len - i && memcmp(list + i + 1, proto, n) == 0)
+            return 1;
+    return 0;
+}
+
 static int scb_alpn_cb(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in,
                        unsigned int in_len, void *arg)
 {
-    static const unsigned char http11[] = "\x08http/1.1", h2[] = "\x02h2";
     scb_ctx *c = SSL_get_ex_data(ssl, scb_ssl_ctx_idx);
     unsigned char *chosen;
     int ret = SSL_TLSEXT_ERR_NOACK;
@@ -258,8 +267,7 @@ static int scb_alpn_cb(SSL *ssl, const unsigned char **out, unsigned char *out_l
                 if (in[i] == *out_len && memcmp(in + i + 1, chosen, *out_len) == 0)
                     *out = in + i + 1;
             ret = SSL_TLSEXT_ERR_OK;
-        } else if (in_len == sizeof(http11) - 1 && memcmp(in, http11, in_len) == 0
-                   && c->alpn_len == sizeof(h2) - 1 && memcmp(c->alpn, h2, c->alpn_len) == 0) {
+        } else if (scb_alpn_has(in, in_len, "http/1.1") && scb_alpn_has(c->alpn, c->alpn_len, "h2")) {
             ; /* as crypto/tls: an HTTP/1.1 client may speak to an h2 server without ALPN */
         } else {
             ret = SSL_TLSEXT_ERR_ALERT_FATAL;
