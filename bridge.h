@@ -93,6 +93,7 @@ SSL_SESSION *scb_sess_call_get(void *fn, SSL *ssl, const unsigned char *id, int 
 void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
 
 void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
+void scb_ctx_hook_names(SSL_CTX *ctx);
 void scb_ctx_hook_ids(SSL_CTX *ctx, int on);
 void scb_ctx_hook_keylog(SSL_CTX *ctx, int on);
 

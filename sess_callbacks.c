@@ -230,8 +230,9 @@ static void scb_keylog_cb(const SSL *ssl, const char *line)
     scbGoKeyLog(scb_ssl_ctx_handle((SSL *)ssl), (char *)line);
 }
 
-/* The name was dealt with at the ClientHello; this makes OpenSSL confirm it to
- * the client and note it in the session. */
+/* The name is dealt with at the ClientHello; this makes OpenSSL confirm it to
+ * the client and note it in the session, where a resumed TLS 1.2 connection has
+ * its name from. */
 static int scb_servername_cb(SSL *ssl, int *alert, void *arg)
 {
     (void)ssl, (void)alert, (void)arg;
@@ -365,7 +366,12 @@ void scb_ctx_hook_hello(SSL_CTX *ctx, int names)
 {
     SSL_CTX_set_client_hello_cb(ctx, scb_client_hello_cb, NULL);
     if (names) /* else C may have a callback of its own there, and no getter tells */
-        SSL_CTX_set_tlsext_servername_callback(ctx, scb_servername_cb);
+        scb_ctx_hook_names(ctx);
+}
+
+void scb_ctx_hook_names(SSL_CTX *ctx)
+{
+    SSL_CTX_set_tlsext_servername_callback(ctx, scb_servername_cb);
 }
 
 void scb_ctx_hook_ids(SSL_CTX *ctx, int on)

@@ -73,6 +73,9 @@ func NewContext(r Role) (*Context, error) {
 	if p == nil {
 		return nil, takeError("new context", 0, errs)
 	}
+	if r == ServerRole {
+		C.scb_ctx_hook_names(p)
+	}
 	c := &Context{p: p, role: r, made: true}
 	if err := c.bind(); err != nil {
 		C.scb_ctx_free(p)
