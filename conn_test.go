@@ -65,8 +65,8 @@ func bothWays(t testing.TB, a, b net.Conn, data []byte, write func(net.Conn, []b
 }
 
 func writeOddly(c net.Conn, data []byte) error {
-	for size := 1; len(data) > 0; size = size*7 + 3 {
-		n := min(len(data), size%200_000)
+	for size := 1; len(data) > 0; size = (size*7 + 3) % 200_000 {
+		n := min(len(data), size)
 		if m, err := c.Write(data[:n]); err != nil || m != n {
 			return errors.Join(err, io.ErrShortWrite)
 		}
