@@ -112,6 +112,19 @@ func (p *process) errors() string {
 	return p.stderr.String()
 }
 
+// says waits until standard error contains text, and returns what follows it on
+// the line.
+func (p *process) says(text string) (after string) {
+	p.t.Helper()
+	eventually(p.t, "the command says "+text, func() bool {
+		_, rest, ok := strings.Cut(p.errors(), text)
+		line, _, complete := strings.Cut(rest, "\n")
+		after = line
+		return ok && complete
+	})
+	return after
+}
+
 // start starts the command; it ends with the test at the latest.
 func start(t testing.TB, args ...string) *process {
 	t.Helper()

@@ -173,7 +173,7 @@ func TestServe_ClientCARequiresCertificates(t *testing.T) {
 func TestServe_MakesACertificate(t *testing.T) {
 	t.Parallel()
 	n := serveOn(t)
-	assert.Contains(t, n.errors(), "self-signed certificate")
+	n.says("self-signed certificate")
 	client, err := newClientContext("", true, "any")
 	require.NoError(t, err)
 	defer client.Close()
@@ -407,7 +407,7 @@ func TestServe_BackendIsAway(t *testing.T) {
 	c := f.dial(f.client("any"), n.addr)
 	_, err = c.Read(make([]byte, 1))
 	assert.Error(t, err)
-	eventually(t, "the log says so", func() bool { return strings.Contains(n.errors(), "backend: ") })
+	n.says("backend: ")
 	assert.Equal(t, 0, n.end(syscall.SIGTERM))
 }
 
@@ -417,9 +417,7 @@ func TestServe_HTTPShowsStats(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	n := f.serve("-http", "127.0.0.1:0", "-node", "n1")
-	_, addr, ok := strings.Cut(n.errors(), "http on ")
-	require.True(t, ok)
-	base := "http://" + strings.TrimSpace(addr)
+	base := "http://" + n.says("http on ")
 	client := f.client("1.2")
 	full := f.call(client, n.addr, nil)
 	require.True(t, f.call(client, n.addr, full.Session).Resumed)
@@ -571,6 +569,6 @@ func TestServe_OutlivesItsStore(t *testing.T) {
 		require.NoError(t, v.NoAnswer)
 		assert.False(t, v.Resumed)
 	}
-	assert.Contains(t, n.errors(), "store: ")
+	n.says("store: ")
 	assert.Equal(t, 0, n.end(syscall.SIGTERM))
 }
