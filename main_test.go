@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"testing"
 	"time"
 
@@ -16,12 +17,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain fails a run that leaves a Context, a Conn or a Session behind, or
-// that left one to the collector without saying so.
+// TestMain fails a run that leaves a Context, a Conn, a Session or a goroutine
+// behind, or that left one to the collector without saying so.
 func TestMain(m *testing.M) {
+	goroutines := runtime.NumGoroutine()
 	code := m.Run()
 	if code == 0 {
-		code = leftovers()
+		code = leftovers(goroutines)
 	}
 	os.Exit(code)
 }
@@ -29,17 +31,24 @@ func TestMain(m *testing.M) {
 // forgotten counts what tests leave to the collector on purpose.
 var forgotten libssl.Resources
 
-func leftovers() int {
+func leftovers(goroutines int) int {
 	var live libssl.Resources
-	for range 100 { // what ends on other goroutines gets a moment
-		live = libssl.LiveResources()
-		if live == forgotten {
+	var running int
+	for range 500 { // what ends on other goroutines gets a moment
+		live, running = libssl.LiveResources(), runtime.NumGoroutine()
+		if live == forgotten && running <= goroutines {
 			return 0
 		}
 		runtime.GC()
 		time.Sleep(10 * time.Millisecond)
 	}
-	fmt.Fprintf(os.Stderr, "FAIL: resources left behind: %+v, expected %+v\n", live, forgotten)
+	if live != forgotten {
+		fmt.Fprintf(os.Stderr, "FAIL: resources left behind: %+v, expected %+v\n", live, forgotten)
+	}
+	if running > goroutines {
+		fmt.Fprintf(os.Stderr, "FAIL: goroutines left behind: %d, expected %d\n", running, goroutines)
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
+	}
 	return 1
 }
 
