@@ -192,10 +192,14 @@ func httpServer(t testing.TB, ctx *libssl.Context, handler http.HandlerFunc) (ad
 func httpClient(t testing.TB, ctx *libssl.Context) *http.Client {
 	var mu sync.Mutex
 	var last *libssl.Session
+	over := false
 	ctx.SetSessionCacheMode(libssl.CacheClient | libssl.CacheNoInternal)
 	ctx.SetSessNewCallback(func(_ *libssl.SSL, s *libssl.Session) bool {
 		mu.Lock()
 		defer mu.Unlock()
+		if over {
+			return false
+		}
 		last.Release()
 		last = s
 		return true
@@ -226,9 +230,9 @@ func httpClient(t testing.TB, ctx *libssl.Context) *http.Client {
 	}
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
-		ctx.SetSessNewCallback(nil)
 		mu.Lock()
 		defer mu.Unlock()
+		over = true
 		last.Release()
 	})
 	return &http.Client{Transport: transport, Timeout: time.Minute}
