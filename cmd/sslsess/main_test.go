@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	os.Setenv(asCommand, "1")
+	if os.Getenv("GORACE") == "" {
+		os.Setenv("GORACE", "atexit_sleep_ms=0") // else every command takes a second to end
+	}
 	code := m.Run()
 	for range 100 { // what ends on other goroutines gets a moment
 		if live := libssl.LiveResources(); live == (libssl.Resources{}) || code != 0 {

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -455,7 +458,7 @@ func TestServe_SignalsEndItPolitely(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	for _, sig := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
-		n := f.serve("-store", "sqlite:"+filepath.Join(t.TempDir(), "sessions.db"), "-http", "127.0.0.1:0")
+		n := f.serve("-store", "sqlite:"+filepath.Join(t.TempDir(), "sessions.db"), "-http", "127.0.0.1:0", "-handshake-timeout", "1h")
 		client := f.client("any")
 		idle := f.dial(client, n.addr)
 		_, err := io.WriteString(idle, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -550,6 +553,50 @@ func TestServe_BadConfigurationIsStatus1(t *testing.T) {
 			assert.Empty(t, r.stdout)
 		})
 	}
+}
+
+// hostless is a store that does not keep a key of its own.
+type hostless struct{ store.Store }
+
+func TestServe_StoreOfSeveralHostsNeedsKeys(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	ring := filepath.Join(t.TempDir(), "ring")
+	requireOK(t, sslsess(t, "keyring", "new", ring))
+	logger := log.New(io.Discard, "", 0)
+	for name, c := range map[string]struct {
+		flags serveFlags
+		says  string
+	}{
+		"neither":   {serveFlags{}, "-keyring, or -plaintext"},
+		"key ring":  {serveFlags{keyring: ring}, ""},
+		"plaintext": {serveFlags{plaintext: true}, ""},
+	} {
+		ctx, err := libssl.NewServerContext(f.cert, f.key)
+		require.NoError(t, err)
+		defer ctx.Close()
+		c.flags.tickets = new(string)
+		cache, err := c.flags.useStore(ctx, hostless{memstore.New(memstore.Options{})}, logger)
+		if c.says != "" {
+			assert.ErrorContains(t, err, c.says, name)
+			assert.IsType(t, usageError(""), err, name)
+			continue
+		}
+		require.NoError(t, err, name)
+		require.NoError(t, cache.Close(t.Context()))
+	}
+}
+
+func TestSeldom_CountsWhatItLeavesOut(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	l := &seldom{log: log.New(&b, "", 0)}
+	for range 3 {
+		l.print("peer", errors.New("a\nb"))
+	}
+	l.last = l.last.Add(-time.Second)
+	l.print("peer", errors.New("c"))
+	assert.Equal(t, "peer: a; b\npeer: c (and 2 more since the last such line)\n", b.String())
 }
 
 // A store that goes away later is an outage: nobody's handshake notices.
