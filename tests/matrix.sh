@@ -25,7 +25,7 @@ failures() {
 		{ key = field("Package") field("Test") }
 		NR == FNR { if (/"Action":"fail"/) failed[key] = 1; next }
 		!/^{/ || /"Action":"build-output"/ || (/"Action":"output"/ && key in failed)
-	' "$1" "$1" | sed -e 's/^{.*"Output":"\(.*\)"}$/\1/' -e 's/\\n$//' -e 's/\\t/\t/g' -e 's/\\"/"/g' \
+	' "$1" "$1" | sed -e 's/^{.*"Output":"\(.*\)"}$/\1/' -e 's/\\n$//' -e 's/\\n/\n/g' -e 's/\\t/\t/g' -e 's/\\"/"/g' \
 		-e 's/\\u003c/</g' -e 's/\\u003e/>/g' -e 's/\\u0026/\&/g' -e 's/\\\\/\\/g' | grep -v '^=== '
 }
 
