@@ -373,7 +373,7 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID) *C.SSL_SESSI
 // removed queues a deletion: OpenSSL may hold the context's lock.
 func (sc *SessionCache) removed(id store.ID) {
 	if !id.IsZero() {
-		sc.enqueue(job{id: id})
+		sc.enqueueOrLose(job{id: id})
 	}
 }
 
@@ -524,8 +524,7 @@ func (r *resumption) end(ctx context.Context) {
 			continue
 		}
 		// Whoever saw a ticket could burn it with a wrong binder (SEMANTICS F5.4).
-		r.cache.stats.putBack.Add(1)
-		r.cache.put(ctx, *a.taken)
+		r.cache.putBack(ctx, *a.taken)
 	}
 }
 
@@ -630,8 +629,7 @@ func (sc *SessionCache) get(ctx context.Context, id store.ID, take bool) (store.
 			if rec.ID != id {
 				return
 			}
-			sc.stats.putBack.Add(1)
-			sc.put(context.Background(), rec)
+			sc.putBack(context.Background(), rec)
 		}
 	}
 	rec, err := sc.call(ctx, sc.opt.LookupTimeout, op, late)
@@ -649,7 +647,19 @@ func (sc *SessionCache) get(ctx context.Context, id store.ID, take bool) (store.
 // put writes rec, in time or not at all.
 func (sc *SessionCache) put(ctx context.Context, rec store.Record) {
 	if sc.opt.WriteBehind {
-		sc.enqueue(job{id: rec.ID, rec: &rec})
+		sc.enqueueOrLose(job{id: rec.ID, rec: &rec})
+		return
+	}
+	if sc.putNow(ctx, rec) == nil {
+		sc.stats.stored.Add(1)
+	}
+}
+
+// putBack returns what was taken and is some client's to use. It does without
+// the queue where that is closed or full.
+func (sc *SessionCache) putBack(ctx context.Context, rec store.Record) {
+	sc.stats.putBack.Add(1)
+	if sc.opt.WriteBehind && sc.enqueue(job{id: rec.ID, rec: &rec}) == nil {
 		return
 	}
 	if sc.putNow(ctx, rec) == nil {
@@ -688,28 +698,30 @@ func (s *shard) close() {
 	s.mu.Unlock()
 }
 
-func (sc *SessionCache) enqueue(j job) {
+func (sc *SessionCache) enqueueOrLose(j job) {
+	if err := sc.enqueue(j); err != nil {
+		sc.lost(err)
+	}
+}
+
+func (sc *SessionCache) enqueue(j job) error {
 	b := j.id.Bytes()
 	s := &sc.shards[b[0]%queueShards]
 	s.mu.Lock()
-	var err error
+	defer s.mu.Unlock()
 	switch {
 	case s.closed:
-		err = ErrClosed
+		return ErrClosed
 	case len(s.jobs) >= queueLimit/queueShards:
-		err = errQueueFull
-	default:
-		s.jobs = append(s.jobs, j)
-		sc.stats.queue.Add(1)
-		if !s.draining {
-			s.draining = true
-			sc.drained.Go(func() { sc.drain(s) })
-		}
+		return errQueueFull
 	}
-	s.mu.Unlock()
-	if err != nil {
-		sc.lost(err)
+	s.jobs = append(s.jobs, j)
+	sc.stats.queue.Add(1)
+	if !s.draining {
+		s.draining = true
+		sc.drained.Go(func() { sc.drain(s) })
 	}
+	return nil
 }
 
 func (sc *SessionCache) drain(s *shard) {
