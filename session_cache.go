@@ -595,7 +595,7 @@ func (sc *SessionCache) bounded(ctx context.Context, timeout time.Duration,
 	select {
 	case r := <-results:
 		cancel()
-		if r.err != nil && context.Cause(bound) == errStoreTimeout && errors.Is(r.err, context.DeadlineExceeded) {
+		if r.err != nil && context.Cause(bound) == errStoreTimeout { // whatever the store makes of that
 			r.err = errStoreTimeout
 		}
 		return r.rec, r.err
