@@ -425,6 +425,8 @@ func TestStore_ResumesAfterAHelloRetryRequest(t *testing.T) {
 			require.NoError(t, server.SetGroups("P-256"))
 			require.NoError(t, f.client.SetGroups("X25519:P-256"))
 			first := f.visit(t, server, nil)
+			var names atomic.Int32
+			server.SetServerNameCallback(func(*libssl.SSL, string) *libssl.Context { names.Add(1); return nil })
 			cn, sn := tcpPipe(t)
 			sent := &tap{Conn: cn}
 			second := f.visitOver(t, sent, sn, server, first.next)
@@ -437,6 +439,8 @@ func TestStore_ResumesAfterAHelloRetryRequest(t *testing.T) {
 			}
 			require.Equal(t, []store.ID{second.from}, st.asked(asked), "the second question is answered from memory")
 			require.EqualValues(t, 2, cache.Stats().Hits)
+			require.EqualValues(t, 2, cache.Stats().Suspended)
+			require.EqualValues(t, 2, names.Load(), "once for each hello")
 			require.Zero(t, cache.Stats().PutBack)
 		})
 	}
@@ -697,6 +701,7 @@ func TestStore_BadAnswersAreMisses(t *testing.T) {
 				serverOther, _ := otherVersion.node(t, stOther, &opt)
 				iOther := otherVersion.issue(t, serverOther, stOther, seal)
 				require.Equal(t, i.sid, iOther.sid)
+				copy(sessionField(t, iOther.der, fieldID), i.id.Bytes()) // so that nothing else is wrong with it
 
 				kind := i.rec.Data[0]
 				for name, tt := range map[string]struct {
@@ -1117,6 +1122,7 @@ func TestStore_SingleUseResumesOnce(t *testing.T) {
 		opt := &libssl.StoreOptions{Keys: newRing(t), SingleUse: true}
 		a, cacheA := f.node(t, st, opt)
 		b, _ := f.node(t, st, opt)
+		require.NotZero(t, a.SetOptions(0)&libssl.OpNoAntiReplay, "or nothing would resume with early data on")
 		first := f.visit(t, a, nil)
 		second := f.visit(t, b, first.next)
 		require.True(t, second.resumed)
@@ -1365,6 +1371,15 @@ func TestStore_IDContextIsThePolicy(t *testing.T) {
 				require.False(t, f.visit(t, plain, first.next).resumed)
 			})
 		}
+		t.Run("may prove against must prove", func(t *testing.T) {
+			st, opt := newSpy(), &libssl.StoreOptions{Keys: newRing(t)}
+			may, must := f.server(t), f.server(t)
+			ask(libssl.VerifyPeer)(t, may)
+			ask(libssl.VerifyRequirePeer)(t, must)
+			useStore(t, may, st, opt)
+			useStore(t, must, st, opt)
+			require.False(t, f.visit(t, must, f.visit(t, may, nil).next).resumed)
+		})
 		t.Run("other CA among those asked for", func(t *testing.T) {
 			st, opt := newSpy(), &libssl.StoreOptions{Keys: newRing(t)}
 			one, two := f.server(t), f.server(t)
@@ -1690,32 +1705,39 @@ func TestSessionCache_CloseTakesTheCallbacksAway(t *testing.T) {
 
 func TestSessionCache_CloseWhileParked(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
-		st := newSpy()
-		entered, release := make(chan struct{}), make(chan struct{})
-		st.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) {
-			close(entered)
-			<-release
-			return st.mem.Take(ctx, id)
+		for _, behind := range []bool{false, true} {
+			f.closeWhileParked(t, behind)
 		}
-		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
-			close(entered)
-			<-release
-			return st.mem.Get(ctx, id)
-		}
-		opt := &libssl.StoreOptions{Keys: newRing(t), SingleUse: true, LookupTimeout: time.Minute}
-		server, cache := f.node(t, st, opt)
-		sess := f.visit(t, server, nil).next
-		cn, sn := tcpPipe(t)
-		c, s := f.ends(t, cn, sn, server, sess)
-		done := make(chan error, 1)
-		go func() { done <- exchange(c, s) }()
-		receive(t, "the lookup", entered)
-		require.NoError(t, cache.Close(t.Context()))
-		close(release)
-		require.NoError(t, receive(t, "the handshake", done))
-		require.False(t, s.SessionReused())
-		require.Equal(t, f.tickets, st.mem.Len(), "what was taken and not used is back")
 	})
+}
+
+func (f *fleet) closeWhileParked(t *testing.T, behind bool) {
+	st := newSpy()
+	entered, release := make(chan struct{}), make(chan struct{})
+	st.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) {
+		close(entered)
+		<-release
+		return st.mem.Take(ctx, id)
+	}
+	st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+		close(entered)
+		<-release
+		return st.mem.Get(ctx, id)
+	}
+	opt := &libssl.StoreOptions{Keys: newRing(t), SingleUse: true, LookupTimeout: time.Minute, WriteBehind: behind}
+	server, cache := f.node(t, st, opt)
+	sess := f.visit(t, server, nil).next
+	wait(t, "the entries", func() bool { return st.mem.Len() == f.tickets })
+	cn, sn := tcpPipe(t)
+	c, s := f.ends(t, cn, sn, server, sess)
+	done := make(chan error, 1)
+	go func() { done <- exchange(c, s) }()
+	receive(t, "the lookup", entered)
+	require.NoError(t, cache.Close(t.Context()))
+	close(release)
+	require.NoError(t, receive(t, "the handshake", done))
+	require.False(t, s.SessionReused())
+	require.Equal(t, f.tickets, st.mem.Len(), "what was taken and not used is back")
 }
 
 // ---- refusals ----------------------------------------------------------------------------

@@ -2,7 +2,9 @@ package libssl
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
+	"sync"
 	"testing"
 	"time"
 
@@ -138,3 +140,40 @@ func TestResumption_WipesItsAnswers(t *testing.T) {
 
 // SetBreakerClock sets the clock of a cache that is not in use yet.
 func (sc *SessionCache) SetBreakerClock(now func() time.Time) { sc.breaker.now = now }
+
+func TestSessionCache_QueueIsBoundedAndEnds(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	st := &blockingStore{entered: entered, release: release}
+	sc := &SessionCache{ctx: &Context{closed: true}, st: st, opt: StoreOptions{PutTimeout: time.Minute}}
+	sc.stop, sc.cancel = context.WithCancel(context.Background())
+	id := testID(t, 1, 32)
+	sc.removed(id)
+	<-entered
+	const room = queueLimit / queueShards
+	for range room + 3 {
+		sc.removed(id)
+	}
+	require.EqualValues(t, 3, sc.Stats().Lost)
+	require.Equal(t, room+1, sc.Stats().Queue)
+	close(release)
+	require.NoError(t, sc.Close(t.Context()), "lost before it closed")
+	require.EqualValues(t, room+1, sc.Stats().Removed)
+	sc.removed(id)
+	require.EqualValues(t, 4, sc.Stats().Lost)
+	require.Zero(t, sc.Stats().Queue)
+}
+
+// blockingStore holds back its first Delete.
+type blockingStore struct {
+	store.Store
+	once             sync.Once
+	entered, release chan struct{}
+}
+
+func (b *blockingStore) Delete(context.Context, store.ID) error {
+	b.once.Do(func() {
+		close(b.entered)
+		<-b.release
+	})
+	return nil
+}
