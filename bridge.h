@@ -240,6 +240,7 @@ uint64_t scb_ssl_ctx_handle(SSL *ssl);
 uint64_t scb_ssl_conn_handle(SSL *ssl);
 /* Handle of the connection whose step runs on this thread, 0 if none does. */
 uint64_t scb_stepping_handle(void);
+SSL *scb_ssl_new(SSL_CTX *ctx);
 void scb_ssl_free(SSL *ssl);
 /* A Goexit unwinds the goroutine over all of C's frames on this thread: what
  * points into them is forgotten. */

@@ -22,7 +22,19 @@ typedef struct scb_ctx {
     unsigned int leaving;   /* trampolines to take out with the last SSL */
     unsigned char *alpn;
     size_t alpn_len;
+    struct scb_ctx *next, **link; /* in scb_all */
 } scb_ctx;
+
+static CRYPTO_RWLOCK *scb_all_lock; /* taken before any other */
+static scb_ctx *scb_all;
+
+/*
+ * From 3.2 on an SSL does not know its SSL_CTX yet when the ex_data hook runs
+ * for it. It points here until one of its callbacks, or our own SSL_new, tells.
+ */
+static scb_ctx scb_unknown;
+static long scb_unknowns;   /* such SSLs: atomic */
+static long scb_leavers;    /* contexts with trampolines to take out: atomic */
 
 static int scb_ctx_idx = -1;
 static int scb_ssl_ctx_idx = -1;
@@ -72,15 +84,37 @@ static void scb_live(scb_ctx *c)
     CRYPTO_THREAD_unlock(c->lock);
 }
 
+/* Under the lock, where an SSL born meanwhile is either counted, here or among
+ * the unknown, or sees NULL. */
+static void scb_leave_if_idle(scb_ctx *c)
+{
+    if (c->leaving == 0 || c->live > 0 || __atomic_load_n(&scb_unknowns, __ATOMIC_SEQ_CST) > 0)
+        return;
+    scb_uninstall(c, c->leaving);
+    c->leaving = 0;
+    __atomic_sub_fetch(&scb_leavers, 1, __ATOMIC_SEQ_CST);
+}
+
 static void scb_dead(scb_ctx *c)
 {
-    /* Under the lock an SSL born meanwhile is either counted or sees NULL. */
     CRYPTO_THREAD_write_lock(c->lock);
-    if (--c->live == 0 && c->leaving != 0) {
-        scb_uninstall(c, c->leaving);
-        c->leaving = 0;
-    }
+    c->live--;
+    scb_leave_if_idle(c);
     CRYPTO_THREAD_unlock(c->lock);
+}
+
+static void scb_unknown_gone(void)
+{
+    if (__atomic_sub_fetch(&scb_unknowns, 1, __ATOMIC_SEQ_CST) > 0
+        || __atomic_load_n(&scb_leavers, __ATOMIC_SEQ_CST) == 0)
+        return;
+    CRYPTO_THREAD_read_lock(scb_all_lock);
+    for (scb_ctx *c = scb_all; c != NULL; c = c->next) {
+        CRYPTO_THREAD_write_lock(c->lock);
+        scb_leave_if_idle(c);
+        CRYPTO_THREAD_unlock(c->lock);
+    }
+    CRYPTO_THREAD_unlock(scb_all_lock);
 }
 
 static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -91,6 +125,13 @@ static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx
     if (c == NULL) /* every SSL_CTX of the process comes by (F8.3) */
         return;
     scbGoCtxFree(c->handle);
+    CRYPTO_THREAD_write_lock(scb_all_lock);
+    *c->link = c->next;
+    if (c->next != NULL)
+        c->next->link = c->link;
+    CRYPTO_THREAD_unlock(scb_all_lock);
+    if (c->leaving != 0)
+        __atomic_sub_fetch(&scb_leavers, 1, __ATOMIC_SEQ_CST);
     CRYPTO_THREAD_lock_free(c->lock);
     OPENSSL_free(c->alpn);
     OPENSSL_free(c);
@@ -99,10 +140,14 @@ static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx
 static void scb_ssl_new_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
 {
     SSL_CTX *ctx = SSL_get_SSL_CTX((SSL *)parent);
-    scb_ctx *c = ctx == NULL ? NULL : SSL_CTX_get_ex_data(ctx, scb_ctx_idx);
+    scb_ctx *c = ctx == NULL ? &scb_unknown : SSL_CTX_get_ex_data(ctx, scb_ctx_idx);
 
     (void)ptr, (void)argl, (void)argp;
-    if (c != NULL && CRYPTO_set_ex_data(ad, idx, c))
+    if (c == NULL || !CRYPTO_set_ex_data(ad, idx, c))
+        return;
+    if (c == &scb_unknown)
+        __atomic_add_fetch(&scb_unknowns, 1, __ATOMIC_SEQ_CST);
+    else
         scb_live(c);
 }
 
@@ -111,8 +156,56 @@ static void scb_ssl_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx
     scb_ctx *c = ptr;
 
     (void)parent, (void)ad, (void)idx, (void)argl, (void)argp;
-    if (c != NULL)
+    if (c == &scb_unknown)
+        scb_unknown_gone();
+    else if (c != NULL)
         scb_dead(c);
+}
+
+/* SSL_dup makes an SSL, which is counted, and then copies the pointer. */
+static int scb_ssl_dup_cb(CRYPTO_EX_DATA *to, const CRYPTO_EX_DATA *from, SCB_EX_DUP_FROM from_d, int idx, long argl,
+                          void *argp)
+{
+    (void)from, (void)argl, (void)argp;
+    *(void **)from_d = CRYPTO_get_ex_data(to, idx);
+    return 1;
+}
+
+static void scb_ssl_settle(SSL *ssl, scb_ctx *c)
+{
+    scb_live(c); /* first: it is always counted somewhere */
+    SSL_set_ex_data(ssl, scb_ssl_ctx_idx, c);
+    scb_unknown_gone();
+}
+
+/*
+ * The SSL_CTX that an SSL was made with: it copied that one's argument for
+ * record padding, which is ours unless C had or has a use for it. Otherwise the
+ * one that it has now, which may be another after a switch.
+ */
+static scb_ctx *scb_ssl_find(SSL *ssl)
+{
+    void *arg = SSL_get_record_padding_callback_arg(ssl);
+    scb_ctx *c = NULL;
+
+    if (arg != NULL) {
+        CRYPTO_THREAD_read_lock(scb_all_lock);
+        for (c = scb_all; c != NULL && c != arg; c = c->next)
+            ;
+        CRYPTO_THREAD_unlock(scb_all_lock);
+    }
+    if (c == NULL && SSL_get_SSL_CTX(ssl) != NULL)
+        c = SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), scb_ctx_idx);
+    if (c != NULL)
+        scb_ssl_settle(ssl, c);
+    return c;
+}
+
+static scb_ctx *scb_ctx_of_ssl(SSL *ssl)
+{
+    scb_ctx *c = SSL_get_ex_data(ssl, scb_ssl_ctx_idx);
+
+    return c == &scb_unknown ? scb_ssl_find(ssl) : c;
 }
 
 /* SSL_dup copies ex_data, but an scb_conn belongs to one SSL. */
@@ -127,9 +220,10 @@ static int scb_conn_dup_cb(CRYPTO_EX_DATA *to, const CRYPTO_EX_DATA *from, SCB_E
 int scb_init(void)
 {
     scb_ctx_idx = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, scb_ctx_free_cb);
-    scb_ssl_ctx_idx = SSL_get_ex_new_index(0, NULL, scb_ssl_new_cb, NULL, scb_ssl_free_cb);
+    scb_ssl_ctx_idx = SSL_get_ex_new_index(0, NULL, scb_ssl_new_cb, scb_ssl_dup_cb, scb_ssl_free_cb);
     scb_ssl_conn_idx = SSL_get_ex_new_index(0, NULL, NULL, scb_conn_dup_cb, NULL);
-    return scb_ctx_idx > 0 && scb_ssl_ctx_idx > 0 && scb_ssl_conn_idx > 0;
+    scb_all_lock = CRYPTO_THREAD_lock_new();
+    return scb_ctx_idx > 0 && scb_ssl_ctx_idx > 0 && scb_ssl_conn_idx > 0 && scb_all_lock != NULL;
 }
 
 static scb_ctx *scb_ctx_of(SSL_CTX *ctx)
@@ -146,7 +240,7 @@ uint64_t scb_ctx_handle(SSL_CTX *ctx)
 
 uint64_t scb_ssl_ctx_handle(SSL *ssl)
 {
-    scb_ctx *c = SSL_get_ex_data(ssl, scb_ssl_ctx_idx);
+    scb_ctx *c = scb_ctx_of_ssl(ssl);
 
     return c == NULL ? 0 : c->handle;
 }
@@ -166,8 +260,18 @@ int scb_ctx_adopt(SSL_CTX *ctx, uint64_t handle, scb_errs **errs)
         c->handle = handle;
         c->ssl_ctx = ctx;
         c->lock = CRYPTO_THREAD_lock_new();
-        if (c->lock != NULL && SSL_CTX_set_ex_data(ctx, scb_ctx_idx, c))
+        if (c->lock != NULL && SSL_CTX_set_ex_data(ctx, scb_ctx_idx, c)) {
+            CRYPTO_THREAD_write_lock(scb_all_lock);
+            c->next = scb_all;
+            c->link = &scb_all;
+            if (scb_all != NULL)
+                scb_all->link = &c->next;
+            scb_all = c;
+            CRYPTO_THREAD_unlock(scb_all_lock);
+            if (SSL_CTX_get_record_padding_callback_arg(ctx) == NULL)
+                SSL_CTX_set_record_padding_callback_arg(ctx, c); /* see scb_ssl_find */
             return SCB_OK;
+        }
         CRYPTO_THREAD_lock_free(c->lock);
         OPENSSL_free(c);
     }
@@ -252,7 +356,7 @@ static int scb_alpn_has(const unsigned char *list, size_t len, const char *proto
 static int scb_alpn_cb(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in,
                        unsigned int in_len, void *arg)
 {
-    scb_ctx *c = SSL_get_ex_data(ssl, scb_ssl_ctx_idx);
+    scb_ctx *c = scb_ctx_of_ssl(ssl);
     unsigned char *chosen;
     int ret = SSL_TLSEXT_ERR_NOACK;
 
@@ -288,7 +392,8 @@ void scb_sess_set(SSL_CTX *ctx, int which, int on)
 
     CRYPTO_THREAD_write_lock(c->lock);
     if (on) {
-        c->leaving &= ~bit;
+        if (c->leaving != 0 && (c->leaving &= ~bit) == 0)
+            __atomic_sub_fetch(&scb_leavers, 1, __ATOMIC_SEQ_CST);
         scb_install(ctx, which);
     } else if (scb_sess_installed(ctx, which, &fn) != 0) {
         /* A running handshake tests the pointer and then reads it again to
@@ -296,11 +401,10 @@ void scb_sess_set(SSL_CTX *ctx, int which, int on)
          * trampoline, be it in the place of somebody else's function, answers
          * as C does without a callback. */
         scb_install(ctx, which);
+        if (c->leaving == 0)
+            __atomic_add_fetch(&scb_leavers, 1, __ATOMIC_SEQ_CST);
         c->leaving |= bit;
-        if (c->live == 0) {
-            scb_uninstall(c, bit);
-            c->leaving &= ~bit;
-        }
+        scb_leave_if_idle(c);
     }
     CRYPTO_THREAD_unlock(c->lock);
 }
@@ -485,11 +589,21 @@ int scb_ctx_flush(SSL_CTX *ctx, int64_t at)
     return SCB_OK;
 }
 
+/* SSL_new, for an SSL_CTX with a Context. */
+SSL *scb_ssl_new(SSL_CTX *ctx)
+{
+    SSL *ssl = SSL_new(ctx);
+
+    if (ssl != NULL && SSL_get_ex_data(ssl, scb_ssl_ctx_idx) == &scb_unknown)
+        scb_ssl_settle(ssl, scb_ctx_of(ctx));
+    return ssl;
+}
+
 /* SSL_free runs the ex_data hook first and gives up a broken connection's
  * session afterwards: the SSL counts until that is over. */
 void scb_ssl_free(SSL *ssl)
 {
-    scb_ctx *c = SSL_get_ex_data(ssl, scb_ssl_ctx_idx);
+    scb_ctx *c = scb_ctx_of_ssl(ssl);
     SSL_CTX *ctx;
 
     if (c == NULL) {

@@ -123,7 +123,7 @@ scb_conn *scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *na
     if (c == NULL || !CRYPTO_THREAD_run_once(&scb_bio_once, scb_bio_init) || scb_bio_method == NULL)
         goto fail;
     c->handle = handle;
-    c->ssl = SSL_new(ctx);
+    c->ssl = scb_ssl_new(ctx);
     if (c->ssl == NULL || !SSL_set_ex_data(c->ssl, scb_ssl_conn_idx, c))
         goto fail;
     bio = BIO_new(scb_bio_method);
