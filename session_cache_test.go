@@ -76,9 +76,21 @@ func (f *fleet) node(t testing.TB, st store.Store, opt *libssl.StoreOptions) (*l
 	return ctx, useStore(t, ctx, st, opt)
 }
 
+// useStore gives the store all the time it needs where opt sets no limit: the
+// machine may be busy.
 func useStore(t testing.TB, ctx *libssl.Context, st store.Store, opt *libssl.StoreOptions) *libssl.SessionCache {
 	t.Helper()
-	sc, err := ctx.UseStore(st, opt)
+	var o libssl.StoreOptions
+	if opt != nil {
+		o = *opt
+	}
+	if o.LookupTimeout == 0 {
+		o.LookupTimeout = time.Minute
+	}
+	if o.PutTimeout == 0 {
+		o.PutTimeout = time.Minute
+	}
+	sc, err := ctx.UseStore(st, &o)
 	require.NoError(t, err)
 	t.Cleanup(func() { sc.Close(context.Background()) })
 	return sc
@@ -899,9 +911,9 @@ func eachFault(t *testing.T, test func(t *testing.T, f *fleet, fault func(contex
 	})
 }
 
-func shortOptions(t *testing.T, errs *heard) *libssl.StoreOptions {
-	return &libssl.StoreOptions{Keys: newRing(t), LookupTimeout: 20 * time.Millisecond, PutTimeout: 20 * time.Millisecond, OnError: errs.hear}
-}
+// budget is for operations that use it up. Long enough for those that do not,
+// where they share it.
+const budget = 200 * time.Millisecond
 
 // found is Stats without what never reached the store: a TLS 1.2 server counts
 // the random id of every fresh client that speaks 1.3 too.
@@ -916,7 +928,7 @@ func TestStore_FailingGetIsAMiss(t *testing.T) {
 		st := newSpy()
 		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) { return store.Record{}, fault(ctx) }
 		var errs heard
-		server, cache := f.node(t, st, shortOptions(t, &errs))
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, LookupTimeout: budget})
 		sess := f.visit(t, server, nil).next
 		require.False(t, f.visit(t, server, sess).resumed)
 		require.EqualValues(t, 1, count(cache.Stats()))
@@ -932,9 +944,7 @@ func TestStore_FailingPutCostsTheSessionOnly(t *testing.T) {
 			st := newSpy()
 			st.OnPut = func(ctx context.Context, r store.Record) error { return fault(ctx) }
 			var errs heard
-			opt := shortOptions(t, &errs)
-			opt.WriteBehind = behind
-			server, cache := f.node(t, st, opt)
+			server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, PutTimeout: budget, WriteBehind: behind})
 			sess := f.visit(t, server, nil).next
 			wait(t, "the Puts", func() bool { return int(count(cache.Stats())) == f.tickets })
 			require.Error(t, errs.all())
@@ -950,7 +960,7 @@ func TestStore_FailingDeleteIsReported(t *testing.T) {
 		st := newSpy()
 		st.OnDelete = func(ctx context.Context, id store.ID) error { return fault(ctx) }
 		var errs heard
-		server, cache := f.node(t, st, shortOptions(t, &errs))
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, PutTimeout: budget})
 		f.abort(t, server)
 		wait(t, "the Delete", func() bool { return cache.Stats().Lost == 1 })
 		require.NoError(t, cache.Close(t.Context()), "it was lost before")
@@ -968,9 +978,7 @@ func TestStore_FailingTakeIsAMiss(t *testing.T) {
 		st := newSpy()
 		st.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) { return store.Record{}, fault(ctx) }
 		var errs heard
-		opt := shortOptions(t, &errs)
-		opt.SingleUse = true
-		server, cache := f.node(t, st, opt)
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, LookupTimeout: budget, SingleUse: true})
 		sess := f.visit(t, server, nil).next
 		require.False(t, f.visit(t, server, sess).resumed)
 		require.EqualValues(t, 1, count(cache.Stats()))
@@ -999,8 +1007,10 @@ func TestStore_TakeThatComesTooLateIsPutBack(t *testing.T) {
 		}
 		return err
 	}
-	opt := &libssl.StoreOptions{Keys: newRing(t), SingleUse: true, LookupTimeout: 20 * time.Millisecond, PutTimeout: time.Minute}
+	opt := &libssl.StoreOptions{Keys: newRing(t), SingleUse: true, LookupTimeout: budget}
 	server, cache := f.node(t, st, opt)
+	opt.LookupTimeout = 0
+	patient, _ := f.node(t, st, opt)
 	sess := f.visit(t, server, nil).next
 	taken = storeID(t, sess)
 	before := st.record(t, taken)
@@ -1014,7 +1024,31 @@ func TestStore_TakeThatComesTooLateIsPutBack(t *testing.T) {
 	slow.Store(false)
 	require.EqualValues(t, 1, cache.Stats().PutBack)
 	require.Equal(t, before, st.record(t, taken))
-	require.True(t, f.visit(t, server, sess).resumed)
+	require.True(t, f.visit(t, patient, sess).resumed)
+}
+
+func TestStore_BudgetsHaveDefaults(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		release := make(chan struct{})
+		defer close(release) // after the handshakes
+		st.OnGet = func(context.Context, store.ID) (store.Record, error) {
+			<-release
+			return store.Record{}, store.ErrNotFound
+		}
+		st.OnPut = func(context.Context, store.Record) error {
+			<-release
+			return nil
+		}
+		server := f.server(t)
+		cache, err := server.UseStore(st, &libssl.StoreOptions{Keys: newRing(t)})
+		require.NoError(t, err)
+		defer cache.Close(t.Context())
+		sess := f.visit(t, server, nil).next
+		require.EqualValues(t, f.tickets, cache.Stats().Timeouts)
+		require.False(t, f.visit(t, server, sess).resumed)
+		require.EqualValues(t, 2*f.tickets+1, cache.Stats().Timeouts)
+	})
 }
 
 func TestStore_BreakerSparesAFailingStore(t *testing.T) {
