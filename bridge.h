@@ -84,6 +84,8 @@ int scb_ctx_adopt(SSL_CTX *ctx, uint64_t handle, scb_errs **errs);
 void scb_ctx_up_ref(SSL_CTX *ctx);
 void scb_ctx_free(SSL_CTX *ctx);
 int scb_ctx_in_remove(SSL_CTX *ctx);
+/* Is the caller, on this thread, a handler inside a step or a removal? */
+int scb_in_handler(void);
 void scb_ctx_forget(SSL_CTX *ctx);
 
 void scb_sess_set(SSL_CTX *ctx, int which, int on);

@@ -215,24 +215,19 @@ func putBuffer(b *buffer) {
 // takes one, and the scheduler starts another for whoever waits.
 var stepSlots = make(chan struct{}, 2*runtime.GOMAXPROCS(0)+8)
 
-// slotPatience ends the wait for a slot: a handler that drives a connection of
-// its own while all slots wait for a lock it holds would wait for ever.
-const slotPatience = 100 * time.Millisecond
-
+// takeSlot waits for a slot. A handler that drives a connection of its own goes
+// on without: all slots may be waiting for a lock that its thread holds.
 func takeSlot() bool {
 	select {
 	case stepSlots <- struct{}{}:
 		return true
 	default:
 	}
-	t := time.NewTimer(slotPatience)
-	defer t.Stop()
-	select {
-	case stepSlots <- struct{}{}:
-		return true
-	case <-t.C:
+	if C.scb_in_handler() != 0 {
 		return false
 	}
+	stepSlots <- struct{}{}
+	return true
 }
 
 func (c *Conn) giveSlot() {

@@ -510,6 +510,11 @@ int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len)
 
 /* ---- calls that need the context's lock ----------------------------------- */
 
+int scb_in_handler(void)
+{
+    return scb_frames != NULL || scb_stepping_handle() != 0;
+}
+
 int scb_ctx_in_remove(SSL_CTX *ctx)
 {
     for (scb_frame *f = scb_frames; f != NULL; f = f->up)

@@ -295,7 +295,9 @@ func TestServerName_SwitchesCertificateAndPolicy(t *testing.T) {
 			err = agree(cl, s)
 			require.Equal(t, []string{c.asked}, asked, c.name)
 			if c.says != "" {
-				require.ErrorContains(t, err, c.says)
+				require.Error(t, err)
+				// Releases spell it with and without a capital.
+				require.Contains(t, strings.ToLower(err.Error()), strings.ToLower(c.says))
 				continue
 			}
 			require.NoError(t, err, c.name)
