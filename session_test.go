@@ -220,9 +220,14 @@ func TestSession_DeadAnswersErrReleased(t *testing.T) {
 	_ = exchange(c, s) // another id inside: some releases fail
 	closeBoth(c, s)
 	released := makeSession(t, modes[0])
+	var removed *libssl.Session
+	server.SetSessRemoveCallback(func(_ *libssl.Context, s *libssl.Session) { removed = s })
+	_, err := server.RemoveSession(released)
+	require.NoError(t, err)
+	server.SetSessRemoveCallback(nil)
 	released.Release()
 	for name, s := range map[string]*libssl.Session{
-		"lent": lent, "spent": spent, "released": released, "nil": nil, "zero": new(libssl.Session),
+		"lent": lent, "lent by remove": removed, "spent": spent, "released": released, "nil": nil, "zero": new(libssl.Session),
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.Release()

@@ -1,6 +1,7 @@
 package callbacks_test
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -354,5 +355,51 @@ func TestAttachContext_ServesCAndGoTogether(t *testing.T) {
 			flusher.Wait()
 			require.EqualValues(t, 36, c.hits.Load())
 		})
+	}
+}
+
+// The same for a Context that this module made, closed and forgotten.
+func TestContext_HandlersOutliveCloseUnderC(t *testing.T) {
+	client := newClient(t)
+	c := newCache(t)
+	p := func() *cref.Pair {
+		server := modes[0].server(t)
+		c.install(server)
+		p, err := cref.NewPair(client.Pointer(), server.Pointer(), name, nil)
+		require.NoError(t, err)
+		require.NoError(t, server.Close())
+		return p
+	}()
+	for range 3 {
+		runtime.GC()
+	}
+	require.True(t, p.Run())
+	require.EqualValues(t, 1, c.news.Load())
+	p.Free(false)
+	require.EqualValues(t, 1, c.removes.Load())
+}
+
+// RemoveSession's handler is called without a lock, but what it has C do may
+// take one.
+func TestSessRemove_LocksOfCInsideRemoveSession(t *testing.T) {
+	client, server := newClient(t), modes[0].server(t)
+	var kept []*libssl.Session
+	server.SetSessNewCallback(func(_ *libssl.SSL, s *libssl.Session) bool { kept = append(kept, s); return true })
+	for range 2 {
+		linkC(t, client, server, nil).closed().session.Release()
+	}
+	var errs []error
+	server.SetSessRemoveCallback(func(ctx *libssl.Context, _ *libssl.Session) {
+		errs = append(errs, ctx.FlushSessions(time.Unix(1, 0)))
+		if len(errs) == 1 {
+			cref.Flush(ctx.Pointer())
+			errs = append(errs, ctx.FlushSessions(time.Unix(1, 0)))
+		}
+	})
+	_, err := server.RemoveSession(kept[0])
+	require.NoError(t, err)
+	require.Equal(t, []error{nil, libssl.ErrReentrant, nil}, errs)
+	for _, s := range kept {
+		s.Release()
 	}
 }

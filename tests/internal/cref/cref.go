@@ -120,6 +120,9 @@ func NewContext(client bool) unsafe.Pointer {
 // FreeContext gives an SSL_CTX's reference back, in C.
 func FreeContext(sslCtx unsafe.Pointer) { C.cref_ctx_free((*C.SSL_CTX)(sslCtx)) }
 
+// Flush is SSL_CTX_flush_sessions of all.
+func Flush(sslCtx unsafe.Pointer) { C.cref_flush((*C.SSL_CTX)(sslCtx)) }
+
 // SwitchOnName makes a servername callback in C that switches every SSL of one SSL_CTX to another.
 func SwitchOnName(sslCtx, to unsafe.Pointer) {
 	C.cref_sni_switch((*C.SSL_CTX)(sslCtx), (*C.SSL_CTX)(to))

@@ -41,6 +41,7 @@ int cref_answer_der(cref_callbacks *cb, const unsigned char *der, size_t len);
 
 SSL_CTX *cref_ctx_new(int client);
 void cref_ctx_free(SSL_CTX *ctx);
+void cref_flush(SSL_CTX *ctx);
 void cref_sni_switch(SSL_CTX *ctx, SSL_CTX *to);
 void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to);
 

@@ -14,6 +14,14 @@ void cref_ctx_free(SSL_CTX *ctx)
     SSL_CTX_free(ctx);
 }
 
+void cref_flush(SSL_CTX *ctx)
+{
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* from 3.4 on, for the sake of times after 2106 */
+    SSL_CTX_flush_sessions(ctx, 0);
+#pragma GCC diagnostic pop
+}
+
 static int sni_cb(SSL *ssl, int *alert, void *to)
 {
     (void)alert;
