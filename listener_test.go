@@ -134,7 +134,7 @@ func TestDial_NamesTheHost(t *testing.T) {
 	require.NoError(t, server.UseCertificatePEM(ca.Leaf(t, "elsewhere.test")))
 	live := libssl.LiveResources().Conns
 	_, err = libssl.Dial("tcp4", net.JoinHostPort("localhost", port), client)
-	require.ErrorContains(t, err, "hostname mismatch")
+	require.ErrorContains(t, err, "ostname mismatch")
 	wait(t, "the server's end", func() bool { return libssl.LiveResources().Conns == live })
 }
 
@@ -143,7 +143,7 @@ func TestDial_UnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	serveEcho(t, listen(t, "unix", path, f.server(t)))
 	_, err := libssl.Dial("unix", path, f.client)
-	require.ErrorContains(t, err, "hostname mismatch", "a path is no name")
+	require.ErrorContains(t, err, "ostname mismatch", "a path is no name")
 	require.NoError(t, f.client.SetVerify(libssl.VerifyNone))
 	c, err := libssl.Dial("unix", path, f.client)
 	require.NoError(t, err)
