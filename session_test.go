@@ -367,6 +367,25 @@ func TestSession_Times(t *testing.T) {
 	s.Text()
 }
 
+// OpenSSL's lifetimes reach further than a time.Duration.
+func TestSession_MonstrousTimeoutSaturates(t *testing.T) {
+	made := makeSession(t, modes[0])
+	require.NoError(t, made.SetTimeout(7200*time.Second))
+	der := derOf(t, made)
+	head := 2
+	if der[1] == 0x81 {
+		head = 3
+	}
+	short, long := []byte{0xa2, 4, 2, 2, 0x1c, 0x20}, []byte{0xa2, 10, 2, 8, 0x0f, 1, 2, 3, 4, 5, 6, 7}
+	require.Equal(t, 1, bytes.Count(der, short))
+	body := bytes.Replace(der[head:], short, long, 1)
+	s := parse(t, append([]byte{0x30, 0x81, byte(len(body))}, body...))
+	const years = 365 * 24 * time.Hour
+	require.Greater(t, s.Timeout(), 200*years)
+	require.True(t, s.Expires().After(time.Now().Add(200*years)))
+	require.NotEmpty(t, s.Text())
+}
+
 func TestSessionID_HoldsAtMost32Bytes(t *testing.T) {
 	for n := range 34 {
 		id, err := store.IDFromBytes(make([]byte, n))
