@@ -3,6 +3,7 @@ package libssl_test
 import (
 	"crypto/tls"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -22,6 +23,9 @@ import (
 func TestMain(m *testing.M) {
 	goroutines := runtime.NumGoroutine()
 	code := m.Run()
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		goroutines++ // fuzzing listens for signals, to the end
+	}
 	if code == 0 {
 		code = leftovers(goroutines)
 	}
