@@ -154,7 +154,11 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 	cc := C.scb_conn_new(p, C.uint64_t(h), cbool(client), cname, kind, &errs)
 	if cc == nil {
 		conns.Delete(h)
-		return nil, takeError("new connection", 0, errs)
+		err := takeError("new connection", 0, errs)
+		if name != "" && len(err.Queue) == 0 {
+			return nil, fmt.Errorf("%w: is %q a host name?", err, name)
+		}
+		return nil, err
 	}
 	c := &Conn{nc: nc, ctx: ctx, handle: h, key: cc, c: cc, client: client, serverName: name}
 	c.net = runtime.AddCleanup(c, forgetConn, cc)

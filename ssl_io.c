@@ -110,7 +110,11 @@ static int scb_conn_expect_name(SSL *ssl, const char *name, int kind)
         return 1;
     /* As crypto/tls: whole-label wildcards only, and never the common name. */
     X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
-    return X509_VERIFY_PARAM_set1_host(param, name, 0) && SSL_set_tlsext_host_name(ssl, name);
+    /* From 4.0 on what is no host name is refused here, before it can fail to
+     * match; that is nothing to a client that verifies nothing. */
+    if (!X509_VERIFY_PARAM_set1_host(param, name, 0) && SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE)
+        return 0;
+    return SSL_set_tlsext_host_name(ssl, name);
 }
 
 scb_conn *scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *name, int name_kind, scb_errs **errs)

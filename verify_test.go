@@ -79,6 +79,11 @@ func TestClient_VerifiesTheServer(t *testing.T) {
 				require.NoError(t, err)
 				defer s.Close()
 				cl, err := libssl.Client(cn, client, c.name)
+				if err != nil && strings.Contains(name, "UTF-8") { // OpenSSL 4.0 refuses it at once
+					require.ErrorContains(t, err, "a host name?")
+					cn.Close()
+					continue
+				}
 				require.NoError(t, err)
 				defer cl.Close()
 				served := make(chan error, 1)

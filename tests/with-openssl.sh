@@ -16,6 +16,8 @@ if [ -e "$root/.packages" ]; then
 		for loader in "$root"/lib64/ld-linux*.so.* "$root"/lib/ld-linux*.so.*; do [ ! -e "$loader" ] || break; done
 		CGO_CFLAGS="${CGO_CFLAGS--O2 -g} --sysroot=$root"
 		CGO_LDFLAGS="${CGO_LDFLAGS-} --sysroot=$root -L$libs -Wl,--dynamic-linker=$loader -Wl,-rpath,$libs"
+		# Go's own linker would name the machine's loader, which cannot run the sysroot's libc.
+		export GOFLAGS="$(go env GOFLAGS) -ldflags=-linkmode=external"
 	else # only OpenSSL is another one
 		CGO_CFLAGS="${CGO_CFLAGS--O2 -g} -I$root/usr/include -I$root/usr/include/$arch"
 		CGO_LDFLAGS="${CGO_LDFLAGS-} -L$libs -Wl,-rpath,$libs"
