@@ -35,6 +35,7 @@
 #endif
 #if OPENSSL_VERSION_NUMBER >= 0x30400000L
 #define SCB_HAVE_TIME_EX 1             /* SSL_SESSION_get_time_ex and family */
+#define SCB_HAVE_GET1_OBJECTS 1        /* X509_STORE_get1_objects */
 #endif
 
 /* Options that a release does not know are 0: setting them changes nothing. */

@@ -229,17 +229,29 @@ static int scb_hash_cas(EVP_MD_CTX *md, X509_STORE *store)
     scb_digest *all;
     size_t n = 0;
     int ok = 1, num;
+    STACK_OF(X509_OBJECT) *objects;
 
+#ifdef SCB_HAVE_GET1_OBJECTS
+    objects = X509_STORE_get1_objects(store);
+    if (objects == NULL)
+        return 0;
+#else
     X509_STORE_lock(store);
-    num = sk_X509_OBJECT_num(X509_STORE_get0_objects(store));
+    objects = X509_STORE_get0_objects(store);
+#endif
+    num = sk_X509_OBJECT_num(objects);
     all = num <= 0 ? NULL : OPENSSL_malloc((size_t)num * sizeof(*all));
     for (int i = 0; ok && i < num; i++) {
-        X509 *x = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(X509_STORE_get0_objects(store), i));
+        X509 *x = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(objects, i));
 
         ok = all != NULL && (x == NULL || X509_digest(x, EVP_sha256(), all[n].b, NULL));
         n += x != NULL;
     }
+#ifdef SCB_HAVE_GET1_OBJECTS
+    sk_X509_OBJECT_pop_free(objects, X509_OBJECT_free);
+#else
     X509_STORE_unlock(store);
+#endif
     if (ok && n > 0) {
         qsort(all, n, sizeof(*all), scb_compare_digests);
         ok = EVP_DigestUpdate(md, all, n * sizeof(*all));
