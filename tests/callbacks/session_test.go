@@ -67,9 +67,6 @@ func TestSession_TextHoldsNoSecret(t *testing.T) {
 
 // What a handler forgets is counted by the binding and by OpenSSL.
 func TestSession_ForgottenIsGivenBack(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for the collector")
-	}
 	start := cref.LiveSessions()
 	before := libssl.LiveResources().ForgottenSessions
 	client, server := newClient(t), modes[0].server(t)
