@@ -1,0 +1,53 @@
+package cref
+
+/*
+#cgo pkg-config: libssl libcrypto
+
+#include <stdlib.h>
+#include <openssl/crypto.h>
+
+char *cref_certificate_pem(void);
+static void cref_free(void *p) { OPENSSL_free(p); }
+int cref_has(const char *name);
+char *cref_observe(const char *name, int *broken);
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+)
+
+// Has says whether there is a scenario of that name.
+func Has(name string) bool {
+	cname := C.CString(name)
+	defer C.free(unsafe.Pointer(cname))
+	return C.cref_has(cname) == 1
+}
+
+// Observe runs a fact's scenario in C and returns the lines it left: "case: text", each ended by a newline.
+func Observe(name string) (string, error) {
+	cname := C.CString(name)
+	defer C.free(unsafe.Pointer(cname))
+	var broken C.int
+	text := C.cref_observe(cname, &broken)
+	if text == nil {
+		return "", fmt.Errorf("cref: no scenario is called %q", name)
+	}
+	defer C.free(unsafe.Pointer(text))
+	if broken != 0 {
+		return "", errors.New(C.GoString(text))
+	}
+	return C.GoString(text), nil
+}
+
+// CertificatePEM is the certificate of every lab, and its key, in one text.
+func CertificatePEM() ([]byte, error) {
+	pem := C.cref_certificate_pem()
+	if pem == nil {
+		return nil, errors.New("cref: no certificate")
+	}
+	defer C.cref_free(unsafe.Pointer(pem))
+	return []byte(C.GoString(pem)), nil
+}
