@@ -29,6 +29,7 @@
 #define SCB_HAVE_ERR_GET_ERROR_ALL 1   /* ERR_get_error_all names the function */
 #define SCB_HAVE_GET1_PEER_CERT 1      /* SSL_get1_peer_certificate */
 #define SCB_HAVE_NEGOTIATED_GROUP 1    /* SSL_get_negotiated_group */
+#define SCB_HAVE_TICKET_EVP 1          /* SSL_CTX_set_tlsext_ticket_key_evp_cb */
 #define SCB_EX_DUP_FROM void **        /* CRYPTO_EX_dup's third parameter */
 #else
 #define SCB_EX_DUP_FROM void *
@@ -126,6 +127,15 @@ typedef struct scb_ctx_stats {
     long number, connect, connect_good, accept, accept_good, hits, cb_hits, misses, timeouts, cache_full;
 } scb_ctx_stats;
 scb_ctx_stats scb_ctx_get_stats(SSL_CTX *ctx);
+
+/* ---- Ticket keys (ticket_keys.c) ----------------------------------------- */
+
+typedef struct scb_ticket_key {
+    unsigned char name[16], aes[32], hmac[32];
+    int64_t not_before; /* it seals from then on */
+} scb_ticket_key;
+/* Copies n keys, newest first. */
+int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, scb_errs **errs);
 
 /* ---- SSL_SESSION ------------------------------------------------------ */
 
@@ -240,6 +250,9 @@ int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, scb_errs **errs);
 extern int scb_ssl_conn_idx;
 void scb_take_errs(scb_errs **errs);
 uint64_t scb_ssl_ctx_handle(SSL *ssl);
+/* The SSL_CTX that it was made with, if that has a Context; NULL otherwise. */
+SSL_CTX *scb_ssl_origin(SSL *ssl);
+int scb_tickets_init(void);
 uint64_t scb_ssl_conn_handle(SSL *ssl);
 /* Handle of the connection whose step runs on this thread, 0 if none does. */
 uint64_t scb_stepping_handle(void);

@@ -223,7 +223,8 @@ int scb_init(void)
     scb_ssl_ctx_idx = SSL_get_ex_new_index(0, NULL, scb_ssl_new_cb, scb_ssl_dup_cb, scb_ssl_free_cb);
     scb_ssl_conn_idx = SSL_get_ex_new_index(0, NULL, NULL, scb_conn_dup_cb, NULL);
     scb_all_lock = CRYPTO_THREAD_lock_new();
-    return scb_ctx_idx > 0 && scb_ssl_ctx_idx > 0 && scb_ssl_conn_idx > 0 && scb_all_lock != NULL;
+    return scb_ctx_idx > 0 && scb_ssl_ctx_idx > 0 && scb_ssl_conn_idx > 0 && scb_all_lock != NULL
+           && scb_tickets_init();
 }
 
 static scb_ctx *scb_ctx_of(SSL_CTX *ctx)
@@ -243,6 +244,13 @@ uint64_t scb_ssl_ctx_handle(SSL *ssl)
     scb_ctx *c = scb_ctx_of_ssl(ssl);
 
     return c == NULL ? 0 : c->handle;
+}
+
+SSL_CTX *scb_ssl_origin(SSL *ssl)
+{
+    scb_ctx *c = scb_ctx_of_ssl(ssl);
+
+    return c == NULL ? NULL : c->ssl_ctx;
 }
 
 uint64_t scb_ssl_conn_handle(SSL *ssl)

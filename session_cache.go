@@ -161,8 +161,13 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	if _, err := c.sessionIDContext(); err != nil {
 		return nil, err
 	}
+	if c.stopTicketKeys != nil && sc.taker != nil {
+		return nil, unsupported("single use beside stateless tickets")
+	}
 	c.SetSessionCacheMode(CacheServer | CacheNoInternal)
-	c.SetOptions(OpNoTicket)
+	if c.stopTicketKeys == nil { // else UseTicketKeys has said otherwise
+		c.SetOptions(OpNoTicket)
+	}
 	if sc.taker != nil {
 		c.SetOptions(OpNoAntiReplay)
 	}
