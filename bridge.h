@@ -152,8 +152,13 @@ typedef struct scb_session_info {
 } scb_session_info;
 
 SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **errs);
-/* The caller wipes and frees *der with scb_wipe. */
-size_t scb_session_der(SSL_SESSION *s, unsigned char **der, scb_errs **errs);
+/* p begins with room unset bytes; the caller wipes and frees it with scb_wipe.
+ * len counts them too, and is 0 after a failure. */
+typedef struct scb_der {
+    unsigned char *p;
+    size_t len;
+} scb_der;
+scb_der scb_session_der(SSL_SESSION *s, size_t room, scb_errs **errs);
 void scb_wipe(void *p, size_t len);
 void scb_session_up_ref(SSL_SESSION *s);
 void scb_session_free(SSL_SESSION *s);
@@ -169,8 +174,12 @@ int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
 #define SCB_ENTRY_OTHER_VERSION 4
 #define SCB_ENTRY_OTHER_CONTEXT 5
 #define SCB_ENTRY_EXPIRED 6
-SSL_SESSION *scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
-                               const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now, int *why);
+typedef struct scb_checked {
+    SSL_SESSION *sess;          /* NULL: see why */
+    int why;
+} scb_checked;
+scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
+                              const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now);
 
 /* ---- SSL, as handlers see it ------------------------------------------- */
 
@@ -212,7 +221,7 @@ typedef struct scb_conn {
     unsigned char *spill;       /* output that did not fit */
     size_t spill_len, spill_cap;
     size_t n;                   /* plaintext moved */
-    scb_errs *errs;             /* when err is SSL_ERROR_SSL or _SYSCALL */
+    scb_errs *errs;             /* when err is SSL_ERROR_SSL or _SYSCALL, or setting the session failed */
     int err;                    /* SSL_get_error */
     int reused;                 /* SSL_session_reused, after a handshake step */
     int starved;                /* a read can only ask for more input */
@@ -222,7 +231,12 @@ typedef struct scb_conn {
 #define SCB_NAME_NONE 0
 #define SCB_NAME_DNS 1
 #define SCB_NAME_IP 2
-scb_conn *scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *name, int name_kind, scb_errs **errs);
+/* What is passed to C by address goes to Go's heap; answers do not. */
+typedef struct scb_made {
+    scb_conn *conn;             /* NULL: see errs */
+    scb_errs *errs;
+} scb_made;
+scb_made scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *name, int name_kind);
 void scb_conn_free(scb_conn *c, int abort);
 void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigned char *in, size_t in_len,
               unsigned char *out, size_t out_cap);
@@ -243,7 +257,7 @@ scb_conn_info scb_conn_get_info(scb_conn *c);
 #define SCB_CERTS_VERIFIED 1
 size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out);
 SSL_SESSION *scb_conn_get1_session(scb_conn *c);
-int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, scb_errs **errs);
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s);
 
 /* ---- shared between the .c files ----------------------------------------- */
 

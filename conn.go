@@ -73,7 +73,7 @@ type Conn struct {
 	slot    bool    // the step under way counts against the bound
 	resume  *resumption
 	resumed SessionID
-	puts    []put
+	puts    *put
 
 	writeDeadline atomic.Int64 // on the clock of sinceStart, 0 for none
 
@@ -141,8 +141,7 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 				return nil, fmt.Errorf("libssl: new client: server name %q", name)
 			}
 			kind = C.SCB_NAME_DNS
-			bare := strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
-			if ip, err := netip.ParseAddr(bare); err == nil {
+			if ip, ok := addressOf(name); ok {
 				kind, name = C.SCB_NAME_IP, ip.WithZone("").String()
 			}
 			cname = C.CString(name)
@@ -150,11 +149,11 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 		}
 	}
 	h := conns.Put(nil)
-	var errs *C.scb_errs
-	cc := C.scb_conn_new(p, C.uint64_t(h), cbool(client), cname, kind, &errs)
+	made := C.scb_conn_new(p, C.uint64_t(h), cbool(client), cname, kind)
+	cc := made.conn
 	if cc == nil {
 		conns.Delete(h)
-		err := takeError("new connection", 0, errs)
+		err := takeError("new connection", 0, made.errs)
 		if name != "" && len(err.Queue) == 0 {
 			return nil, fmt.Errorf("%w: is %q a host name?", err, name)
 		}
@@ -163,6 +162,17 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 	c := &Conn{nc: nc, ctx: ctx, handle: h, key: cc, c: cc, client: client, serverName: name}
 	c.net = runtime.AddCleanup(c, forgetConn, cc)
 	return c, nil
+}
+
+// addressOf parses an IP address, in brackets or not. Most names end in a letter
+// and have no colon: they are spared netip's error, which is on the heap.
+func addressOf(name string) (ip netip.Addr, ok bool) {
+	last := name[len(name)-1]
+	if (last < '0' || last > '9') && !strings.Contains(name, ":") {
+		return ip, false
+	}
+	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(name, "["), "]"))
+	return ip, err == nil
 }
 
 func forgetConn(cc *C.scb_conn) {
@@ -264,14 +274,20 @@ func (c *Conn) inHandler() bool {
 
 // lock takes mu for reading what a connection knows; unlock undoes it. In a
 // handler the step holds mu already, and waits.
-func (c *Conn) lock() (unlock func()) {
+func (c *Conn) lock() (taken bool) {
 	if !c.mu.TryLock() {
 		if c.inHandler() {
-			return func() {}
+			return false
 		}
 		c.mu.Lock()
 	}
-	return c.mu.Unlock
+	return true
+}
+
+func (c *Conn) unlock(taken bool) {
+	if taken {
+		c.mu.Unlock()
+	}
 }
 
 // step makes one call into OpenSSL, under mu, with c.c there. in may be nil; of
@@ -560,8 +576,8 @@ func (c *Conn) handshake(ctx context.Context) error {
 
 		// Stored before the flight that carries the id or ticket leaves: the
 		// client cannot come back earlier.
-		for _, p := range puts {
-			p.cache.put(ctx, p.rec)
+		for p := puts; p != nil; p = p.next {
+			p.cache.put(ctx, &p.rec)
 		}
 		var sent error
 		if tickets {
@@ -880,6 +896,14 @@ func (c *Conn) finish() error {
 	c.net.Stop()
 	C.scb_conn_free(cc, cbool(!quietly))
 	conns.Delete(c.handle)
+	if c.rmu.TryLock() {
+		// Else the reader still wants it.
+		if c.in != nil {
+			putBuffer(c.in)
+			c.in = nil
+		}
+		c.rmu.Unlock()
+	}
 	if c.hmu.TryLock() {
 		// Else the handshake under way does it.
 		c.endResumption(context.Background())
@@ -921,7 +945,7 @@ func (c *Conn) ConnectionState() tls.ConnectionState {
 	if !c.inHandler() && c.Handshake() != nil {
 		return tls.ConnectionState{}
 	}
-	defer c.lock()()
+	defer c.unlock(c.lock())
 	if c.c == nil {
 		return tls.ConnectionState{}
 	}
@@ -984,9 +1008,8 @@ func (c *Conn) SetSession(s *Session) (err error) {
 		return ErrClosed
 	}
 	dead := s.with(func(p *C.SSL_SESSION) {
-		var errs *C.scb_errs
-		if C.scb_conn_set_session(c.c, p, &errs) != C.SCB_OK {
-			err = takeError("set session", 0, errs)
+		if C.scb_conn_set_session(c.c, p) != C.SCB_OK {
+			err = c.stepError("set session")
 		}
 	})
 	if dead != nil {
@@ -1001,7 +1024,7 @@ func (c *Conn) SetSession(s *Session) (err error) {
 // TLS 1.3: a client has one worth keeping once it has read a ticket, which comes
 // with or after the first application data; Session.Resumable tells.
 func (c *Conn) Session() (*Session, error) {
-	defer c.lock()()
+	defer c.unlock(c.lock())
 	if c.c == nil {
 		return nil, ErrClosed
 	}
@@ -1015,7 +1038,7 @@ func (c *Conn) Session() (*Session, error) {
 // SessionReused reports whether the handshake resumed a session. Corresponds to
 // SSL_session_reused(3).
 func (c *Conn) SessionReused() bool {
-	defer c.lock()()
+	defer c.unlock(c.lock())
 	return c.c != nil && c.c.reused != 0
 }
 
@@ -1023,7 +1046,7 @@ func (c *Conn) SessionReused() bool {
 // resumed, zero if it did not: in TLS 1.3 no other call tells it, because the
 // connection moves on to a session of its own.
 func (c *Conn) ResumedFrom() SessionID {
-	defer c.lock()()
+	defer c.unlock(c.lock())
 	return c.resumedFrom()
 }
 

@@ -282,7 +282,7 @@ func scbGoSessGet(h, ch C.uint64_t, ssl *C.SSL, id *C.uchar, n C.int) *C.SSL_SES
 		return nil
 	}
 	if sc := ctx.cache.Load(); sc != nil {
-		return sc.wanted(conn, ssl, sid)
+		return sc.wanted(conn, ssl, sid, id, n)
 	}
 	f := ctx.getSession.Load()
 	if f == nil {

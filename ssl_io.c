@@ -117,8 +117,9 @@ static int scb_conn_expect_name(SSL *ssl, const char *name, int kind)
     return SSL_set_tlsext_host_name(ssl, name);
 }
 
-scb_conn *scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *name, int name_kind, scb_errs **errs)
+scb_made scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *name, int name_kind)
 {
+    scb_made made = { NULL, NULL };
     scb_conn *c;
     BIO *bio = NULL;
 
@@ -144,15 +145,16 @@ scb_conn *scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *na
     } else {
         SSL_set_accept_state(c->ssl);
     }
-    return c;
+    made.conn = c;
+    return made;
 
 fail:
-    scb_take_errs(errs);
+    scb_take_errs(&made.errs);
     if (c != NULL)
         SSL_free(c->ssl);
     OPENSSL_free(c);
     ERR_clear_error();
-    return NULL;
+    return made;
 }
 
 void scb_conn_free(scb_conn *c, int abort)
@@ -375,14 +377,15 @@ SSL_SESSION *scb_conn_get1_session(scb_conn *c)
     return SSL_get1_session(c->ssl);
 }
 
-int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, scb_errs **errs)
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s)
 {
     int ret;
 
     ERR_clear_error();
+    c->err = SSL_ERROR_NONE;
     ret = SSL_set_session(c->ssl, s);
     if (ret <= 0)
-        scb_take_errs(errs);
+        scb_take_errs(&c->errs);
     ERR_clear_error();
     return ret > 0 ? SCB_OK : SCB_FAIL;
 }
