@@ -261,12 +261,13 @@ int scb_conn_set_session(scb_conn *c, SSL_SESSION *s);
 
 /* ---- shared between the .c files ----------------------------------------- */
 
-extern int scb_ssl_conn_idx;
 void scb_take_errs(scb_errs **errs);
+void scb_clear_errs(void);
 uint64_t scb_ssl_ctx_handle(SSL *ssl);
 /* The SSL_CTX that it was made with, if that has a Context; NULL otherwise. */
 SSL_CTX *scb_ssl_origin(SSL *ssl);
 int scb_tickets_init(void);
+/* Handle of the connection whose step is calling back for ssl, 0 if C drives it. */
 uint64_t scb_ssl_conn_handle(SSL *ssl);
 /* Handle of the connection whose step runs on this thread, 0 if none does. */
 uint64_t scb_stepping_handle(void);

@@ -11,7 +11,7 @@ SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **
     const unsigned char *p = der;
     SSL_SESSION *s;
 
-    ERR_clear_error();
+    scb_clear_errs();
     /* Never into an existing object: a failure would leave it half filled. */
     s = d2i_SSL_SESSION(NULL, &p, (long)len);
     if (s != NULL && p != der + len) {
@@ -20,7 +20,7 @@ SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **
     }
     if (s == NULL && errs != NULL)
         scb_take_errs(errs);
-    ERR_clear_error();
+    scb_clear_errs();
     return s;
 }
 
@@ -29,7 +29,7 @@ scb_der scb_session_der(SSL_SESSION *s, size_t room, scb_errs **errs)
     scb_der der = { NULL, 0 };
     int len;
 
-    ERR_clear_error();
+    scb_clear_errs();
     len = i2d_SSL_SESSION(s, NULL);
     if (len > 0 && (der.p = OPENSSL_malloc(room + (size_t)len)) != NULL) {
         unsigned char *p = der.p + room;
@@ -39,7 +39,7 @@ scb_der scb_session_der(SSL_SESSION *s, size_t room, scb_errs **errs)
     } else if (errs != NULL) {
         scb_take_errs(errs);
     }
-    ERR_clear_error();
+    scb_clear_errs();
     return der;
 }
 
@@ -62,11 +62,11 @@ SSL_SESSION *scb_session_dup(SSL_SESSION *s, scb_errs **errs)
 {
     SSL_SESSION *dup;
 
-    ERR_clear_error();
+    scb_clear_errs();
     dup = SSL_SESSION_dup(s);
     if (dup == NULL)
         scb_take_errs(errs);
-    ERR_clear_error();
+    scb_clear_errs();
     return dup;
 }
 

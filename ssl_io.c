@@ -123,13 +123,13 @@ scb_made scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *nam
     scb_conn *c;
     BIO *bio = NULL;
 
-    ERR_clear_error();
+    scb_clear_errs();
     c = OPENSSL_zalloc(sizeof(*c));
     if (c == NULL || !CRYPTO_THREAD_run_once(&scb_bio_once, scb_bio_init) || scb_bio_method == NULL)
         goto fail;
     c->handle = handle;
     c->ssl = scb_ssl_new(ctx);
-    if (c->ssl == NULL || !SSL_set_ex_data(c->ssl, scb_ssl_conn_idx, c))
+    if (c->ssl == NULL)
         goto fail;
     bio = BIO_new(scb_bio_method);
     if (bio == NULL)
@@ -153,7 +153,7 @@ fail:
     if (c != NULL)
         SSL_free(c->ssl);
     OPENSSL_free(c);
-    ERR_clear_error();
+    scb_clear_errs();
     return made;
 }
 
@@ -161,7 +161,7 @@ void scb_conn_free(scb_conn *c, int abort)
 {
     SSL_CTX *outer = scb_enter(NULL);
 
-    ERR_clear_error();
+    scb_clear_errs();
     /* Without a close_notify sent, SSL_free takes the session away from the
      * whole fleet (SEMANTICS F3.1). */
     if (!abort)
@@ -171,7 +171,7 @@ void scb_conn_free(scb_conn *c, int abort)
     OPENSSL_clear_free(c->spill, c->spill_cap);
     scb_errs_free(c->errs);
     OPENSSL_free(c);
-    ERR_clear_error();
+    scb_clear_errs();
 }
 
 static int scb_read(scb_conn *c, unsigned char *buf, size_t len)
@@ -224,7 +224,7 @@ void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigne
     c->err = SSL_ERROR_NONE;
     if (c->spill_len > 0)
         scb_drain(c);
-    ERR_clear_error();
+    scb_clear_errs();
     switch (op) {
     case SCB_OP_HANDSHAKE:
         ret = SSL_do_handshake(c->ssl);
@@ -255,7 +255,7 @@ void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigne
                                         sizeof(c->errs->e[i].data));
         }
     }
-    ERR_clear_error();
+    scb_clear_errs();
     c->in = NULL;
     c->out = NULL;
     scb_leave(outer);
@@ -273,6 +273,16 @@ int scb_conn_stepping(scb_conn *c)
 void scb_abandon_steps(void)
 {
     scb_stepping = NULL;
+}
+
+/* An ex_data slot would say the same, later: all callbacks of a connection come
+ * inside one of its steps. */
+uint64_t scb_ssl_conn_handle(SSL *ssl)
+{
+    for (scb_conn *s = scb_stepping; s != NULL; s = s->outer)
+        if (s->ssl == ssl)
+            return s->handle;
+    return 0;
 }
 
 uint64_t scb_stepping_handle(void)
@@ -305,7 +315,7 @@ scb_conn_info scb_conn_get_info(scb_conn *c)
             info.group = (uint16_t)SSL_get_negotiated_group(c->ssl);
     }
 #endif
-    ERR_clear_error();
+    scb_clear_errs();
     return info;
 }
 
@@ -368,7 +378,7 @@ size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out)
             scb_put_certs(leaf, chain, *out);
     }
     X509_free(leaf);
-    ERR_clear_error();
+    scb_clear_errs();
     return len;
 }
 
@@ -381,11 +391,11 @@ int scb_conn_set_session(scb_conn *c, SSL_SESSION *s)
 {
     int ret;
 
-    ERR_clear_error();
+    scb_clear_errs();
     c->err = SSL_ERROR_NONE;
     ret = SSL_set_session(c->ssl, s);
     if (ret <= 0)
         scb_take_errs(&c->errs);
-    ERR_clear_error();
+    scb_clear_errs();
     return ret > 0 ? SCB_OK : SCB_FAIL;
 }
