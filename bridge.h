@@ -113,6 +113,7 @@ void scb_ctx_set_verify(SSL_CTX *ctx, int mode);
 int scb_ctx_verify_mode(SSL_CTX *ctx);
 uint64_t scb_ctx_set_options(SSL_CTX *ctx, uint64_t set, uint64_t clear);
 int scb_ctx_set_num_tickets(SSL_CTX *ctx, size_t n);
+int scb_ctx_set_max_early_data(SSL_CTX *ctx, uint32_t n);
 int scb_ctx_set_id_context(SSL_CTX *ctx, const unsigned char *sid, unsigned int len, scb_errs **errs);
 long scb_ctx_set_cache_mode(SSL_CTX *ctx, long mode);
 long scb_ctx_set_cache_size(SSL_CTX *ctx, long n);
@@ -209,6 +210,8 @@ typedef struct scb_hello {
 #define SCB_OP_WRITE 2
 #define SCB_OP_SHUTDOWN 3
 #define SCB_OP_DRAIN 4
+#define SCB_OP_READ_EARLY 5
+#define SCB_OP_WRITE_EARLY 6
 
 /* What a step left behind; Go reads it as plain memory. */
 typedef struct scb_conn {
@@ -225,6 +228,8 @@ typedef struct scb_conn {
     int err;                    /* SSL_get_error */
     int reused;                 /* SSL_session_reused, after a handshake step */
     int starved;                /* a read can only ask for more input */
+    int early;                  /* what SSL_read_early_data said */
+    uint32_t early_sent;        /* early data that a client has written */
     struct scb_conn *outer;     /* the step around this one, on the same thread */
 } scb_conn;
 
@@ -257,6 +262,9 @@ scb_conn_info scb_conn_get_info(scb_conn *c);
 #define SCB_CERTS_VERIFIED 1
 size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out);
 SSL_SESSION *scb_conn_get1_session(scb_conn *c);
+/* How much early data the session that is offered allows. */
+uint32_t scb_conn_early_limit(scb_conn *c);
+int scb_conn_early_accepted(scb_conn *c);
 int scb_conn_set_session(scb_conn *c, SSL_SESSION *s);
 
 /* ---- shared between the .c files ----------------------------------------- */

@@ -49,7 +49,8 @@ type Conn struct {
 	// handlers.
 	hmu   sync.Mutex  // one handshake at a time
 	done  atomic.Bool // the handshake is
-	hsErr error       // what ended it
+	early earlyState
+	hsErr error // what ended it
 
 	rmu     sync.Mutex // one reader
 	in      *buffer    // ciphertext that OpenSSL has not taken yet
@@ -334,7 +335,7 @@ func (c *Conn) step(op C.int, p []byte, in *buffer, size bufferSize) C.int {
 // way through something and stays in memory.
 func (c *Conn) abandoned(op C.int) {
 	c.c, c.out = nil, nil
-	if op == C.SCB_OP_HANDSHAKE {
+	if !c.done.Load() {
 		c.hsErr = fmt.Errorf("libssl: handshake: %w", errGoexit)
 	}
 	c.closing.Store(closeAbort)
@@ -506,23 +507,30 @@ func (c *Conn) Handshake() error { return c.HandshakeContext(context.Background(
 
 // HandshakeContext is Handshake, given up when ctx is done, which closes the
 // underlying connection. A session is looked up in a store under ctx too.
-func (c *Conn) HandshakeContext(ctx context.Context) (err error) {
+func (c *Conn) HandshakeContext(ctx context.Context) error {
 	if c.done.Load() {
 		return nil
 	}
+	_, err := c.advance(ctx, C.SCB_OP_HANDSHAKE, nil)
+	return err
+}
+
+// advance takes the handshake on: to its end, or through one call for early
+// data, of which it returns how much was moved.
+func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err error) {
 	if c.inHandler() {
-		return ErrReentrant
+		return 0, ErrReentrant
 	}
 	c.hmu.Lock()
 	defer c.hmu.Unlock()
-	if c.done.Load() {
-		return nil
-	}
 	if c.hsErr != nil {
-		return c.hsErr
+		return 0, c.hsErr
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return 0, err
+	}
+	if over, err := c.enterEarly(op); over || err != nil {
+		return 0, err
 	}
 	if ctx.Done() != nil {
 		stop := context.AfterFunc(ctx, func() { c.nc.Close() })
@@ -534,33 +542,37 @@ func (c *Conn) HandshakeContext(ctx context.Context) (err error) {
 		}()
 	}
 	c.rmu.Lock()
-	err = c.closedError(c.handshake(ctx))
+	n, err = c.handshake(ctx, op, p)
+	err = c.closedError(err)
 	c.rmu.Unlock()
 	if err == nil {
-		c.done.Store(true)
-	} else if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
+		if op == C.SCB_OP_HANDSHAKE {
+			c.done.Store(true)
+		}
+	} else if ne, ok := err.(net.Error); (!ok || !ne.Timeout()) && err != io.EOF {
 		c.hsErr = err
 	}
-	if err == nil || c.hsErr != nil {
+	if c.done.Load() || c.hsErr != nil {
 		c.endResumption(ctx)
 	}
-	return err
+	return n, err
 }
 
-func (c *Conn) handshake(ctx context.Context) error {
+func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err error) {
 	// What a call before this one could not send comes first: the peer answers
 	// nothing else.
 	if err := c.flush(true); err != nil {
-		return err
+		return 0, err
 	}
 	for {
 		c.mu.Lock()
 		if c.c == nil {
 			c.mu.Unlock()
-			return ErrClosed
+			return 0, ErrClosed
 		}
-		e := c.step(C.SCB_OP_HANDSHAKE, nil, c.in, sizeSmall)
+		e := c.step(op, p, c.in, sizeSmall)
 		c.consumed()
+		n = int(c.c.n)
 		if r := c.resume; r != nil {
 			r.proved = c.c.reused != 0
 		}
@@ -570,7 +582,8 @@ func (c *Conn) handshake(ctx context.Context) error {
 		}
 		puts, out := c.puts, c.out != nil
 		c.puts = nil
-		tickets := e == C.SSL_ERROR_NONE && !c.client && C.scb_ssl_version(c.c.ssl) == versionTLS13
+		noMore := op == C.SCB_OP_READ_EARLY && c.c.early == C.SSL_READ_EARLY_DATA_FINISH
+		tickets := op == C.SCB_OP_HANDSHAKE && e == C.SSL_ERROR_NONE && !c.client && C.scb_ssl_version(c.c.ssl) == versionTLS13
 		c.mu.Unlock()
 		c.closeIfPostponed()
 
@@ -587,23 +600,26 @@ func (c *Conn) handshake(ctx context.Context) error {
 		}
 		switch {
 		case failed != nil:
-			return failed
+			return 0, failed
 		case sent != nil:
-			return sent
+			return n, sent
+		case noMore:
+			c.early = earlyOver
+			return 0, io.EOF
 		case e == C.SSL_ERROR_NONE:
-			return nil
+			return n, nil
 		case e == C.SSL_ERROR_WANT_CLIENT_HELLO_CB:
 			c.lookUp(ctx)
 		case e == C.SSL_ERROR_WANT_READ:
 			if err := c.fill(); err == io.EOF {
-				return fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)
+				return 0, fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)
 			} else if err != nil {
-				return err
+				return 0, err
 			}
 		case e == C.SSL_ERROR_ZERO_RETURN:
-			return fmt.Errorf("libssl: handshake: closed by the peer: %w", io.ErrUnexpectedEOF)
+			return 0, fmt.Errorf("libssl: handshake: closed by the peer: %w", io.ErrUnexpectedEOF)
 		default:
-			return &Error{Op: "handshake", Code: int(e)}
+			return 0, &Error{Op: "handshake", Code: int(e)}
 		}
 	}
 }

@@ -64,11 +64,13 @@ const (
 type SessionCache struct {
 	ctx   *Context
 	st    store.Store
-	taker store.Taker // nil unless SingleUse
+	taker store.Taker // nil if the store is none
 	local bool        // the store never waits
 	opt   StoreOptions
 	seal  *ticket.Ring // nil with Plaintext
 	tags  *ticket.Ring // nil: ids are not tagged
+
+	singleUse atomic.Bool // TLS 1.3 entries are taken
 
 	breaker breaker
 	stats   counters
@@ -161,15 +163,25 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	if _, err := c.sessionIDContext(); err != nil {
 		return nil, err
 	}
-	if c.stopTicketKeys != nil && sc.taker != nil {
+	if c.stopTicketKeys != nil && sc.opt.SingleUse {
 		return nil, unsupported("single use beside stateless tickets")
+	}
+	if c.maxEarlyData > 0 {
+		sc.opt.SingleUse = true
+	}
+	if sc.opt.SingleUse {
+		if err := sc.useOnce(); err != nil {
+			return nil, err
+		}
 	}
 	c.SetSessionCacheMode(CacheServer | CacheNoInternal)
 	if c.stopTicketKeys == nil { // else UseTicketKeys has said otherwise
 		c.SetOptions(OpNoTicket)
 	}
-	if sc.taker != nil {
-		c.SetOptions(OpNoAntiReplay)
+	if c.maxEarlyData > 0 {
+		if err := c.offerEarlyData(c.maxEarlyData); err != nil {
+			return nil, err
+		}
 	}
 	sc.stop, sc.cancel = context.WithCancel(context.Background())
 	c.cache.Store(sc)
@@ -214,13 +226,7 @@ func newSessionCache(c *Context, st store.Store, opt *StoreOptions) (*SessionCac
 	if o.Keys != nil && o.Keys.Len() == 0 {
 		return nil, errors.New("libssl: use store: StoreOptions.Keys is a ring without keys")
 	}
-	if o.SingleUse {
-		taker, ok := st.(store.Taker)
-		if !ok {
-			return nil, unsupported("single use needs a store that can take entries atomically, and %T is no store.Taker", st)
-		}
-		sc.taker = taker
-	}
+	sc.taker, _ = st.(store.Taker)
 	_, sc.local = st.(store.Local)
 	sc.tags = o.Keys
 	if !o.Plaintext {
@@ -241,6 +247,17 @@ func newSessionCache(c *Context, st store.Store, opt *StoreOptions) (*SessionCac
 		sc.seal = sc.tags
 	}
 	return sc, nil
+}
+
+// useOnce has TLS 1.3 entries taken. OpenSSL's own replay protection would want
+// them in the internal cache (SEMANTICS F5.2).
+func (sc *SessionCache) useOnce() error {
+	if sc.taker == nil {
+		return unsupported("single use needs a store that can take entries atomically, and %T is no store.Taker", sc.st)
+	}
+	sc.ctx.SetOptions(OpNoAntiReplay)
+	sc.singleUse.Store(true)
+	return nil
 }
 
 func (sc *SessionCache) report(err error) {
@@ -497,7 +514,7 @@ func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Contex
 		sc.report(err)
 		return a
 	}
-	take := sc.taker != nil && w.psk
+	take := w.psk && sc.singleUse.Load()
 	rec, err := sc.get(ctx, w.id, take)
 	if err != nil {
 		return a

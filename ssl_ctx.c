@@ -341,6 +341,14 @@ uint64_t scb_ctx_set_options(SSL_CTX *ctx, uint64_t set, uint64_t clear)
     return SSL_CTX_set_options(ctx, set);
 }
 
+/* A server reads as much as it has offered: a ticket may be from before a change. */
+int scb_ctx_set_max_early_data(SSL_CTX *ctx, uint32_t n)
+{
+    uint32_t before = SSL_CTX_get_recv_max_early_data(ctx);
+
+    return SSL_CTX_set_recv_max_early_data(ctx, n > before ? n : before) && SSL_CTX_set_max_early_data(ctx, n);
+}
+
 int scb_ctx_set_num_tickets(SSL_CTX *ctx, size_t n)
 {
     return SSL_CTX_set_num_tickets(ctx, n);

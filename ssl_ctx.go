@@ -54,6 +54,7 @@ type Context struct {
 
 	ticketKeys     sync.Mutex // one change of the ticket keys at a time
 	stopTicketKeys func()     // under setters; not nil once there are any
+	maxEarlyData   uint32     // under setters
 
 	idMu       sync.Mutex
 	idContext  []byte // what sessions are bound to; nil until set or computed

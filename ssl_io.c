@@ -230,6 +230,15 @@ void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigne
         ret = SSL_do_handshake(c->ssl);
         c->reused = SSL_session_reused(c->ssl);
         break;
+    case SCB_OP_READ_EARLY:
+        c->early = SSL_read_early_data(c->ssl, buf, len, &c->n);
+        ret = c->early != SSL_READ_EARLY_DATA_ERROR;
+        c->reused = SSL_session_reused(c->ssl);
+        break;
+    case SCB_OP_WRITE_EARLY:
+        ret = SSL_write_early_data(c->ssl, buf, len, &c->n);
+        c->early_sent += (uint32_t)c->n;
+        break;
     case SCB_OP_READ:
         ret = scb_read(c, buf, len);
         c->starved = c->in_len == 0 && SSL_pending(c->ssl) == 0;
@@ -398,4 +407,16 @@ int scb_conn_set_session(scb_conn *c, SSL_SESSION *s)
         scb_take_errs(&c->errs);
     scb_clear_errs();
     return ret > 0 ? SCB_OK : SCB_FAIL;
+}
+
+uint32_t scb_conn_early_limit(scb_conn *c)
+{
+    SSL_SESSION *s = SSL_get0_session(c->ssl);
+
+    return s == NULL ? 0 : SSL_SESSION_get_max_early_data(s);
+}
+
+int scb_conn_early_accepted(scb_conn *c)
+{
+    return SSL_get_early_data_status(c->ssl) == SSL_EARLY_DATA_ACCEPTED;
 }

@@ -37,8 +37,11 @@ func (c *Context) UseTicketKeys(r *ticket.Ring) error {
 	}
 	c.setters.Lock()
 	defer c.setters.Unlock()
-	if sc := c.cache.Load(); sc != nil && sc.taker != nil {
+	if sc := c.cache.Load(); sc != nil && sc.singleUse.Load() {
 		return unsupported("stateless tickets beside a store with SingleUse")
+	}
+	if c.maxEarlyData > 0 {
+		return unsupported("stateless tickets with early data")
 	}
 	if _, err := c.sessionIDContext(); err != nil {
 		return err
