@@ -541,6 +541,7 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 			}
 		}()
 	}
+	begin := time.Now()
 	c.rmu.Lock()
 	n, err = c.handshake(ctx, op, p)
 	err = c.closedError(err)
@@ -548,6 +549,7 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 	if err == nil {
 		if op == C.SCB_OP_HANDSHAKE {
 			c.done.Store(true)
+			c.ctx.shookHands(c, time.Since(begin))
 		}
 	} else if ne, ok := err.(net.Error); (!ok || !ne.Timeout()) && err != io.EOF {
 		c.hsErr = err

@@ -82,47 +82,6 @@ type SessionCache struct {
 	loss    atomic.Pointer[error] // why the last queued operation was lost
 }
 
-type counters struct {
-	hits, misses, errors, timeouts, rejected, undecodable atomic.Uint64
-	untagged, suspended, stored, removed, lost, putBack   atomic.Uint64
-	skipped                                               atomic.Uint64
-	parked                                                atomic.Int64
-	queue                                                 atomic.Int64
-}
-
-// CacheStats are a SessionCache's counters.
-type CacheStats struct {
-	Hits        uint64 // sessions that OpenSSL was given
-	Misses      uint64 // the store had nothing
-	Errors      uint64 // the store failed, in any operation
-	Timeouts    uint64 // the store was too slow, in any operation
-	Rejected    uint64 // entries that were tampered with, expired, or of another host, policy or version
-	Undecodable uint64 // entries that this process cannot read; another member of the fleet may
-
-	Untagged  uint64 // ids that this fleet cannot have issued: never looked up
-	Suspended uint64 // handshakes that were parked for a lookup
-	Skipped   uint64 // operations left out while the breaker was open
-	Stored    uint64 // entries written
-	Removed   uint64 // entries deleted
-	PutBack   uint64 // taken entries that went back, the client unproven
-	Lost      uint64 // queued operations given up
-	Parked    int    // handshakes parked now
-	Queue     int    // operations queued now
-	Open      bool   // the breaker is open
-}
-
-// Stats reads the counters.
-func (sc *SessionCache) Stats() CacheStats {
-	s := &sc.stats
-	return CacheStats{
-		Hits: s.hits.Load(), Misses: s.misses.Load(), Errors: s.errors.Load(), Timeouts: s.timeouts.Load(),
-		Rejected: s.rejected.Load(), Undecodable: s.undecodable.Load(),
-		Untagged: s.untagged.Load(), Suspended: s.suspended.Load(), Skipped: s.skipped.Load(),
-		Stored: s.stored.Load(), Removed: s.removed.Load(), PutBack: s.putBack.Load(), Lost: s.lost.Load(),
-		Parked: int(s.parked.Load()), Queue: int(s.queue.Load()), Open: sc.breaker.isOpen(),
-	}
-}
-
 // UseStore keeps the Context's sessions in st, where every server that shares
 // st, keys, certificate and policy can resume them.
 //
@@ -386,7 +345,7 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID, p *C.uchar, 
 	case c.why == C.SCB_ENTRY_UNDECODABLE:
 		sc.stats.undecodable.Add(1)
 	default:
-		sc.stats.rejected.Add(1)
+		sc.stats.reject(Rejection(c.why))
 	}
 	return c.sess
 }
@@ -530,10 +489,10 @@ func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Contex
 	case errors.Is(err, errUnreadable):
 		sc.stats.undecodable.Add(1)
 	case err != nil:
-		sc.stats.rejected.Add(1)
+		sc.stats.reject(RejectedForged)
 	case time.Now().After(origin.Add(sc.opt.MaxLifetime)):
 		clear(der)
-		sc.stats.rejected.Add(1)
+		sc.stats.reject(RejectedLifetime)
 	default:
 		a.der, a.origin, a.idContext = der, origin, sid
 	}
@@ -629,7 +588,13 @@ func (sc *SessionCache) call(ctx context.Context, timeout time.Duration, r reque
 		sc.stats.skipped.Add(1)
 		return store.Record{}, errBreakerOpen
 	}
+	begin := time.Now()
 	rec, err := sc.bounded(ctx, timeout, r)
+	if r.op == opGet || r.op == opTake {
+		sc.stats.get.observe(time.Since(begin))
+	} else if r.op == opPut {
+		sc.stats.put.observe(time.Since(begin))
+	}
 	switch {
 	case err == nil || errors.Is(err, store.ErrNotFound):
 		sc.breaker.done(probe, outcomeGood)
@@ -694,8 +659,10 @@ func (sc *SessionCache) get(ctx context.Context, id store.ID, take bool) (store.
 		sc.stats.misses.Add(1)
 	case err == nil && (rec.ID != id || len(rec.Data) > store.MaxData):
 		// Not what was put: not worth decoding, and not to be put back.
-		sc.stats.rejected.Add(1)
+		sc.stats.reject(RejectedForged)
 		return store.Record{}, store.ErrNotFound
+	case err == nil && take:
+		sc.stats.taken.Add(1)
 	}
 	return rec, err
 }
