@@ -11,7 +11,7 @@ static const int both_versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
 /* The name of a case that is shown for both versions. */
 static const char *named(int version, const char *what)
 {
-    static __thread char name[64];
+    static __thread char name[96];
 
     snprintf(name, sizeof(name), "%s %s", version == TLS1_3_VERSION ? "1.3" : "1.2", what);
     return name;
