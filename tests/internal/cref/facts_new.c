@@ -434,6 +434,7 @@ static void state_of_object(cref_report *r, const char *name, int version, long 
     SSL_SESSION *session;
     long before;
     int callback, connection;
+    char sub[64];
 
     CREF_MUST(r, lab != NULL);
     cref_lab_store(lab);
@@ -451,7 +452,8 @@ static void state_of_object(cref_report *r, const char *name, int version, long 
     cref_link_close(&k, CREF_CLEAN);
     connection = cref_sessions_destroyed() > before;
     cref_flush_at(lab->server, 0);
-    cref_say(r, named(version, name[0] == 'n' ? "references, not cached" : "references, cached"),
+    snprintf(sub, sizeof(sub), "references, %s", name);
+    cref_say(r, named(version, sub),
              "gone after the callback's %s, the connection's %s, a flush %s", cref_yes(callback), cref_yes(connection),
              cref_yes(cref_sessions_destroyed() > before));
     SSL_SESSION_free(session);
