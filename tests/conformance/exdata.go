@@ -3,6 +3,7 @@ package conformance
 import (
 	"bytes"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/libssl-go/libssl"
@@ -197,15 +198,19 @@ func endedElsewhere(o *observer) {
 		yes(removedBy == there), yes(destroyed))
 }
 
+// forgotten counts the Contexts that scenarios leave to the collector on purpose.
+var forgotten atomic.Int64
+
 func collected(o *observer) {
 	l := o.lab(tls12)
 	l.store()
 	_, session := l.mustVisit(l.server, nil)
-	before, live, forgotten := handles(), cref.LiveSessions(), libssl.LiveResources().ForgottenContexts
+	before, live, collected := handles(), cref.LiveSessions(), libssl.LiveResources().ForgottenContexts
 	removes := 0
 	cached, err := forget(session, &removes)
 	o.must(err)
-	counted := func() int64 { return libssl.LiveResources().ForgottenContexts - forgotten }
+	forgotten.Add(1)
+	counted := func() int64 { return libssl.LiveResources().ForgottenContexts - collected }
 	for deadline := time.Now().Add(10 * time.Second); counted() == 0 && time.Now().Before(deadline); {
 		runtime.GC()
 		runtime.Gosched()
