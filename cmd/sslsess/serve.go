@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	_ "embed"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/metrics"
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/ticket"
 )
@@ -33,7 +35,8 @@ to standard error. It answers any HTTP/1.1 request with
 
 where version is spelled as OpenSSL does (TLSv1.3), cipher as the IANA does
 (TLS_AES_256_GCM_SHA384), and ids are in hexadecimal. With -backend it forwards the
-bytes of each connection instead. With -http it serves /healthz and /stats.
+bytes of each connection instead. With -http it serves a page
+with live numbers, /healthz, /stats in JSON and /metrics for Prometheus.
 
 SIGTERM and SIGINT end it politely, with status 0.`,
 	flags: serve,
@@ -76,7 +79,7 @@ func serve(fs *flag.FlagSet) action {
 	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 10*time.Second, "how long a handshake may take, a `duration`")
 	fs.IntVar(&f.maxConns, "max-conns", 0, "serve at most `N` connections at once, others wait; 0 is no limit")
 	fs.StringVar(&f.backend, "backend", "", "forward the bytes to this `host:port`")
-	fs.StringVar(&f.http, "http", "", "`address` for /healthz and /stats, in plain HTTP")
+	fs.StringVar(&f.http, "http", "", "`address` for a page with live numbers, /healthz, /stats and /metrics, in plain HTTP")
 	return func(ctx context.Context, std stdio, args []string) error {
 		if err := wantArgs(args, 0, 0); err != nil {
 			return err
@@ -259,6 +262,9 @@ func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, ring *ticket.
 	return ctx.UseStore(st, opt)
 }
 
+//go:embed page.html
+var page []byte
+
 // serveStats serves what -http is for, until stop.
 func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache, logger *log.Logger) (stop func() error, err error) {
 	l, err := net.Listen("tcp", f.http)
@@ -274,6 +280,14 @@ func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache,
 			Cache   libssl.CacheStats `json:"cache"`
 			Context libssl.Stats      `json:"context"`
 		}{f.node, libssl.Version(), cache.Stats(), ctx.Stats()})
+	})
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Write(page)
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		metrics.WriteText(w, metrics.Of(cache, ctx)) // fails only with the connection
 	})
 	srv := &http.Server{Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout, ErrorLog: logger}
 	go srv.Serve(l)

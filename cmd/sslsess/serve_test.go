@@ -477,10 +477,16 @@ func TestServe_HTTPShowsStats(t *testing.T) {
 	assert.Equal(t, libssl.Version(), s.OpenSSL)
 	assert.EqualValues(t, 1, s.Cache.Hits)
 	assert.Equal(t, 2, s.Context.AcceptGood)
-	for _, path := range []string{"/", "/metrics", "/nothing"} {
-		status, _ := get(path)
-		assert.Equal(t, 404, status, path)
-	}
+	status, body = get("/metrics")
+	assert.Equal(t, 200, status)
+	assert.Contains(t, body, "# TYPE libssl_handshake_seconds histogram\n")
+	assert.Contains(t, body, `libssl_handshake_seconds_count{kind="resumed"} 1`+"\n")
+	assert.Contains(t, body, `libssl_session_lookups_total{result="hit"} 1`+"\n")
+	status, body = get("/")
+	assert.Equal(t, 200, status)
+	assert.Contains(t, body, `fetch("stats")`)
+	status, _ = get("/nothing")
+	assert.Equal(t, 404, status)
 }
 
 func TestServe_SignalsEndItPolitely(t *testing.T) {
