@@ -33,10 +33,13 @@ matrix: setup ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line eac
 conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only says whether that file is current
 	@tests/conform.sh $(if $(CHECK),check)
 
+mutants: setup ## break each rule on purpose, and see the conformance suite notice
+	@go run ./tests/mutate $(N)
+
 bench: setup ## this code against C, crypto/tls and another binding
 	@bench/run.sh
 
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup build demo test lint leak matrix conform bench clean
+.PHONY: help setup build demo test lint leak matrix conform mutants bench clean
