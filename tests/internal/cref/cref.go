@@ -133,6 +133,12 @@ func SwitchOnHello(sslCtx, to unsafe.Pointer) {
 	C.cref_sni_switch_in_hello((*C.SSL_CTX)(sslCtx), (*C.SSL_CTX)(to))
 }
 
+// SetAsync sets SSL_MODE_ASYNC on an SSL_CTX.
+func SetAsync(sslCtx unsafe.Pointer) { C.cref_ctx_set_async((*C.SSL_CTX)(sslCtx)) }
+
+// InAsyncJob says whether its caller runs on the stack of an ASYNC job.
+func InAsyncJob() bool { return C.cref_in_async_job() == 1 }
+
 // Pair is both ends of a connection, made and driven by C.
 type Pair struct{ c *C.cref_pair }
 

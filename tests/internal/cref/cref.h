@@ -44,6 +44,8 @@ void cref_ctx_free(SSL_CTX *ctx);
 void cref_flush(SSL_CTX *ctx);
 void cref_sni_switch(SSL_CTX *ctx, SSL_CTX *to);
 void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to);
+void cref_ctx_set_async(SSL_CTX *ctx);
+int cref_in_async_job(void);
 
 typedef struct cref_pair {
     SSL *client, *server;

@@ -1,6 +1,7 @@
 /* pair.c: SSLs that C makes, both ends of a connection in memory. */
 #include "cref.h"
 
+#include <openssl/async.h>
 #include <openssl/err.h>
 #include <pthread.h>
 
@@ -43,6 +44,16 @@ static int hello_cb(SSL *ssl, int *alert, void *to)
 void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to)
 {
     SSL_CTX_set_client_hello_cb(ctx, hello_cb, to);
+}
+
+void cref_ctx_set_async(SSL_CTX *ctx)
+{
+    SSL_CTX_set_mode(ctx, SSL_MODE_ASYNC);
+}
+
+int cref_in_async_job(void)
+{
+    return ASYNC_get_current_job() != NULL;
 }
 
 cref_pair *cref_pair_new(SSL_CTX *client, SSL_CTX *server, const char *name, SSL_SESSION *offer)
