@@ -138,6 +138,9 @@ scb_made scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *nam
     SSL_set_bio(c->ssl, bio, bio);
     /* Not on the SSL_CTX: its own SSLs may have other habits. */
     SSL_set_mode(c->ssl, SSL_MODE_AUTO_RETRY | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    /* Go cannot run on the stack of a job, nor promise it the same thread again
+     * (SEMANTICS F6.8). */
+    SSL_clear_mode(c->ssl, SSL_MODE_ASYNC);
     if (client) {
         SSL_set_connect_state(c->ssl);
         if (!scb_conn_expect_name(c->ssl, name, name_kind))

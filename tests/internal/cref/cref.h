@@ -46,6 +46,8 @@ void cref_sni_switch(SSL_CTX *ctx, SSL_CTX *to);
 void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to);
 void cref_renew_tickets(SSL_CTX *ctx);
 int cref_set_early_data(SSL_CTX *ctx, uint32_t max);
+void cref_ctx_set_async(SSL_CTX *ctx);
+int cref_in_async_job(void);
 
 typedef struct cref_pair {
     SSL *client, *server;

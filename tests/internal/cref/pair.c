@@ -1,6 +1,7 @@
 /* pair.c: SSLs that C makes, both ends of a connection in memory. */
 #include "cref.h"
 
+#include <openssl/async.h>
 #include <openssl/err.h>
 #include <pthread.h>
 
@@ -62,6 +63,16 @@ void cref_renew_tickets(SSL_CTX *ctx)
 int cref_set_early_data(SSL_CTX *ctx, uint32_t max)
 {
     return SSL_CTX_set_max_early_data(ctx, max);
+}
+
+void cref_ctx_set_async(SSL_CTX *ctx)
+{
+    SSL_CTX_set_mode(ctx, SSL_MODE_ASYNC);
+}
+
+int cref_in_async_job(void)
+{
+    return ASYNC_get_current_job() != NULL;
 }
 
 cref_pair *cref_pair_new(SSL_CTX *client, SSL_CTX *server, const char *name, SSL_SESSION *offer)
