@@ -147,7 +147,8 @@ func (c *Conn) earlyLimit() (limit, sent uint32, err error) {
 // SSL_read_early_data(3).
 //
 // Once begun it has to be read to the end: until then Handshake, and what runs
-// it, is an error.
+// it, is an error. At the end the handshake may not be over, so call Handshake
+// then; after a HelloRetryRequest the client waits for that.
 func (c *Conn) ReadEarlyData(p []byte) (int, error) {
 	if c.client {
 		return 0, unsupported("ReadEarlyData on a client's connection")
