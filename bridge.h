@@ -270,6 +270,8 @@ int scb_conn_set_session(scb_conn *c, SSL_SESSION *s);
 /* ---- shared between the .c files ----------------------------------------- */
 
 void scb_take_errs(scb_errs **errs);
+/* Puts what was taken back into the queue. */
+void scb_put_errs(const scb_errs *all);
 void scb_clear_errs(void);
 uint64_t scb_ssl_ctx_handle(SSL *ssl);
 /* The SSL_CTX that it was made with, if that has a Context; NULL otherwise. */

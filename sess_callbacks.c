@@ -271,8 +271,8 @@ int scb_ctx_adopt(SSL_CTX *ctx, uint64_t handle, scb_errs **errs)
 /* ---- the trampolines ---------------------------------------------------- */
 
 /*
- * Each marks the error queue and pops to the mark: on 1.1.1 to 3.5 an entry
- * that a handler leaves behind fails a good handshake.
+ * Each leaves the error queue as it found it, most by a mark to which it pops:
+ * on 1.1.1 to 3.5 an entry that a handler leaves behind fails a good handshake.
  */
 static int scb_sess_new_cb(SSL *ssl, SSL_SESSION *sess)
 {
@@ -296,8 +296,11 @@ static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, 
     return sess;
 }
 
+/* It runs in the middle of failures: what the queue holds is why, and a mark
+ * would not keep it from a handler whose calls clear the queue. */
 static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
 {
+    scb_errs *held = NULL;
     scb_frame f;
     SSL_CTX *outer = scb_enter(NULL); /* it is about this call, not about those of the handler */
 
@@ -306,9 +309,12 @@ static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
     f.removing = outer == ctx ? NULL : ctx;
     f.up = scb_frames;
     scb_frames = &f;
-    ERR_set_mark();
+    if (ERR_peek_error() != 0)
+        scb_take_errs(&held);
     scbGoSessRemove(scb_ctx_handle(ctx), scb_stepping_handle(), ctx, sess);
-    ERR_pop_to_mark();
+    scb_clear_errs();
+    scb_put_errs(held);
+    scb_errs_free(held);
     scb_frames = f.up;
     scb_leave(outer);
 }

@@ -52,6 +52,24 @@ void scb_take_errs(scb_errs **errs)
     *errs = all;
 }
 
+void scb_put_errs(const scb_errs *all)
+{
+    for (int i = 0; all != NULL && i < all->n; i++) {
+        const scb_err *e = &all->e[i];
+
+#ifdef SCB_HAVE_ERR_GET_ERROR_ALL
+        ERR_new();
+        ERR_set_debug(e->file, e->line, e->func);
+        ERR_set_error(ERR_GET_LIB(e->code), ERR_GET_REASON(e->code), e->data[0] != '\0' ? "%s" : NULL, e->data);
+#else
+        /* The queue keeps the pointer to the file's name, which would dangle. */
+        ERR_put_error(ERR_GET_LIB(e->code), ERR_GET_FUNC(e->code), ERR_GET_REASON(e->code), "", e->line);
+        if (e->data[0] != '\0')
+            ERR_add_error_data(1, e->data);
+#endif
+    }
+}
+
 void scb_errs_free(scb_errs *e)
 {
     OPENSSL_free(e);
