@@ -509,7 +509,7 @@ static void count_references(cref_report *r, const char *name, int v, int mode, 
                 snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%s", n++ == 0 ? "" : ", ", who[h]);
         }
         snprintf(title, sizeof(title), "%s, copy %d", name, copies[i]);
-        cref_say(r, title, "%d: %s, the connection uses that very object %s", n, text, cref_yes(very_object));
+        cref_say(r, title, "%d (%s), the connection uses that very object %s", n, text, cref_yes(very_object));
     }
     free_both(lab, offer);
 }
@@ -951,7 +951,7 @@ static int meet_defect(const defect *d, int v, badly *b, cref_lab **kept, char *
     if (d->hide_ems)
         k.wire = hide_ems;
     went = cref_link_run(&k);
-    if (went && d->about_cipher)
+    if (went && d->about_cipher && cref_link_resumed(&k))
         snprintf(cipher, sizeof(cipher), " with the answer's cipher %s",
                  cref_yes(SSL_get_current_cipher(k.server) == b->cipher));
     snprintf(out, size, "%s%s", outcome(&k, went), cipher);
@@ -1197,7 +1197,7 @@ static void count_switched(cref_report *r, int v)
 #define SSL_OP_ALLOW_CLIENT_RENEGOTIATION 0 /* 1.1.1 always allows it */
 #endif
 
-static void count_renegotiation(cref_report *r)
+static void count_renegotiation(cref_report *r, const char *name, int by_server)
 {
     cref_lab *lab = cref_lab_new(TLS1_2_VERSION);
     cref_link k;
@@ -1205,18 +1205,19 @@ static void count_renegotiation(cref_report *r)
     CREF_MUST(r, lab != NULL);
     SSL_CTX_set_options(lab->server, SSL_OP_ALLOW_CLIENT_RENEGOTIATION);
     CREF_MUST(r, cref_link_open(&k, lab, lab->server, NULL, NULL) && cref_link_run(&k));
-    CREF_MUST(r, SSL_renegotiate(k.client) == 1);
-    for (int i = 0; i < 4; i++) { /* the server has to read to take part */
+    CREF_MUST(r, SSL_renegotiate(by_server ? k.server : k.client) == 1);
+    SSL_do_handshake(by_server ? k.server : k.client);
+    for (int i = 0; i < 4; i++) { /* both read, which makes them take part */
         unsigned char c;
 
-        SSL_do_handshake(k.client);
         cref_link_pump(&k);
         SSL_read(k.server, &c, 1);
         cref_link_pump(&k);
+        SSL_read(k.client, &c, 1);
     }
     CREF_MUST(r, SSL_num_renegotiations(k.client) == 1 && SSL_is_init_finished(k.client)
                      && SSL_is_init_finished(k.server));
-    cref_say(r, "1.2 renegotiation", "renegotiated once, counted %ld", SSL_CTX_sess_accept_renegotiate(lab->server));
+    cref_say(r, name, "renegotiated once, counted %ld", SSL_CTX_sess_accept_renegotiate(lab->server));
     cref_link_close(&k, CREF_CLEAN);
     cref_lab_free(lab);
 }
@@ -1234,7 +1235,8 @@ static void f2_16(cref_report *r)
     }
     count_defect(r, 0, "wrong secret");
     count_evictions(r);
-    count_renegotiation(r);
+    count_renegotiation(r, "1.2 renegotiation by the client", 0);
+    count_renegotiation(r, "1.2 renegotiation by the server", 1);
 }
 
 const cref_scenario cref_get_facts[] = {
