@@ -27,7 +27,9 @@ const (
 	noFlag          = "Go presets no flag: its zero value means what C presets, Copy"
 	collected       = "a forgotten Session gives its reference back when it is collected"
 	deadOwner       = "a Session that was transferred is dead to its owner, and answers ErrReleased"
-	checked         = "answers of a store are checked: a bad entry is a miss"
+	refused         = "a session without a cipher, which only C can make, is refused"
+	checked         = "answers of a store, plaintext or sealed, are checked: a bad entry is a miss"
+	forgeable       = "a checksum stops accidents; only a seal stops who can write to the store"
 	protocol        = "what TLS itself demands is no matter of the entry"
 	ownPolicy       = "a store's id context is computed from the policy"
 	remembered      = "a connection remembers what it took"
@@ -92,7 +94,7 @@ var getFacts = []Fact{
 	},
 	{
 		ID:   "F2.2",
-		Says: "get is not asked for stateless tickets, for the id beside a ticket, for a TLS 1.2 id where 1.3 is negotiated",
+		Says: "get is not asked for stateless tickets, the id beside a ticket, a TLS 1.2 id where 1.3 is negotiated",
 		Cases: cases(
 			"1.2 ticket of another server", "get 0, full handshake",
 			"1.2 ticket of its own", "get 0, resumed",
@@ -123,7 +125,8 @@ var getFacts = []Fact{
 		Cases: cases(
 			"1.2", "32 bytes, the hello's session id yes, the identity offered no, the stored session's id yes",
 			"1.3", "32 bytes, the hello's session id no, the identity offered yes, the stored session's id yes",
-			"1.2 ids that the client made up", "1 bytes as written yes, 25 bytes as written yes, 32 bytes as written yes",
+			"1.2 ids that the client made up",
+			"1 bytes as written yes, 25 bytes as written yes, 32 bytes as written yes",
 		),
 		Go: whatIsAsked,
 	},
@@ -131,8 +134,10 @@ var getFacts = []Fact{
 		ID:   "F2.5",
 		Says: "get is called under no lock, on the thread of the handshake, and holds up no other handshake",
 		Cases: cases(
-			"1.2", "lock held no, another handshake went through meanwhile yes, on the handshake's thread yes, resumed yes",
-			"1.3", "lock held no, another handshake went through meanwhile yes, on the handshake's thread yes, resumed yes",
+			"1.2",
+			"lock held no, another handshake went through meanwhile yes, on the handshake's thread yes, resumed yes",
+			"1.3",
+			"lock held no, another handshake went through meanwhile yes, on the handshake's thread yes, resumed yes",
 		),
 		Go: slowGet,
 	},
@@ -160,10 +165,14 @@ var getFacts = []Fact{
 			"1.3 internal, copy 0", "2 (answerer, cache), the connection uses that very object no",
 			"1.3 NO_INTERNAL, copy 1", "1 (answerer), the connection uses that very object no",
 			"1.3 NO_INTERNAL, copy 0", "1 (answerer), the connection uses that very object no",
-			"1.3 internal without tickets, copy 1", "3 (answerer, connection, cache), the connection uses that very object yes",
-			"1.3 internal without tickets, copy 0", "3 (answerer, connection, cache), the connection uses that very object yes",
-			"1.3 NO_INTERNAL without tickets, copy 1", "2 (answerer, connection), the connection uses that very object yes",
-			"1.3 NO_INTERNAL without tickets, copy 0", "2 (answerer, connection), the connection uses that very object yes",
+			"1.3 internal without tickets, copy 1",
+			"3 (answerer, connection, cache), the connection uses that very object yes",
+			"1.3 internal without tickets, copy 0",
+			"3 (answerer, connection, cache), the connection uses that very object yes",
+			"1.3 NO_INTERNAL without tickets, copy 1",
+			"2 (answerer, connection), the connection uses that very object yes",
+			"1.3 NO_INTERNAL without tickets, copy 0",
+			"2 (answerer, connection), the connection uses that very object yes",
 		), eachVersion(
 			Case{
 				Name: "fresh object, copy left alone", C: "resumed yes, references leaked 1",
@@ -228,11 +237,12 @@ var getFacts = []Fact{
 			"1.2 cipher disabled since", "resumed with the answer's cipher yes, remove 0, timeouts 0, given back yes",
 			"1.3 cipher disabled since", "resumed with the answer's cipher no, remove 0, timeouts 0, given back yes",
 			"1.3 cipher disabled since, other hash", "full handshake, remove 0, timeouts 0, given back yes",
-			"no cipher 1.2", "crash",
-			"no cipher 1.3", "crash",
-			"blank 1.2", "full handshake",
-			"blank 1.3", "crash",
-		), goOnly(checked,
+		), []Case{
+			{Name: "no cipher 1.2", C: "crash", Go: "full handshake, refused yes", Why: refused},
+			{Name: "no cipher 1.3", C: "crash", Go: "full handshake, refused yes", Why: refused},
+			{Name: "blank 1.2", C: "full handshake", Go: "full handshake, refused yes", Why: refused},
+			{Name: "blank 1.3", C: "crash", Go: "full handshake, refused yes", Why: refused},
+		}, goOnly(checked,
 			"1.2 store, sound", "resumed, hits 1, rejected 0, undecodable 0, deleted 0",
 			"1.3 store, sound", "resumed, hits 1, rejected 0, undecodable 0, deleted 0",
 			"1.2 store, other version", "full handshake, hits 0, rejected 1, undecodable 0, deleted 0",
@@ -252,11 +262,17 @@ var getFacts = []Fact{
 			"1.3 store, cipher not offered, other hash", "full handshake, hits 0, rejected 1, undecodable 0, deleted 0",
 			"1.2 store, cipher disabled since", "full handshake, hits 0, rejected 1, undecodable 0, deleted 0",
 			"1.3 store, cipher disabled since", "full handshake, hits 0, rejected 1, undecodable 0, deleted 0",
-			"1.3 store, cipher disabled since, other hash", "full handshake, hits 0, rejected 1, undecodable 0, deleted 0",
+			"1.3 store, cipher disabled since, other hash",
+			"full handshake, hits 0, rejected 1, undecodable 0, deleted 0",
 			"1.2 store, no cipher", "full handshake, hits 0, rejected 0, undecodable 1, deleted 0",
 			"1.3 store, no cipher", "full handshake, hits 0, rejected 0, undecodable 1, deleted 0",
 			"1.2 store, blank", "full handshake, hits 0, rejected 0, undecodable 1, deleted 0",
 			"1.3 store, blank", "full handshake, hits 0, rejected 0, undecodable 1, deleted 0",
+		), goOnly(forgeable,
+			"1.2 plaintext store, wrong secret forged",
+			"fails on the client, hits 1, rejected 0, undecodable 0, deleted 1",
+			"1.3 plaintext store, wrong secret forged",
+			"fails on the server, hits 1, rejected 0, undecodable 0, deleted 0",
 		), goOnly(protocol,
 			"1.2 store, EMS, hello without", "fails on the server, hits 1, rejected 0, undecodable 0, deleted 0",
 			"1.2 store, no EMS, hello with", "full handshake, hits 1, rejected 0, undecodable 0, deleted 0",
@@ -364,7 +380,7 @@ var getFacts = []Fact{
 		), []Case{
 			{Name: "1.2 evictions", C: "4 sessions in a cache of 2, number 2, cache full 2", Before: v30},
 			{Name: "1.2 evictions", C: "4 sessions in a cache of 2, number 1, cache full 3", From: v30},
-		}, cOnly(noRenegotiation,
+		}, cOnly(noRenegotiation, // SEMANTICS says more than one for each; measured: where the server asks
 			"1.2 renegotiation by the client", "renegotiated once, counted 1",
 			"1.2 renegotiation by the server", "renegotiated once, counted 3",
 		)),
@@ -449,9 +465,15 @@ func (o *observer) marshal(s *libssl.Session) []byte {
 const (
 	external = libssl.CacheServer | libssl.CacheNoInternal
 	internal = libssl.CacheServer
+	noLookup = internal | libssl.CacheNoInternalLookup
 )
 
-// ---- F2.1, F2.2, F2.3: which hellos make it ask ------------------------------------
+// ---- F2.1, F2.2, F2.3: which hellos make it ask ---------------------------------
+
+// cacheModes are those of the server when it issues and when it is asked.
+type cacheModes struct{ issuer, asked libssl.CacheMode }
+
+var noCache = cacheModes{external, external}
 
 type question struct {
 	name                   string
@@ -461,41 +483,59 @@ type question struct {
 	other                  bool // that is another server
 	clientNoTicket         bool // the client sends no ticket extension
 	client13, server13     bool // 1.3 is enabled too when it is offered
-	issuerMode, mode       libssl.CacheMode
+	modes                  cacheModes
 	flush                  bool // the internal cache, between the two
 }
 
 var whenAsked = []question{
-	{name: "1.2 tickets off", version: tls12, offers: true, issuerMode: external, mode: external},
-	{name: "1.2 no ticket extension", version: tls12, offers: true, tickets: true, clientNoTicket: true, issuerMode: external, mode: external},
-	{name: "1.2 empty ticket extension", version: tls12, offers: true, tickets: true, issuerMode: external, mode: external},
-	{name: "1.2 no session id", version: tls12, issuerMode: external, mode: external},
-	{name: "1.2 internal hit", version: tls12, offers: true, issuerMode: internal, mode: internal},
-	{name: "1.2 internal miss", version: tls12, offers: true, issuerMode: internal, mode: internal, flush: true},
-	{name: "1.2 no internal lookup", version: tls12, offers: true, issuerMode: internal, mode: internal | libssl.CacheNoInternalLookup},
-	{name: "1.2 cache off", version: tls12, offers: true, issuerMode: external, mode: libssl.CacheOff},
-	{name: "1.2 cache for clients", version: tls12, offers: true, issuerMode: external, mode: libssl.CacheClient},
-	{name: "1.3 stateful", version: tls13, offers: true, issuerMode: external, mode: external},
-	{name: "1.3 no identity", version: tls13, issuerMode: external, mode: external},
-	{name: "1.3 internal hit", version: tls13, offers: true, issuerMode: internal, mode: internal},
-	{name: "1.3 internal miss", version: tls13, offers: true, issuerMode: internal, mode: internal, flush: true},
-	{name: "1.3 no internal lookup", version: tls13, offers: true, issuerMode: internal, mode: internal | libssl.CacheNoInternalLookup},
-	{name: "1.3 cache off", version: tls13, offers: true, issuerMode: external, mode: libssl.CacheOff},
-	{name: "1.3 cache for clients", version: tls13, offers: true, issuerMode: external, mode: libssl.CacheClient},
+	{name: "1.2 tickets off", version: tls12, offers: true, modes: noCache},
+	{
+		name: "1.2 no ticket extension", version: tls12, offers: true, tickets: true, clientNoTicket: true,
+		modes: noCache,
+	},
+	{name: "1.2 empty ticket extension", version: tls12, offers: true, tickets: true, modes: noCache},
+	{name: "1.2 no session id", version: tls12, modes: noCache},
+	{name: "1.2 internal hit", version: tls12, offers: true, modes: cacheModes{internal, internal}},
+	{name: "1.2 internal miss", version: tls12, offers: true, modes: cacheModes{internal, internal}, flush: true},
+	{name: "1.2 no internal lookup", version: tls12, offers: true, modes: cacheModes{internal, noLookup}},
+	{name: "1.2 cache off", version: tls12, offers: true, modes: cacheModes{external, libssl.CacheOff}},
+	{name: "1.2 cache for clients", version: tls12, offers: true, modes: cacheModes{external, libssl.CacheClient}},
+	{name: "1.3 stateful", version: tls13, offers: true, modes: noCache},
+	{name: "1.3 no identity", version: tls13, modes: noCache},
+	{name: "1.3 internal hit", version: tls13, offers: true, modes: cacheModes{internal, internal}},
+	{name: "1.3 internal miss", version: tls13, offers: true, modes: cacheModes{internal, internal}, flush: true},
+	{name: "1.3 no internal lookup", version: tls13, offers: true, modes: cacheModes{internal, noLookup}},
+	{name: "1.3 cache off", version: tls13, offers: true, modes: cacheModes{external, libssl.CacheOff}},
+	{name: "1.3 cache for clients", version: tls13, offers: true, modes: cacheModes{external, libssl.CacheClient}},
 }
 
 var whenNotAsked = []question{
-	{name: "1.2 ticket of another server", version: tls12, offers: true, issuerTickets: true, tickets: true, other: true, issuerMode: external, mode: external},
-	{name: "1.2 ticket of its own", version: tls12, offers: true, issuerTickets: true, tickets: true, issuerMode: external, mode: external},
-	{name: "1.3 stateless ticket of its own", version: tls13, offers: true, issuerTickets: true, tickets: true, issuerMode: external, mode: external},
-	{name: "1.3 stateless ticket of another server", version: tls13, offers: true, issuerTickets: true, tickets: true, other: true, issuerMode: external, mode: external},
-	{name: "1.2 session at a server that negotiates 1.3", version: tls12, offers: true, client13: true, server13: true, issuerMode: external, mode: external},
+	{
+		name: "1.2 ticket of another server", version: tls12, offers: true, issuerTickets: true, tickets: true, other: true,
+		modes: noCache,
+	},
+	{name: "1.2 ticket of its own", version: tls12, offers: true, issuerTickets: true, tickets: true, modes: noCache},
+	{
+		name: "1.3 stateless ticket of its own", version: tls13, offers: true, issuerTickets: true, tickets: true,
+		modes: noCache,
+	},
+	{
+		name: "1.3 stateless ticket of another server", version: tls13, offers: true, issuerTickets: true, tickets: true, other: true,
+		modes: noCache,
+	},
+	{
+		name: "1.2 session at a server that negotiates 1.3", version: tls12, offers: true, client13: true, server13: true,
+		modes: noCache,
+	},
 }
 
 var whenFresh = []question{
-	{name: "fresh client of 1.2 at a server of 1.2", version: tls12, mode: external},
-	{name: "fresh client of 1.2 and 1.3 at a server of 1.2", version: tls12, client13: true, mode: external},
-	{name: "fresh client of 1.2 and 1.3 at a server of both", version: tls12, client13: true, server13: true, mode: external},
+	{name: "fresh client of 1.2 at a server of 1.2", version: tls12, modes: noCache},
+	{name: "fresh client of 1.2 and 1.3 at a server of 1.2", version: tls12, client13: true, modes: noCache},
+	{
+		name: "fresh client of 1.2 and 1.3 at a server of both", version: tls12, client13: true, server13: true,
+		modes: noCache,
+	},
 }
 
 func askAll(o *observer, all []question) {
@@ -516,7 +556,7 @@ func (q question) ask(o *observer) {
 	l := o.lab(q.version)
 	l.store()
 	setTickets(l.server, q.issuerTickets)
-	l.server.SetSessionCacheMode(q.issuerMode)
+	l.server.SetSessionCacheMode(q.modes.issuer)
 	var offer *libssl.Session
 	if q.offers {
 		_, offer = l.mustVisit(l.server, nil)
@@ -528,7 +568,7 @@ func (q question) ask(o *observer) {
 	}
 	setTickets(server, q.tickets)
 	setTickets(l.client, !q.clientNoTicket)
-	server.SetSessionCacheMode(q.mode)
+	server.SetSessionCacheMode(q.modes.asked)
 	if q.flush {
 		o.must(server.FlushSessions(time.Time{}))
 	}
@@ -573,7 +613,7 @@ func freshAtStore(o *observer) {
 		sh.count(&sh.gets), sc.Stats().Untagged, came)
 }
 
-// ---- F2.4: what the id is ---------------------------------------------------------------
+// ---- F2.4: what the id is -------------------------------------------------------
 
 // helloSessionID finds the session id behind the record's and the message's header, the version and the random.
 func helloSessionID(p []byte) []byte {
@@ -599,9 +639,10 @@ func whatIsAsked(o *observer) {
 		}
 		k.ranWell()
 		k.closeClean()
-		o.say(v.name, "%d bytes, the hello's session id %s, the identity offered %s, the stored session's id %s", asked.Len(),
-			yes(bytes.Equal(asked.Bytes(), hello)), yes(bytes.Equal(asked.Bytes(), field(o, o.marshal(offer), fieldTicket))),
-			yes(asked == stored))
+		o.say(v.name,
+			"%d bytes, the hello's session id %s, the identity offered %s, the stored session's id %s",
+			asked.Len(), yes(bytes.Equal(asked.Bytes(), hello)),
+			yes(bytes.Equal(asked.Bytes(), field(o, o.marshal(offer), fieldTicket))), yes(asked == stored))
 	}
 
 	made := make([]byte, store.MaxIDLen)
@@ -673,7 +714,7 @@ func field(o *observer, der []byte, number int) (content []byte) {
 	return content
 }
 
-// ---- F2.5: locks and threads --------------------------------------------------------------
+// ---- F2.5: locks and threads ----------------------------------------------------
 
 func slowGet(o *observer) {
 	for _, v := range bothVersions {
@@ -701,12 +742,13 @@ func slowGet(o *observer) {
 		came := k.ranWell()
 		k.closeClean()
 		other.closeClean()
-		o.say(v.name, "lock held %s, another handshake went through meanwhile %s, on the handshake's thread %s, resumed %s",
+		o.say(v.name,
+			"lock held %s, another handshake went through meanwhile %s, on the handshake's thread %s, resumed %s",
 			yes(held), yes(otherWent), yes(onCaller), yes(came == "resumed"))
 	}
 }
 
-// ---- F2.6: short ids ------------------------------------------------------------------------
+// ---- F2.6: short ids ------------------------------------------------------------
 
 func storeIDs(o *observer) {
 	for _, v := range bothVersions {
@@ -722,7 +764,7 @@ func storeIDs(o *observer) {
 	}
 }
 
-// ---- F2.7: who owns what ----------------------------------------------------------------------
+// ---- F2.7: who owns what --------------------------------------------------------
 
 func whoOwnsWhat(o *observer) {
 	for _, c := range []struct {
@@ -754,7 +796,8 @@ func whoOwnsWhat(o *observer) {
 					who = append(who, holder)
 				}
 			}
-			o.say(c.name+", "+f.name, "%d (%s), the connection uses that very object %s", len(who), strings.Join(who, ", "), yes(veryObject))
+			o.say(c.name+", "+f.name, "%d (%s), the connection uses that very object %s", len(who),
+				strings.Join(who, ", "), yes(veryObject))
 		}
 	}
 	for _, v := range bothVersions {
@@ -835,17 +878,19 @@ func givenAway(o *observer, v protocolVersion) {
 	cref.Watch(s.Pointer())
 	l.answer = func(*libssl.SSL, libssl.SessionID) (*libssl.Session, libssl.CopyFlag) { return s, libssl.Transfer }
 	resumed, _ := l.mustVisit(l.server, offer)
-	o.say(v.named("shared object, copy 0, no up_ref"), "resumed %s, destroyed under its owner %s", yes(resumed), yes(cref.WatchedIsGone()))
+	o.say(v.named("shared object, copy 0, no up_ref"), "resumed %s, destroyed under its owner %s", yes(resumed),
+		yes(cref.WatchedIsGone()))
 
 	_, err := s.MarshalBinary()
 	k := l.open(l.server, "", offer)
 	came := k.ranWell()
 	k.closeClean()
-	o.say(v.named("its owner's Session"), "dead %s, handed over again: %s, ErrReleased reported %s", yes(errors.Is(err, libssl.ErrReleased)),
+	o.say(v.named("its owner's Session"), "dead %s, handed over again: %s, ErrReleased reported %s",
+		yes(errors.Is(err, libssl.ErrReleased)),
 		came, yes(len(l.misuse) == 1 && errors.Is(l.misuse[0], libssl.ErrReleased)))
 }
 
-// ---- F2.8: the mark "not resumable" -----------------------------------------------------------------
+// ---- F2.8: the mark "not resumable" ---------------------------------------------
 
 // marked is a session marked by a Context that has nothing to do with it.
 func (l *lab) marked(der []byte) *libssl.Session {
@@ -866,8 +911,8 @@ func markedAnswers(o *observer) {
 		k := l.open(l.server, "", offer)
 		came := k.ranWell()
 		k.closeClean()
-		o.say(v.named("answered"), "%s, callback hits %d, remove %d, given back %s", came, l.server.Stats().CallbackHits, l.removes,
-			yes(cref.WatchedIsGone()))
+		o.say(v.named("answered"), "%s, callback hits %d, remove %d, given back %s", came,
+			l.server.Stats().CallbackHits, l.removes, yes(cref.WatchedIsGone()))
 
 		l, offer = o.labWithSession(v.version, internal)
 		_, der = l.issued()
@@ -881,7 +926,7 @@ func markedAnswers(o *observer) {
 	}
 }
 
-// ---- F2.9: the answer in the internal cache -----------------------------------------------------------
+// ---- F2.9: the answer in the internal cache -------------------------------------
 
 func cachedAnswers(o *observer) {
 	for _, v := range bothVersions {
@@ -893,7 +938,8 @@ func cachedAnswers(o *observer) {
 	}
 }
 
-func cachedAnswer(o *observer, v protocolVersion, name string, mode libssl.CacheMode, spoil func(*observer, []byte) []byte) {
+func cachedAnswer(o *observer, v protocolVersion, name string, mode libssl.CacheMode,
+	spoil func(*observer, []byte) []byte) {
 	l, offer := o.labWithSession(v.version, internal)
 	_, der := l.issued()
 	if spoil != nil {
@@ -908,24 +954,24 @@ func cachedAnswer(o *observer, v protocolVersion, name string, mode libssl.Cache
 	resumed, _ := l.mustVisit(l.server, offer)
 	number, kept := l.server.Stats().Number, !cref.WatchedIsGone()
 	o.must(l.server.FlushSessions(time.Time{}))
-	o.say(v.named(name), "resumed %s, number %d, kept after the close %s, after a flush %s", yes(resumed), number, yes(kept),
-		yes(!cref.WatchedIsGone()))
+	o.say(v.named(name), "resumed %s, number %d, kept after the close %s, after a flush %s", yes(resumed), number,
+		yes(kept), yes(!cref.WatchedIsGone()))
 }
 
 func displacedByAnswer(o *observer, v protocolVersion) {
 	l := o.lab(v.version)
 	l.store()
 	l.onNew = func(_ *libssl.SSL, s *libssl.Session) { cref.Watch(s.Pointer()) }
-	l.server.SetSessionCacheMode(internal | libssl.CacheNoInternalLookup)
+	l.server.SetSessionCacheMode(noLookup)
 	_, offer := l.mustVisit(l.server, nil)
 	o.must(l.server.SetNumTickets(0))
 	before := cref.WatchedIsGone()
 	resumed, _ := l.mustVisit(l.server, offer)
-	o.say(v.named("equal id"), "resumed %s, the old object destroyed before %s, after %s, number %d, remove %d", yes(resumed), yes(before),
-		yes(cref.WatchedIsGone()), l.server.Stats().Number, l.removes)
+	o.say(v.named("equal id"), "resumed %s, the old object destroyed before %s, after %s, number %d, remove %d",
+		yes(resumed), yes(before), yes(cref.WatchedIsGone()), l.server.Stats().Number, l.removes)
 }
 
-// ---- F2.10 to F2.14: bad answers --------------------------------------------------------------------------
+// ---- F2.10 to F2.14: bad answers ------------------------------------------------
 
 // defect is one defect: of the answer, or of the server or hello that it meets.
 type defect struct {
@@ -935,7 +981,7 @@ type defect struct {
 	spoil           func(o *observer, der []byte) []byte // the answer
 	hideEMS         bool                                 // in the second hello
 	aboutCipher     bool
-	// How an entry of a store comes to be so: by damage to its bytes. Else by its maker, and seal and checksum are right.
+	// How an entry of a store comes to be so: by damage to its bytes. Else by its maker: seal and checksum are right.
 	byDamage bool
 	// It has no serial form that a handler could decode: only a store's bytes can be so.
 	storeOnly bool
@@ -956,9 +1002,15 @@ var defects = []defect{
 	{name: "other id inside", spoil: otherID},
 	{name: "wrong secret", spoil: otherSecret, byDamage: true},
 	{name: "cipher not offered", before: clientAES128, spoil: otherCipher, aboutCipher: true, byDamage: true},
-	{name: "cipher not offered, other hash", only: tls13, before: clientAES128, spoil: otherHash, aboutCipher: true, byDamage: true},
+	{
+		name: "cipher not offered, other hash", only: tls13, before: clientAES128,
+		spoil: otherHash, aboutCipher: true, byDamage: true,
+	},
 	{name: "cipher disabled since", before: serverAES128, between: serverChaCha, aboutCipher: true},
-	{name: "cipher disabled since, other hash", only: tls13, before: serverAES128, between: serverAES256, aboutCipher: true},
+	{
+		name: "cipher disabled since, other hash", only: tls13, before: serverAES128,
+		between: serverAES256, aboutCipher: true,
+	},
 	{name: "no cipher", spoil: noCipher, storeOnly: true},
 	{name: "blank", spoil: func(*observer, []byte) []byte { return nil }, storeOnly: true},
 }
@@ -1110,8 +1162,8 @@ func (o *observer) meet(d defect, v protocolVersion) met {
 
 func (o *observer) badAnswer(d defect, v protocolVersion) {
 	m := o.meet(d, v)
-	o.say(v.named(d.name), "%s, remove %d, timeouts %d, given back %s", m.outcome, m.lab.removes, m.lab.server.Stats().Timeouts,
-		yes(cref.WatchedIsGone()))
+	o.say(v.named(d.name), "%s, remove %d, timeouts %d, given back %s", m.outcome, m.lab.removes,
+		m.lab.server.Stats().Timeouts, yes(cref.WatchedIsGone()))
 }
 
 func badAnswers(o *observer) {
@@ -1126,6 +1178,11 @@ func badAnswers(o *observer) {
 			o.badEntry(d, v)
 		}
 	}
+	forged := defectCalled("wrong secret")
+	forged.byDamage = false
+	for _, v := range bothVersions {
+		o.say(v.named("plaintext store, wrong secret forged"), "%s", o.meetInStore(forged, v, nil))
+	}
 }
 
 // answerUseless has a get handler answer with a session that only C can make, and pass to Go.
@@ -1137,12 +1194,14 @@ func (o *observer) answerUseless(version uint16, useless func(der []byte) (*libs
 		if err != nil {
 			return nil, libssl.Copy
 		}
+		o.atEnd(s.Release)
 		return s, libssl.Transfer
 	}
 	k := l.open(l.server, "", offer)
 	came := k.outcome(k.run())
-	o.mustBe(l.gets == 1 && len(l.misuse) == 0, "one answer")
-	o.say("useless", "%s", came)
+	k.closeClean()
+	o.mustBe(l.gets == 1, "one question")
+	o.say("useless", "%s, refused %s", came, yes(len(l.misuse) == 1))
 }
 
 func withoutCipher(der []byte) (*libssl.Session, error) {
@@ -1157,7 +1216,7 @@ func blankSession([]byte) (*libssl.Session, error) {
 	return libssl.WrapSession(cref.BlankSession(), libssl.Transfer)
 }
 
-// ---- the store layer ------------------------------------------------------------------------------------------
+// ---- the store layer ------------------------------------------------------------
 
 // shelf is a store that hands out whatever was put on it, expired or not.
 type shelf struct {
@@ -1313,7 +1372,8 @@ func (o *observer) meetInStore(d defect, v protocolVersion, ring *ticket.Ring) s
 	k.closeClean()
 	o.must(sc.Close(context.Background()))
 	s := sc.Stats()
-	return fmt.Sprintf("%s, hits %d, rejected %d, undecodable %d, deleted %d", came, s.Hits, s.Rejected, s.Undecodable, sh.count(&sh.deletes))
+	return fmt.Sprintf("%s, hits %d, rejected %d, undecodable %d, deleted %d", came, s.Hits,
+		s.Rejected, s.Undecodable, sh.count(&sh.deletes))
 }
 
 func (o *observer) verifyWithStore(v protocolVersion) {
@@ -1332,7 +1392,7 @@ func (o *observer) verifyWithStore(v protocolVersion) {
 	o.say(v.named("VERIFY_PEER and a store"), "%s, id context %d bytes", came, n)
 }
 
-// ---- F2.15: HelloRetryRequest --------------------------------------------------------------------------------------
+// ---- F2.15: HelloRetryRequest ---------------------------------------------------
 
 func retriedHello(o *observer) {
 	l := o.lab(tls13)
@@ -1359,7 +1419,8 @@ func retriedHello(o *observer) {
 		return s, libssl.Transfer
 	}
 	resumed, _ := l.mustVisit(l.server, offer)
-	o.say("retried hello", "%s, resumed %s, the first object was gone at the second question %s", l.trace(), yes(resumed), yes(firstGone))
+	o.say("retried hello", "%s, resumed %s, the first object was gone at the second question %s",
+		l.trace(), yes(resumed), yes(firstGone))
 
 	l = o.lab(tls13)
 	retry(l)
@@ -1368,14 +1429,16 @@ func retriedHello(o *observer) {
 	_, offer = l.mustVisit(l.server, nil)
 	asked := sh.count(&sh.gets)
 	resumed, _ = l.mustVisit(l.server, offer)
-	o.say("retried hello with a store of single use", "store asked %d, resumed %s", sh.count(&sh.gets)-asked, yes(resumed))
+	o.say("retried hello with a store of single use", "store asked %d, resumed %s",
+		sh.count(&sh.gets)-asked, yes(resumed))
 }
 
-// ---- F2.16: counters ---------------------------------------------------------------------------------------------------
+// ---- F2.16: counters ------------------------------------------------------------
 
 func (o *observer) sayCounters(name, came string, ctx *libssl.Context) {
 	s := ctx.Stats()
-	o.say(name, "%s, hits %d, misses %d, callback hits %d, timeouts %d", came, s.Hits, s.Misses, s.CallbackHits, s.Timeouts)
+	o.say(name, "%s, hits %d, misses %d, callback hits %d, timeouts %d", came, s.Hits,
+		s.Misses, s.CallbackHits, s.Timeouts)
 }
 
 func counters(o *observer) {
@@ -1425,6 +1488,6 @@ func countSwitched(o *observer, v protocolVersion) {
 	k.ranWell()
 	k.closeClean()
 	began, went := l.server.Stats(), other.Stats()
-	o.say(v.named("switched"), "accept %d where it began and %d where it went, accept good %d and %d", began.Accept, went.Accept,
-		began.AcceptGood, went.AcceptGood)
+	o.say(v.named("switched"), "accept %d where it began and %d where it went, accept good %d and %d",
+		began.Accept, went.Accept, began.AcceptGood, went.AcceptGood)
 }

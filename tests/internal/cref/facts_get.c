@@ -60,7 +60,7 @@ static SSL_SESSION *decode(const cref_entry *e)
     return e == NULL ? NULL : d2i_SSL_SESSION(NULL, &p, e->der_len);
 }
 
-/* ---- F2.1, F2.2, F2.3: which hellos make it ask ------------------------------ */
+/* ---- F2.1, F2.2, F2.3: which hellos make it ask -------------------------- */
 
 typedef struct question {
     const char *name;
@@ -244,7 +244,7 @@ static void f2_3(cref_report *r)
     ASK_ALL(r, all);
 }
 
-/* ---- F2.4: what the id is ----------------------------------------------------- */
+/* ---- F2.4: what the id is ------------------------------------------------ */
 
 typedef struct bytes {
     unsigned char b[64];
@@ -299,7 +299,8 @@ static void what_is_asked(cref_report *r, int v)
     k.wire = note_hello;
     CREF_MUST(r, cref_link_run(&k));
     SSL_SESSION_get0_ticket(offer, &ticket, &ticket_len);
-    cref_say(r, versions[v].name, "%d bytes, the hello's session id %s, the identity offered %s, the stored session's id %s",
+    cref_say(r, versions[v].name,
+             "%d bytes, the hello's session id %s, the identity offered %s, the stored session's id %s",
              (int)n.asked.len, cref_yes(same(&n.asked, n.hello.b, n.hello.len)),
              cref_yes(same(&n.asked, ticket, ticket_len)),
              cref_yes(same(&n.asked, lab->entries[0].id, lab->entries[0].id_len)));
@@ -323,8 +324,8 @@ static void any_length(cref_report *r)
         memset(&n, 0, sizeof(n));
         CREF_MUST(r, SSL_SESSION_set1_id(offer, id, lens[i]) == 1
                          && cref_visit(lab, lab->server, offer, NULL, NULL, NULL));
-        snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%u bytes as written %s", i == 0 ? "" : ", ", lens[i],
-                 cref_yes(same(&n.asked, id, lens[i])));
+        snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%u bytes as written %s", i == 0 ? "" : ", ",
+                 lens[i], cref_yes(same(&n.asked, id, lens[i])));
     }
     cref_say(r, "1.2 ids that the client made up", "%s", text);
     free_both(lab, offer);
@@ -337,7 +338,7 @@ static void f2_4(cref_report *r)
     any_length(r);
 }
 
-/* ---- F2.5: locks and threads ----------------------------------------------------- */
+/* ---- F2.5: locks and threads --------------------------------------------- */
 
 typedef struct slow {
     SSL_SESSION *offer;
@@ -387,13 +388,14 @@ static void f2_5(cref_report *r)
         lab->arg = &n;
         lab->on_get = be_slow;
         CREF_MUST(r, cref_visit(lab, lab->server, n.offer, NULL, &resumed, NULL));
-        cref_say(r, versions[v].name, "lock held %s, another handshake went through meanwhile %s, on the handshake's thread %s, resumed %s",
+        cref_say(r, versions[v].name,
+                 "lock held %s, another handshake went through meanwhile %s, on the handshake's thread %s, resumed %s",
                  cref_yes(n.held), cref_yes(n.within), cref_yes(n.on_caller), cref_yes(resumed));
         free_both(lab, n.offer);
     }
 }
 
-/* ---- F2.6: short ids --------------------------------------------------------------- */
+/* ---- F2.6: short ids ----------------------------------------------------- */
 
 static int short_id(SSL *ssl, unsigned char *id, unsigned int *len)
 {
@@ -426,7 +428,7 @@ static void f2_6(cref_report *r)
     }
 }
 
-/* ---- F2.7: who owns what -------------------------------------------------------------- */
+/* ---- F2.7: who owns what ------------------------------------------------- */
 
 typedef struct shared {
     SSL_SESSION *s;
@@ -539,7 +541,8 @@ static void forgotten(cref_report *r, int v)
     free_both(lab, offer);
     for (; !cref_watched_gone(); leaked++)
         SSL_SESSION_free(a.s);
-    cref_say(r, named(v, "fresh object, copy left alone"), "resumed %s, references leaked %d", cref_yes(resumed), leaked);
+    cref_say(r, named(v, "fresh object, copy left alone"), "resumed %s, references leaked %d", cref_yes(resumed),
+             leaked);
 }
 
 static void given_away(cref_report *r, int v)
@@ -592,7 +595,7 @@ static void f2_7(cref_report *r)
     }
 }
 
-/* ---- F2.8: the mark "not resumable" ------------------------------------------------------ */
+/* ---- F2.8: the mark "not resumable" -------------------------------------- */
 
 /* The entry decoded, and marked by a context that has nothing to do with it. */
 static SSL_SESSION *marked(cref_lab *lab)
@@ -649,7 +652,7 @@ static void f2_8(cref_report *r)
     }
 }
 
-/* ---- F2.9: the answer in the internal cache ------------------------------------------------ */
+/* ---- F2.9: the answer in the internal cache ------------------------------ */
 
 static int other_context(SSL *ssl, SSL_SESSION *s)
 {
@@ -720,7 +723,7 @@ static void f2_9(cref_report *r)
     }
 }
 
-/* ---- F2.10 to F2.13: bad answers -------------------------------------------------------------- */
+/* ---- F2.10 to F2.13: bad answers ----------------------------------------- */
 
 /* One defect: of the answer, or of the server or hello that it meets. */
 typedef struct defect {
@@ -1039,7 +1042,8 @@ static void f2_11(cref_report *r)
         int met = meet_defect(defect_called("other id inside"), v, &b, &lab, text, sizeof(text));
 
         if (met)
-            cref_say(r, versions[v].name, "%s, remove named the innocent session %s", text, cref_yes(b.removed_innocent));
+            cref_say(r, versions[v].name, "%s, remove named the innocent session %s", text,
+                     cref_yes(b.removed_innocent));
         else
             cref_broken(r, "the defect was not met");
         if (lab != NULL)
@@ -1058,7 +1062,7 @@ static void f2_13(cref_report *r)
     bad_answer(r, defect_called("cipher disabled since"), 0);
 }
 
-/* ---- F2.14: another hash ------------------------------------------------------------------ */
+/* ---- F2.14: another hash ------------------------------------------------- */
 
 static void f2_14(cref_report *r)
 {
@@ -1075,7 +1079,7 @@ static void f2_14(cref_report *r)
         cref_lab_free(lab);
 }
 
-/* ---- F2.15: HelloRetryRequest ------------------------------------------------------------- */
+/* ---- F2.15: HelloRetryRequest -------------------------------------------- */
 
 typedef struct retried {
     int answers, first_gone;
@@ -1115,12 +1119,12 @@ static void f2_15(cref_report *r)
     free_both(lab, offer);
 }
 
-/* ---- F2.16: counters ------------------------------------------------------------------------ */
+/* ---- F2.16: counters ----------------------------------------------------- */
 
 static void say_counters(cref_report *r, int v, const char *name, const char *text, SSL_CTX *ctx)
 {
-    cref_say(r, named(v, name), "%s, hits %ld, misses %ld, callback hits %ld, timeouts %ld", text, SSL_CTX_sess_hits(ctx),
-             SSL_CTX_sess_misses(ctx), SSL_CTX_sess_cb_hits(ctx), SSL_CTX_sess_timeouts(ctx));
+    cref_say(r, named(v, name), "%s, hits %ld, misses %ld, callback hits %ld, timeouts %ld", text,
+             SSL_CTX_sess_hits(ctx), SSL_CTX_sess_misses(ctx), SSL_CTX_sess_cb_hits(ctx), SSL_CTX_sess_timeouts(ctx));
 }
 
 static void count_answer(cref_report *r, int v, const char *name, int mode, int deaf)
