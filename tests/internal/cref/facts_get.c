@@ -1172,25 +1172,17 @@ static void count_evictions(cref_report *r)
     cref_lab_free(lab);
 }
 
-static int switch_to(SSL *ssl, int *alert, void *arg)
-{
-    (void)alert;
-    SSL_set_SSL_CTX(ssl, arg);
-    return SSL_TLSEXT_ERR_OK;
-}
-
-static void count_switched(cref_report *r, int v)
+static void count_switched(cref_report *r, int v, const char *name, void (*on_name)(SSL_CTX *ctx, SSL_CTX *to))
 {
     cref_lab *lab = cref_lab_new(versions[v].version);
     SSL_CTX *other;
     cref_link k;
 
     CREF_MUST(r, lab != NULL && (other = cref_lab_server(lab)) != NULL);
-    SSL_CTX_set_tlsext_servername_callback(lab->server, switch_to);
-    SSL_CTX_set_tlsext_servername_arg(lab->server, other);
+    on_name(lab->server, other);
     CREF_MUST(r, cref_link_open(&k, lab, lab->server, "other.test", NULL) && cref_link_run(&k));
     cref_link_close(&k, CREF_CLEAN);
-    cref_say(r, named(v, "switched"), "accept %ld where it began and %ld where it went, accept good %ld and %ld",
+    cref_say(r, named(v, name), "accept %ld where it began and %ld where it went, accept good %ld and %ld",
              SSL_CTX_sess_accept(lab->server), SSL_CTX_sess_accept(other), SSL_CTX_sess_accept_good(lab->server),
              SSL_CTX_sess_accept_good(other));
     SSL_CTX_free(other);
@@ -1235,7 +1227,8 @@ static void f2_16(cref_report *r)
         count_answer(r, v, "not answered", INTERNAL, 1);
         count_defect(r, v, "other id context");
         count_defect(r, v, "expired");
-        count_switched(r, v);
+        count_switched(r, v, "switched by the servername callback", cref_sni_switch);
+        count_switched(r, v, "switched by the hello callback", cref_sni_switch_in_hello);
     }
     count_defect(r, 0, "wrong secret");
     count_evictions(r);
