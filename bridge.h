@@ -165,6 +165,7 @@ void scb_session_up_ref(SSL_SESSION *s);
 void scb_session_free(SSL_SESSION *s);
 SSL_SESSION *scb_session_dup(SSL_SESSION *s, scb_errs **errs);
 scb_session_info scb_session_get_info(SSL_SESSION *s);
+int scb_session_has_cipher(SSL_SESSION *s);
 int scb_session_set_time(SSL_SESSION *s, int64_t t);
 int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
 

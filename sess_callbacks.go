@@ -40,8 +40,8 @@ type NewSessionFunc func(ssl *SSL, s *Session) (keep bool)
 //
 // Ownership: with Copy the returned Session stays the handler's, with Transfer
 // it is spent. In both cases OpenSSL ends up with one reference of its own.
-// Handing over a Session that is already spent or released is a miss and a
-// CallbackError.
+// Handing over a Session that is already spent or released, or one of C's
+// making that has no cipher, is a miss and a CallbackError.
 //
 // Locks and threads: no lock is held. A handler that blocks keeps its OS
 // thread; UseStore does not.
@@ -318,6 +318,8 @@ func (s *Session) handOver(flag CopyFlag) (*C.SSL_SESSION, error) {
 	switch {
 	case s.p == nil:
 		return nil, ErrReleased
+	case C.scb_session_has_cipher(s.p) == 0:
+		return nil, errNoCipher
 	case flag == Copy:
 		C.scb_session_up_ref(s.p)
 		return s.p, nil
@@ -328,6 +330,10 @@ func (s *Session) handOver(flag CopyFlag) (*C.SSL_SESSION, error) {
 	}
 	return s.disown(), nil
 }
+
+// errNoCipher refuses what only C can make and OpenSSL would follow into a NULL
+// pointer (SEMANTICS F2.10).
+var errNoCipher = errors.New("libssl: the session has no cipher and cannot be resumed")
 
 func badFlag(f CopyFlag) error { return fmt.Errorf("copy flag %d is neither Copy nor Transfer", f) }
 

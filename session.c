@@ -99,6 +99,11 @@ scb_session_info scb_session_get_info(SSL_SESSION *s)
     return info;
 }
 
+int scb_session_has_cipher(SSL_SESSION *s)
+{
+    return SSL_SESSION_get0_cipher(s) != NULL;
+}
+
 int scb_session_set_time(SSL_SESSION *s, int64_t t)
 {
 #ifdef SCB_HAVE_TIME_EX

@@ -23,10 +23,7 @@ const (
 	onlyStores    = "the store layer is Go's own"
 )
 
-var namedVersions = []struct {
-	name    string
-	version uint16
-}{{"TLS 1.2", tls12}, {"TLS 1.3", tls13}}
+var namedVersions = []protocolVersion{{"TLS 1.2", tls12}, {"TLS 1.3", tls13}}
 
 var helloFacts = []Fact{
 	{

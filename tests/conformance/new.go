@@ -111,7 +111,7 @@ var newFacts = []Fact{
 			{Name: "1.3 no internal", C: "new 1, the client may come back yes, then get 1, resumed yes"},
 		},
 		Go: func(o *observer) {
-			for _, v := range bothVersions {
+			for _, v := range protocols {
 				cachedWith(o, "off", v, libssl.CacheOff)
 				cachedWith(o, "client", v, libssl.CacheClient)
 				cachedWith(o, "no internal store", v, libssl.CacheServer|libssl.CacheNoInternalStore)
@@ -132,7 +132,7 @@ var newFacts = []Fact{
 			{Name: "1.3 context, VERIFY_PEER", C: "new 1, the client may come back yes"},
 		},
 		Go: func(o *observer) {
-			for _, v := range bothVersions {
+			for _, v := range protocols {
 				withoutContext(o, v)
 				verifying(o, "no context, VERIFY_PEER", v, false)
 				verifying(o, "context, VERIFY_PEER", v, true)
@@ -185,7 +185,7 @@ var newFacts = []Fact{
 			},
 		},
 		Go: func(o *observer) {
-			for _, v := range bothVersions {
+			for _, v := range protocols {
 				stateOfObject(o, v, "cached", libssl.CacheServer)
 				stateOfObject(o, v, "not cached", libssl.CacheServer|libssl.CacheNoInternal)
 				serialForm(o, v)
@@ -208,7 +208,7 @@ var newFacts = []Fact{
 			{Name: "1.3 removed in the callback", C: "cached 0, remove 1, then get 1, resumed no"},
 		},
 		Go: func(o *observer) {
-			for _, v := range bothVersions {
+			for _, v := range protocols {
 				returning(o, v, 0)
 				returning(o, v, 1)
 				vetoing(o, v)
@@ -223,7 +223,7 @@ var newFacts = []Fact{
 			{Name: "1.3 lock", C: "held no, the session can be removed there yes"},
 		},
 		Go: func(o *observer) {
-			for _, v := range bothVersions {
+			for _, v := range protocols {
 				lockDuringNew(o, v)
 			}
 		},
@@ -233,7 +233,7 @@ var newFacts = []Fact{
 		Says:  "Callbacks, mode and cache are those of the SSL_CTX a connection was made with, also after a switch",
 		Cases: switchCases,
 		Go: func(o *observer) {
-			for _, v := range bothVersions {
+			for _, v := range protocols {
 				for _, inHello := range []bool{false, true} {
 					for _, onSecond := range []bool{false, true} {
 						afterSwitch(o, v, inHello, onSecond)
@@ -297,7 +297,7 @@ var newFacts = []Fact{
 			{Name: "1.3 renewed ticket", C: "resumed yes, new 1, remove 1, the connection has another ticket yes"},
 		},
 		Go: func(o *observer) {
-			for _, v := range bothVersions {
+			for _, v := range protocols {
 				clientByDefault(o, v)
 				clientCalls(o, "server with NO_TICKET", v, false)
 				clientCalls(o, "server with tickets", v, true)
@@ -308,7 +308,7 @@ var newFacts = []Fact{
 	},
 }
 
-var bothVersions = []uint16{tls12, tls13}
+var protocols = []uint16{tls12, tls13}
 
 // versioned is the name of a case that is shown for both versions.
 func versioned(version uint16, name string) string {
@@ -591,7 +591,7 @@ func lockDuringNew(o *observer, version uint16) {
 
 var switchCases = func() (cases []Case) {
 	const why = "SSL.Context names the Context that the callbacks belong to"
-	for _, version := range bothVersions {
+	for _, version := range protocols {
 		for _, how := range []struct{ name, context string }{{"servername", "first"}, {"hello", "second"}} {
 			cases = append(cases, Case{
 				Name: versioned(version, how.name),

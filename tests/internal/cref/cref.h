@@ -16,6 +16,9 @@ long cref_sessions_destroyed(void);
 size_t cref_master_key(SSL_SESSION *s, unsigned char *out, size_t size);
 SSL_SESSION *cref_session_without_cipher(void);
 long cref_ctxs_destroyed(void);
+/* Watches one object, in the place of the one before: has its last reference been given back? */
+void cref_watch(SSL_SESSION *s);
+int cref_watched_gone(void);
 
 /* ---- callbacks written in C (callbacks.c) --------------------------------- */
 
