@@ -30,10 +30,13 @@ leak: setup ## the suite under AddressSanitizer with leak detection, and under G
 matrix: setup ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
 	@tests/matrix.sh $(V)
 
+conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only says whether that file is current
+	@tests/conform.sh $(if $(CHECK),check)
+
 bench: setup ## this code against C, crypto/tls and another binding
 	@bench/run.sh
 
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup build demo test lint leak matrix bench clean
+.PHONY: help setup build demo test lint leak matrix conform bench clean

@@ -20,6 +20,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/tests/conformance"
 )
 
 var commands = []command{
@@ -29,6 +30,7 @@ var commands = []command{
 	showCommand,
 	storeCommand,
 	keyringCommand,
+	conformCommand,
 }
 
 // command is one word of the command line: either flags, for a command that
@@ -62,6 +64,7 @@ func usagef(format string, args ...any) error { return usageError(fmt.Sprintf(fo
 var errReported = errors.New("reported")
 
 func main() {
+	conformance.Child() // conform runs some scenarios in processes of their own
 	os.Exit(run(context.Background(), stdio{os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
 }
 

@@ -8,6 +8,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,8 +68,28 @@ void cref_broken(cref_report *r, const char *format, ...)
     ERR_clear_error();
 }
 
-static const cref_scenario *const tables[] = {cref_new_facts,    cref_get_facts,   cref_remove_facts, cref_thread_facts,
-                                              cref_tls13_facts, cref_hello_facts, cref_serial_facts, cref_exdata_facts};
+/* For the tests of those who run scenarios. */
+static void lab_crash(cref_report *r)
+{
+    (void)r;
+    raise(SIGSEGV);
+}
+
+static void lab_sound(cref_report *r)
+{
+    cref_say(r, "sound", "as said");
+}
+
+static const cref_scenario lab_scenarios[] = {
+    {"lab crash", lab_crash},
+    {"lab sound", lab_sound},
+    {NULL, NULL},
+};
+
+static const cref_scenario *const tables[] = {
+    lab_scenarios,    cref_new_facts,   cref_get_facts,    cref_remove_facts, cref_thread_facts,
+    cref_tls13_facts, cref_hello_facts, cref_serial_facts, cref_exdata_facts,
+};
 
 static const cref_scenario *find(const char *name)
 {
