@@ -999,15 +999,16 @@ static void reentered_from_flush(cref_report *r, const char *name, inner_call wh
     CREF_MUST(r, lab != NULL && set_ids(s));
     re.what = what;
     re.other = s[1];
-    cref_session_set_time(s[0], now() - 10); /* from 3.0 on the order of a flush is that of expiry */
+    cref_session_set_time(s[0], now() - 100000);
     SSL_CTX_add_session(lab->server, s[0]);
     if (what != CALL_ADD)
         SSL_CTX_add_session(lab->server, s[1]);
     lab->arg = &re;
     lab->on_remove = reenter;
-    cref_flush_at(lab->server, 0);
+    cref_flush_at(lab->server, now()); /* s[0] alone */
     lab->on_remove = NULL;
-    broken = cref_lock_held(lab, lab->server);
+    /* Whoever is first may still get a lock that was released once too often. */
+    broken = cref_lock_held(lab, lab->server) || cref_lock_held(lab, lab->server);
     cref_say(r, name, "%s, the lock is then %s", re.done ? "done" : "nothing done", broken ? "never free again" : "free");
     if (!broken) /* else nobody may touch the context any more */
         strike(lab, s, 2);
@@ -1153,14 +1154,18 @@ static void f3_10(cref_report *r)
 
     for (int i = 0; i < N; i++)
         cref_session_set_time(s[i], now() - 100 + 10 * i); /* s[0] expires first */
-    SSL_CTX_sess_set_cache_size(lab->server, 3);
+    SSL_CTX_sess_set_cache_size(lab->server, 4);
     SSL_CTX_add_session(lab->server, s[5]);
     SSL_CTX_add_session(lab->server, s[1]);
-    SSL_CTX_add_session(lab->server, s[6]); /* evicts one where 3 means 2 */
+    SSL_CTX_add_session(lab->server, s[6]);
     watch_order(lab, &o, s, N);
-    SSL_CTX_sess_set_cache_size(lab->server, 2);
     SSL_CTX_add_session(lab->server, s[7]);
-    cref_say(r, "victim", "%s", o.first == 5 ? "inserted first" : o.first == 1 ? "expires first" : "another");
+    if (o.seen == 0) /* where 4 means 4 */
+        SSL_CTX_add_session(lab->server, s[2]);
+    cref_say(r, "victim", "%s", o.seen != 1       ? "not one"
+                                : o.first == 5 ? "inserted first"
+                                : o.first == 1 ? "expires first"
+                                               : "another");
     lab->on_remove = NULL;
     cref_flush_at(lab->server, 0);
 
@@ -1169,7 +1174,9 @@ static void f3_10(cref_report *r)
         SSL_CTX_add_session(lab->server, s[insertion[i]]);
     watch_order(lab, &o, s, N);
     cref_flush_at(lab->server, 0);
-    cref_say(r, "order of a flush", "%s", o.falling == 0 ? "first to expire first" : o.rising == 0 ? "last to expire first" : "another");
+    cref_say(r, "order of a flush", "%s", o.falling == 0  ? "first to expire first"
+                                          : o.rising == 0 ? "last to expire first"
+                                                          : "another");
 
     lab->on_remove = NULL;
     SSL_CTX_add_session(lab->server, s[0]);
