@@ -550,11 +550,16 @@ static void look_at(cref_lab *lab, SSL_CTX *ctx, SSL_SESSION *s)
 
 static void say_look(cref_report *r, const char *name, const look *n, long by_call)
 {
-    cref_say(r, name, "resumable %s, others cached %ld, destroyed by the call %ld", cref_yes(n->resumable), n->cached,
-             by_call);
+    cref_say(r, name, "resumable %s, destroyed by the call %ld", cref_yes(n->resumable), by_call);
 }
 
-static void looked_at(cref_report *r, const char *name, void (*trigger)(cref_lab *lab, SSL_SESSION **s))
+static void say_cached(cref_report *r, const char *name, const look *n)
+{
+    cref_say(r, name, "others %ld", n->cached);
+}
+
+static void looked_at(cref_report *r, const char *name, const char *cached,
+                      void (*trigger)(cref_lab *lab, SSL_SESSION **s))
 {
     SSL_SESSION *s[2];
     cref_lab *lab = stage(TLS1_2_VERSION, 2, s);
@@ -568,6 +573,8 @@ static void looked_at(cref_report *r, const char *name, void (*trigger)(cref_lab
     destroyed = cref_sessions_destroyed();
     trigger(lab, s);
     say_look(r, name, &n, cref_sessions_destroyed() - destroyed);
+    if (cached != NULL)
+        say_cached(r, cached, &n);
     lab->on_remove = NULL;
     OPENSSL_free(n.der);
     strike(lab, s, 2);
@@ -670,10 +677,10 @@ static void passed_on(cref_report *r)
 static void f3_4(cref_report *r)
 {
     pthread_once(&indexes, make_indexes);
-    looked_at(r, "flush", flush_it);
-    looked_at(r, "eviction", evict_it);
-    looked_at(r, "context freed", free_it);
-    looked_at(r, "asked for, not cached", remove_it);
+    looked_at(r, "flush", "cached during a flush", flush_it);
+    looked_at(r, "eviction", "cached during an eviction", evict_it);
+    looked_at(r, "context freed", NULL, free_it);
+    looked_at(r, "asked for, not cached", NULL, remove_it);
     seen_in_connection(r);
     passed_on(r);
 }

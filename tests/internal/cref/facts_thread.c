@@ -519,16 +519,23 @@ static SSL_SESSION *store_get(SSL *ssl, const unsigned char *id, int n, int *cop
 {
     store *st = cref_lab_of_ssl(ssl)->arg;
     SSL_SESSION *s = NULL;
-    const unsigned char *p;
+    const unsigned char *p, *has;
     unsigned char **der;
+    unsigned int nhas;
     int *len;
 
-    (void)n;
     pthread_mutex_lock(&st->mu);
     der = place_of(st, id, &len);
     if ((p = *der) != NULL)
         s = d2i_SSL_SESSION(NULL, &p, *len);
     pthread_mutex_unlock(&st->mu);
+    if (s == NULL)
+        return NULL;
+    has = SSL_SESSION_get_id(s, &nhas);
+    if (nhas != (unsigned int)n || memcmp(has, id, nhas) != 0) { /* another one of the same place */
+        SSL_SESSION_free(s);
+        return NULL;
+    }
     *copy = 0;
     return s;
 }
