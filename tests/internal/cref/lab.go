@@ -5,11 +5,14 @@ package cref
 
 #include <stdlib.h>
 #include <openssl/crypto.h>
+#include <openssl/ssl.h>
 
 char *cref_certificate_pem(void);
 static void cref_free(void *p) { OPENSSL_free(p); }
 int cref_has(const char *name);
 char *cref_observe(const char *name, int *broken);
+void *cref_hold_lock(SSL_CTX *ctx, SSL_SESSION *like);
+void cref_release_lock(void *lock);
 */
 import "C"
 
@@ -50,4 +53,11 @@ func CertificatePEM() ([]byte, error) {
 	}
 	defer C.cref_free(unsafe.Pointer(pem))
 	return []byte(C.GoString(pem)), nil
+}
+
+// HoldLock has a thread hold an SSL_CTX's lock until release is called. Two duplicates of like are put into the cache
+// for it, where the second stays.
+func HoldLock(sslCtx, like unsafe.Pointer) (release func()) {
+	lock := C.cref_hold_lock((*C.SSL_CTX)(sslCtx), (*C.SSL_SESSION)(like))
+	return func() { C.cref_release_lock(lock) }
 }

@@ -101,6 +101,11 @@ void cref_lab_reset(cref_lab *lab); /* counters and trace, not the entries */
 /* Is a lock of ctx held, so that another thread must wait for it? Asked by flushing what expired in 1970. */
 int cref_lock_held(cref_lab *lab, SSL_CTX *ctx);
 
+/* Has another thread hold ctx's lock, on every release, until cref_release_lock. Two duplicates of like are put into
+ * the cache for it, where the second stays. */
+void *cref_hold_lock(SSL_CTX *ctx, SSL_SESSION *like);
+void cref_release_lock(void *lock);
+
 /* Flushing and times, whose functions were renamed in 3.4. at 0 flushes all. */
 void cref_flush_at(SSL_CTX *ctx, long at);
 long cref_session_time(SSL_SESSION *s);
