@@ -277,10 +277,12 @@ cref_entry *cref_lab_put(cref_lab *lab, SSL_SESSION *s)
 {
     for (int i = 0; i < CREF_LAB_ENTRIES; i++) {
         cref_entry *e = &lab->entries[i];
+        const unsigned char *id;
 
         if (e->der != NULL)
             continue;
-        memcpy(e->id, SSL_SESSION_get_id(s, &e->id_len), e->id_len);
+        id = SSL_SESSION_get_id(s, &e->id_len);
+        memcpy(e->id, id, e->id_len);
         e->der_len = i2d_SSL_SESSION(s, &e->der);
         return e;
     }
