@@ -78,6 +78,7 @@ const (
 	placeSecret = 4
 
 	fieldTime      = 1
+	fieldLifetime  = 2
 	fieldEarlyData = 15
 	fieldFragment  = 17
 	fieldAppData   = 18

@@ -631,6 +631,11 @@ static void f7_5(cref_report *r)
     cref_say(r, "the longest lifetime", "set and read %ld, decoded %ld", huge, (long)SSL_SESSION_get_timeout(c));
     SSL_SESSION_free(c);
 
+    SSL_SESSION_set_timeout(s, 20000000000);
+    CREF_MUST(r, (c = again(s)) != NULL);
+    cref_say(r, "634 years", "decoded %ld", (long)SSL_SESSION_get_timeout(c));
+    SSL_SESSION_free(c);
+
     negative = SSL_SESSION_set_timeout(s, -1) == 1;
     cref_say(r, "negative lifetime", "accepted %s", cref_yes(negative));
     SSL_SESSION_free(s);
