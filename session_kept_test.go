@@ -40,7 +40,7 @@ func TestUseStore_EntriesOfEachRelease(t *testing.T) {
 }
 
 // madeNow is the session as if it had just been made: else it would have expired.
-func madeNow(t *testing.T, der []byte) []byte {
+func madeNow(t testing.TB, der []byte) []byte {
 	t.Helper()
 	field := []byte{0xa1, 6, 2, 4}
 	at := bytes.Index(der, field)
