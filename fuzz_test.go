@@ -52,7 +52,7 @@ var kept12, kept13 = []int{0, 2}, []int{1, 3}
 
 // Bits of a fuzzed server's mode. The lowest two pick the versions.
 const (
-	fuzzRetry     = 1 << 2 // a ClientHello without a share of P-384 is sent back
+	fuzzRetry     = 1 << 2 // a ClientHello with a share of another group than P-384's is sent back
 	fuzzNames     = 1 << 3 // the server name picks another Context
 	fuzzClients   = 1 << 4 // certificates are asked for
 	fuzzSingleUse = 1 << 5
@@ -118,7 +118,7 @@ func (s *fuzzServers) make(t testing.TB, mode byte) *fuzzServer {
 	v := fuzzVersions[mode%4]
 	require.NoError(t, server.ctx.SetVersions(v[0], v[1]))
 	if mode&fuzzRetry != 0 {
-		require.NoError(t, server.ctx.SetGroups("P-384"))
+		require.NoError(t, server.ctx.SetGroups("P-384:P-256")) // the second is for certificates
 	}
 	if mode&fuzzNames != 0 {
 		other := s.context(t)
@@ -191,9 +191,19 @@ func balanced(t testing.TB, f func()) {
 
 // ---- whatever a client sends --------------------------------------------------------
 
+// nowhere has the methods of a transport that tests do without.
+type nowhere struct{}
+
+func (nowhere) Close() error                     { return nil }
+func (nowhere) LocalAddr() net.Addr              { return &net.UnixAddr{} }
+func (nowhere) RemoteAddr() net.Addr             { return &net.UnixAddr{} }
+func (nowhere) SetDeadline(time.Time) error      { return nil }
+func (nowhere) SetReadDeadline(time.Time) error  { return nil }
+func (nowhere) SetWriteDeadline(time.Time) error { return nil }
+
 // script is a transport that delivers given bytes, a chunk at a time, and takes whatever comes.
 type script struct {
-	net.Conn
+	nowhere
 	rest  []byte
 	chunk int
 }
@@ -207,11 +217,7 @@ func (s *script) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (s *script) Write(p []byte) (int, error)      { return len(p), nil }
-func (s *script) Close() error                     { return nil }
-func (s *script) SetDeadline(time.Time) error      { return nil }
-func (s *script) SetReadDeadline(time.Time) error  { return nil }
-func (s *script) SetWriteDeadline(time.Time) error { return nil }
+func (s *script) Write(p []byte) (int, error) { return len(p), nil }
 
 // Whatever comes, a server's handshake fails in order: it leaves nothing behind, and what was taken from the store for a
 // client that has not proved to know its secret is back.
@@ -330,6 +336,72 @@ const (
 	editKinds
 )
 
+// line joins two ends that never write and read at once. It ends when both wait for the other, as they do where bytes
+// were dropped: no test has to wait for a deadline.
+type line struct {
+	mu      sync.Mutex
+	cond    *sync.Cond
+	sent    [2][]byte // to each end
+	waiting int
+	ended   bool
+}
+
+type lineEnd struct {
+	nowhere
+	*line
+	of int
+}
+
+func newLine() (*line, [2]lineEnd) {
+	l := &line{}
+	l.cond = sync.NewCond(&l.mu)
+	return l, [2]lineEnd{{line: l, of: 0}, {line: l, of: 1}}
+}
+
+func (l *line) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	l.cond.Broadcast()
+}
+
+func (e lineEnd) Close() error {
+	e.end()
+	return nil
+}
+
+func (e lineEnd) Read(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for len(e.sent[e.of]) == 0 {
+		if e.ended {
+			return 0, io.EOF
+		}
+		if e.waiting == 1 && len(e.sent[1-e.of]) == 0 {
+			e.ended = true
+			e.cond.Broadcast()
+			continue
+		}
+		e.waiting++
+		e.cond.Wait()
+		e.waiting--
+	}
+	n := copy(p, e.sent[e.of])
+	e.sent[e.of] = e.sent[e.of][n:]
+	return n, nil
+}
+
+func (e lineEnd) Write(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ended {
+		return 0, io.ErrClosedPipe
+	}
+	e.sent[1-e.of] = append(e.sent[1-e.of], p...)
+	e.cond.Broadcast()
+	return len(p), nil
+}
+
 // edited is a transport that edits what is written to it.
 type edited struct {
 	net.Conn
@@ -382,8 +454,8 @@ func FuzzTampered(f *testing.F) {
 
 func tamper(t *testing.T, servers *fuzzServers, mode byte, resume bool, e edit) {
 	server := servers.get(t, mode)
-	cn, sn := tcpPipe(t)
-	toServer, toClient := &edited{Conn: cn}, &edited{Conn: sn}
+	line, ends := newLine()
+	toServer, toClient := &edited{Conn: ends[0]}, &edited{Conn: ends[1]}
 	if e.server {
 		toClient.edit = e
 	} else {
@@ -400,15 +472,6 @@ func tamper(t *testing.T, servers *fuzzServers, mode byte, resume bool, e edit) 
 	} else if resume {
 		servers.offer(t, c, kept13[0])
 	}
-	// An end may wait for what has been dropped.
-	patience := 20 * time.Second
-	if len(e.with) > 0 {
-		patience = 300 * time.Millisecond
-	}
-	deadline := time.Now().Add(patience)
-	c.SetDeadline(deadline)
-	s.SetDeadline(deadline)
-
 	question, answer := []byte("a question"), []byte("the answer")
 	served := make(chan error, 1)
 	go func() {
@@ -420,9 +483,7 @@ func tamper(t *testing.T, servers *fuzzServers, mode byte, resume bool, e edit) 
 		if err == nil {
 			_, err = s.Write(answer)
 		}
-		if err != nil {
-			sn.Close()
-		}
+		line.end() // what was sent is read all the same
 		served <- err
 	}()
 	b := make([]byte, len(answer))
@@ -433,9 +494,10 @@ func tamper(t *testing.T, servers *fuzzServers, mode byte, resume bool, e edit) 
 		}
 	}
 	if cerr != nil {
-		cn.Close()
+		line.end()
 	}
 	serr := <-served
+	line.end() // nothing to drain
 	require.NotErrorIs(t, cerr, errOtherData)
 	require.NotErrorIs(t, serr, errOtherData)
 	if cerr == nil && serr == nil {
