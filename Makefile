@@ -27,6 +27,9 @@ lint: setup ## gofmt, go vet, and C without a warning
 leak: setup ## the suite under AddressSanitizer with leak detection, and under Go's two cgo pointer checks
 	tests/leak.sh
 
+fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASAN=1 under AddressSanitizer
+	@tests/fuzz.sh $(or $(T),10s) $(if $(ASAN),-asan)
+
 matrix: setup ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
 	@tests/matrix.sh $(V)
 
@@ -39,4 +42,4 @@ bench: setup ## this code against C, crypto/tls and another binding
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup build demo test lint leak matrix conform bench clean
+.PHONY: help setup build demo test lint leak fuzz matrix conform bench clean
