@@ -27,6 +27,9 @@ lint: setup ## gofmt, go vet, and C without a warning
 leak: setup ## the suite under AddressSanitizer with leak detection, and under Go's two cgo pointer checks
 	tests/leak.sh
 
+fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASAN=1 under AddressSanitizer
+	@tests/fuzz.sh $(or $(T),10s) $(if $(ASAN),-asan)
+
 matrix: setup ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
 	@tests/matrix.sh $(V)
 
@@ -45,4 +48,4 @@ docker-test: ## the fleet of docker/compose.yml, where a Docker engine answers
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup build demo test lint leak matrix conform mutants bench docker-test clean
+.PHONY: help setup build demo test lint leak fuzz matrix conform mutants bench docker-test clean

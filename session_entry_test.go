@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"sync"
 	"testing"
 	"time"
@@ -136,6 +137,61 @@ func TestEntry_SealedShowsNothing(t *testing.T) {
 	sealed := seal(testRing(t), id, nil, time.Now(), der)
 	require.NotContains(t, string(sealed), "secret!!")
 	require.Contains(t, string(seal(nil, id, nil, time.Now(), der)), "secret!!")
+}
+
+// goldenEntryKey is a ring's only key.
+const goldenEntryKey = "4f1c7a0de2b35896c7d80b19fa623e5d8890abcdef1234567890fedcba012345"
+
+// goldenEntry was sealed under goldenEntryKey for the id of five fives, the id context "context", at 1700000000, and holds
+// "the session".
+const goldenEntry = "01011bbbd30481a682aada8be1b6ea3e2dece39c3789d23d43ea2a0df36d20fd2d9937a2788190f87d07ec184ae5b5385d2529ddf4dc9f76c4"
+
+func FuzzOpenEntry(f *testing.F) {
+	keys, err := ticket.ParseRing([]byte(goldenEntryKey))
+	require.NoError(f, err)
+	golden, err := hex.DecodeString(goldenEntry)
+	require.NoError(f, err)
+	origin := time.Unix(1_700_000_000, 0)
+	name, sid := bytes.Repeat([]byte{5}, 5), []byte("context")
+	goldenID, err := store.IDFromBytes(name)
+	require.NoError(f, err)
+	f.Add(name, sid, golden, false)
+	f.Add(name, sid, sealEntry(nil, goldenID, sid, origin, []byte("the session")), false)
+	f.Add(name, sid, sealEntry(nil, goldenID, sid, origin, nil), true)
+	f.Add(name, sid, []byte{entryPlaintext, 1, 2, 3, 4, 5, 6, 7, 8}, true)
+	f.Fuzz(func(t *testing.T, name, sid, data []byte, sum bool) {
+		id, err := store.IDFromBytes(name)
+		if err != nil {
+			return
+		}
+		if sum && len(data) > checksumSize && data[0] == entryPlaintext { // or the fuzzer never gets past it
+			copy(data[1:], checksum(entryContext(entryPlaintext, id, sid), data[1+checksumSize:]))
+		}
+		before := bytes.Clone(data)
+
+		der, made, err := openEntry(keys, id, sid, data, nil)
+		if bytes.Equal(data, golden) && id == goldenID && string(sid) == "context" {
+			require.NoError(t, err)
+			require.Equal(t, "the session", string(der))
+			require.True(t, origin.Equal(made))
+		} else {
+			require.Error(t, err, "forged")
+			require.Nil(t, der)
+		}
+
+		if der, made, err = openEntry(nil, id, sid, data, nil); err == nil {
+			require.Equal(t, before, sealEntry(nil, id, sid, made, der), "there is one entry of one content")
+		} else {
+			require.Nil(t, der)
+		}
+		require.Equal(t, before, data, "the entry is the store's")
+
+		// Whatever goes in comes out.
+		der, made, err = openEntry(keys, id, sid, sealEntry(keys, id, sid, origin, data), nil)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(data, der))
+		require.True(t, origin.Equal(made))
+	})
 }
 
 func TestResumption_WipesItsAnswers(t *testing.T) {
