@@ -277,16 +277,20 @@ func forged(t testing.TB, sess *libssl.Session) *libssl.Session {
 // ---- connections ------------------------------------------------------------------
 
 // tcp returns both ends of a loopback connection.
-func tcp(t testing.TB) (client, server *net.TCPConn) {
-	t.Helper()
+func tcp() (client, server net.Conn, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	if err != nil {
+		return nil, nil, err
+	}
 	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	s, err := l.Accept()
-	require.NoError(t, err)
-	return c.(*net.TCPConn), s.(*net.TCPConn)
+	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		return nil, nil, err
+	}
+	if server, err = l.Accept(); err != nil {
+		client.Close()
+		return nil, nil, err
+	}
+	return client, server, nil
 }
 
 // tlsConn is what both libraries' connections are.
@@ -305,24 +309,33 @@ type link struct {
 // open makes the ends, closed with the test at the latest; nothing has been sent. name and offer may be missing.
 func open(t testing.TB, client, server *libssl.Context, name string, offer *libssl.Session) *link {
 	t.Helper()
-	cn, sn := tcp(t)
-	return openOver(t, cn, sn, client, server, name, offer)
-}
-
-func openOver(t testing.TB, cn, sn net.Conn, client, server *libssl.Context, name string, offer *libssl.Session) *link {
-	t.Helper()
-	l := &link{}
-	var err error
-	l.server, err = libssl.Server(sn, server)
-	require.NoError(t, err)
-	l.client, err = libssl.Client(cn, client, name)
+	l, err := connect(client, server, name, offer)
 	require.NoError(t, err)
 	t.Cleanup(l.close)
+	return l
+}
+
+// connect is open for other goroutines than the test's.
+func connect(client, server *libssl.Context, name string, offer *libssl.Session) (*link, error) {
+	cn, sn, err := tcp()
+	if err != nil {
+		return nil, err
+	}
+	l := &link{}
+	if l.server, err = libssl.Server(sn, server); err != nil {
+		return nil, errors.Join(err, cn.Close(), sn.Close())
+	}
+	if l.client, err = libssl.Client(cn, client, name); err != nil {
+		return nil, errors.Join(err, l.server.Close(), cn.Close())
+	}
 	limit(l.client, l.server)
 	if offer != nil {
-		require.NoError(t, l.client.SetSession(offer))
+		if err = l.client.SetSession(offer); err != nil {
+			l.close()
+			return nil, err
+		}
 	}
-	return l
+	return l, nil
 }
 
 func limit(conns ...net.Conn) {
