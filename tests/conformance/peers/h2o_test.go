@@ -57,7 +57,7 @@ func TestH2O_StoreThatDiesUnderLoad(t *testing.T) {
 		for name, death := range deaths {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel() // each waits for its breaker
-				k := newHooks()
+				k := newShared()
 				server, cache := h.node(t, k, libssl.StoreOptions{
 					Keys: newRing(t), LookupTimeout: 50 * time.Millisecond, PutTimeout: 50 * time.Millisecond,
 				})
@@ -102,15 +102,13 @@ func TestH2O_StoreThatDiesUnderLoad(t *testing.T) {
 				resumed := func(v *visitor) int64 { return v.resumed.Load() }
 
 				all("a store that works", 3, resumed)
-				set(&k.fetch, death)
-				set(&k.store, death)
+				k.on(death, beforeGet, beforePut)
 				eventually(t, "the breaker", func() bool { return cache.Stats().Open || len(failed) > 0 })
 				all("a store that is left alone", 3, visits)
 				hits := cache.Stats().Hits
 				all("no store", 3, visits)
 				require.Equal(t, hits, cache.Stats().Hits, "nobody resumes from a dead store")
-				set(&k.fetch, nil)
-				set(&k.store, nil)
+				k.on(nil, beforeGet, beforePut)
 				all("a store that is back", 3, resumed)
 				close(stop)
 				load.Wait()

@@ -161,10 +161,7 @@ func TestNode_AnswerAfterTheSocketEnded(t *testing.T) {
 		},
 		"store": func(t *testing.T, h *host, wait func()) *libssl.Context {
 			st := newShared()
-			st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
-				wait()
-				return st.mem.Get(context.WithoutCancel(ctx), id)
-			}
+			st.on(func(context.Context) error { wait(); return nil }, beforeGet)
 			server, _ := h.node(t, st, libssl.StoreOptions{Keys: newRing(t)})
 			return server
 		},

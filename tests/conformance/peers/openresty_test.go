@@ -8,48 +8,10 @@ import (
 	"time"
 
 	"github.com/libssl-go/libssl"
-	"github.com/libssl-go/libssl/store"
 	"github.com/stretchr/testify/require"
 )
 
 var errHook = errors.New("the hook said no")
-
-// hooks are a fetch and a store hook: a store whose Get and Put do something first, while that is set.
-type hooks struct {
-	*shared
-	fetch, store atomic.Pointer[func(ctx context.Context) error]
-}
-
-func newHooks() *hooks {
-	k := &hooks{shared: newShared()}
-	first := func(hook *atomic.Pointer[func(context.Context) error], ctx context.Context) error {
-		if f := hook.Load(); f != nil {
-			return (*f)(ctx)
-		}
-		return nil
-	}
-	k.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
-		if err := first(&k.fetch, ctx); err != nil {
-			return store.Record{}, err
-		}
-		return k.mem.Get(ctx, id)
-	}
-	k.OnPut = func(ctx context.Context, r store.Record) error {
-		if err := first(&k.store, ctx); err != nil {
-			return err
-		}
-		return k.mem.Put(ctx, r)
-	}
-	return k
-}
-
-func set(hook *atomic.Pointer[func(context.Context) error], f func(ctx context.Context) error) {
-	if f == nil {
-		hook.Store(nil)
-	} else {
-		hook.Store(&f)
-	}
-}
 
 // Hooks that fail, in every combination, and then think better of it: the client is always served, and resumes where
 // what it was given had been stored and can be fetched.
@@ -59,7 +21,7 @@ func TestOpenResty_HooksThatFail(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		for name, fail := range map[string]func(context.Context) error{"says": says, "throws": throws} {
 			t.Run(name, func(t *testing.T) {
-				k := newHooks()
+				k := newShared()
 				var told atomic.Int32
 				server, cache := h.node(t, k, libssl.StoreOptions{Keys: newRing(t), OnError: func(error) { told.Add(1) }})
 				client := h.client(t)
@@ -77,14 +39,13 @@ func TestOpenResty_HooksThatFail(t *testing.T) {
 					{false, false, false}, // nothing of the last could be stored
 					{false, false, true},
 				} {
-					set(&k.fetch, nil)
-					set(&k.store, nil)
+					k.on(nil, beforeGet, beforePut)
 					if step.fetch {
-						set(&k.fetch, fail)
+						k.on(fail, beforeGet)
 						errors++
 					}
 					if step.store {
-						set(&k.store, fail)
+						k.on(fail, beforePut)
 						if h.way == stateful13 || !step.resumes { // a resumption of 1.2 makes no session
 							errors++
 						}
@@ -106,20 +67,20 @@ func TestOpenResty_HooksThatSleep(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		for _, which := range []string{"fetch", "store"} {
 			t.Run(which, func(t *testing.T) {
-				k := newHooks()
+				k := newShared()
 				server, _ := h.node(t, k, libssl.StoreOptions{Keys: newRing(t)})
 				client := h.client(t)
 				_, sess := h.visit(t, client, server, nil)
-				hook, offer := &k.fetch, sess
+				hook, offer := beforeGet, sess
 				if which == "store" {
-					hook, offer = &k.store, nil
+					hook, offer = beforePut, nil
 				}
 				g := newGate()
-				set(hook, func(context.Context) error {
-					set(hook, nil) // only one sleeps
+				k.on(func(context.Context) error {
+					k.on(nil, hook) // only one sleeps
 					g.pass()
 					return nil
-				})
+				}, hook)
 				sleeper := open(t, client, server, h.name, offer)
 				talked := run(sleeper.talk)
 				receive(t, "the hook", g.entered)
@@ -151,7 +112,7 @@ func TestOpenResty_HooksThatAreCancelled(t *testing.T) {
 		for _, moment := range []string{"before the wait", "in the wait", "after the wait"} {
 			for _, by := range []string{"cancel", "limit"} {
 				t.Run(by+" "+moment, func(t *testing.T) {
-					k, ring := newHooks(), newRing(t)
+					k, ring := newShared(), newRing(t)
 					opt := libssl.StoreOptions{Keys: ring}
 					patient, _ := h.node(t, k, opt)
 					if by == "limit" {
@@ -168,26 +129,20 @@ func TestOpenResty_HooksThatAreCancelled(t *testing.T) {
 						interrupt = func() {}
 					}
 					left := make(chan error, 1)
-					k.OnGet = func(c context.Context, id store.ID) (store.Record, error) {
-						var r store.Record
-						var err error
-						switch moment {
-						case "before the wait":
-							interrupt()
-							<-c.Done()
-							err = c.Err()
-						case "in the wait":
+					wait := func(c context.Context) error {
+						if moment == "in the wait" {
 							time.AfterFunc(time.Millisecond, interrupt)
-							<-c.Done()
-							err = c.Err()
-						case "after the wait":
-							r, err = k.mem.Get(c, id)
+						} else {
 							interrupt()
-							<-c.Done()
 						}
+						<-c.Done()
 						left <- c.Err()
-						return r, err
+						if moment == "after the wait" {
+							return nil // the answer that it has
+						}
+						return c.Err()
 					}
+					k.on(wait, map[bool]step{true: afterGet, false: beforeGet}[moment == "after the wait"])
 					l := open(t, client, server, h.name, sess)
 					asked := run(func() error { return ask(l.client) })
 					err := l.server.HandshakeContext(ctx)
@@ -208,7 +163,7 @@ func TestOpenResty_HooksThatAreCancelled(t *testing.T) {
 					}
 					l.close()
 					require.Zero(t, cache.Stats().Parked)
-					k.OnGet = nil
+					k.on(nil, beforeGet, afterGet)
 					resumed, _ := h.visit(t, client, patient, sess)
 					require.True(t, resumed, "nothing happened to the session")
 				})
@@ -220,12 +175,12 @@ func TestOpenResty_HooksThatAreCancelled(t *testing.T) {
 // Cancelled before it began: no hook hears of it, and the connection is as good as before.
 func TestOpenResty_CancelledBeforeTheHook(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
-		k := newHooks()
+		k := newShared()
 		server, _ := h.node(t, k, libssl.StoreOptions{Keys: newRing(t)})
 		client := h.client(t)
 		_, sess := h.visit(t, client, server, nil)
 		var fetched atomic.Int32
-		set(&k.fetch, func(context.Context) error { fetched.Add(1); return nil })
+		k.on(func(context.Context) error { fetched.Add(1); return nil }, beforeGet)
 		l := open(t, client, server, h.name, sess)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()

@@ -45,6 +45,17 @@ void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to)
     SSL_CTX_set_client_hello_cb(ctx, hello_cb, to);
 }
 
+static int content_cb(int ok, X509_STORE_CTX *chain)
+{
+    (void)ok, (void)chain;
+    return 1;
+}
+
+void cref_let_all_in(SSL_CTX *ctx)
+{
+    SSL_CTX_set_verify(ctx, SSL_CTX_get_verify_mode(ctx), content_cb);
+}
+
 cref_pair *cref_pair_new(SSL_CTX *client, SSL_CTX *server, const char *name, SSL_SESSION *offer)
 {
     cref_pair *p = OPENSSL_zalloc(sizeof(*p));
