@@ -441,9 +441,12 @@ func echo(c net.Conn) error {
 }
 
 func ended(c net.Conn, err error) error {
-	if below, ok := c.(interface{ NetConn() net.Conn }); ok && err != nil {
-		if half, ok := below.NetConn().(interface{ CloseWrite() error }); ok {
-			half.CloseWrite()
+	if err != nil {
+		below := c.(interface{ NetConn() net.Conn }).NetConn()
+		if half, ok := below.(interface{ CloseWrite() error }); ok {
+			half.CloseWrite() // a plain Close could lose the alert
+		} else {
+			below.Close()
 		}
 	}
 	return err
