@@ -59,7 +59,7 @@ func TestH2O_StoreThatDiesUnderLoad(t *testing.T) {
 				t.Parallel() // each waits for its breaker
 				k := newShared()
 				server, cache := h.node(t, k, libssl.StoreOptions{
-					Keys: newRing(t), LookupTimeout: 50 * time.Millisecond, PutTimeout: 50 * time.Millisecond,
+					Keys: newRing(t), LookupTimeout: 200 * time.Millisecond, PutTimeout: 200 * time.Millisecond,
 				})
 				client := h.client(t)
 				var load sync.WaitGroup
