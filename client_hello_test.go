@@ -75,7 +75,7 @@ func TestClientHello_Candidates(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var got []string
-			for _, c := range tt.h.candidates() {
+			for _, c := range tt.h.candidates(nil) {
 				b := c.id.Bytes()
 				require.Equal(t, fill(b[0], len(b)), b)
 				if c.psk {
@@ -239,7 +239,7 @@ func TestClientHello_RealOnes(t *testing.T) {
 		require.Equal(t, "server.test", h.name())
 		require.True(t, h.offersTLS13())
 		h.tls13 = i >= 2
-		got := h.candidates()
+		got := h.candidates(nil)
 		if id, ok := ids[i]; ok {
 			require.Equal(t, []candidate{{id: id, psk: i >= 2}}, got)
 		} else if i == 0 {
@@ -262,7 +262,7 @@ func FuzzClientHello(f *testing.F) {
 		parts := [][]byte{sessionID, serverName, versions, psk, ticket}
 		before := bytes.Join(parts, nil)
 
-		all := h.candidates()
+		all := h.candidates(nil)
 		if len(all) > maxIdentities {
 			t.Fatalf("%d candidates", len(all))
 		}

@@ -22,8 +22,11 @@ func (all observations) String() string {
 	for i, o := range all {
 		lines[i] = o.name + ": " + o.text
 	}
-	return strings.Join(lines, "; ")
+	return strings.Join(lines, separator)
 }
+
+// separator joins observations in a Result; no observation contains it.
+const separator = "; "
 
 func (all observations) get(name string) string {
 	for _, o := range all {

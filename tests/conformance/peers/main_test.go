@@ -73,8 +73,9 @@ var (
 	stateful13 = way{"1.3 stateful", tls.VersionTLS13, libssl.OpNoTicket}
 	tickets13  = way{"1.3 tickets", tls.VersionTLS13, 0}
 
-	lookups  = []way{ids12, stateful13} // the server asks its cache for what the client offers
-	everyWay = []way{ids12, tickets12, stateful13, tickets13}
+	lookups   = []way{ids12, stateful13}    // the server asks its cache for what the client offers
+	stateless = []way{tickets12, tickets13} // the client holds the session
+	everyWay  = []way{ids12, tickets12, stateful13, tickets13}
 )
 
 func each(t *testing.T, ways []way, test func(t *testing.T, h *host)) {
@@ -173,6 +174,17 @@ func (h *host) node(t testing.TB, st store.Store, opt libssl.StoreOptions, setti
 	require.NoError(t, err)
 	t.Cleanup(func() { sc.Close(context.Background()) })
 	return ctx, sc
+}
+
+// member is one of a host's servers that share sessions: in a store, or as tickets under a ring, without a cache then.
+func (h *host) member(t testing.TB, st store.Store, ring *ticket.Ring, settings ...setting) (*libssl.Context, *libssl.SessionCache) {
+	t.Helper()
+	if h.options&libssl.OpNoTicket != 0 {
+		return h.node(t, st, libssl.StoreOptions{Keys: ring}, settings...)
+	}
+	ctx := h.server(t, settings...)
+	require.NoError(t, ctx.UseTicketKeys(ring))
+	return ctx, nil
 }
 
 func newRing(t testing.TB) *ticket.Ring {
