@@ -156,8 +156,8 @@ func FuzzOpenEntry(f *testing.F) {
 	goldenID, err := store.IDFromBytes(name)
 	require.NoError(f, err)
 	f.Add(name, sid, golden, false)
-	f.Add(name, sid, sealEntry(nil, goldenID, sid, origin, []byte("the session")), false)
-	f.Add(name, sid, sealEntry(nil, goldenID, sid, origin, nil), true)
+	f.Add(name, sid, seal(nil, goldenID, sid, origin, []byte("the session")), false)
+	f.Add(name, sid, seal(nil, goldenID, sid, origin, nil), true)
 	f.Add(name, sid, []byte{entryPlaintext, 1, 2, 3, 4, 5, 6, 7, 8}, true)
 	f.Fuzz(func(t *testing.T, name, sid, data []byte, sum bool) {
 		id, err := store.IDFromBytes(name)
@@ -180,14 +180,14 @@ func FuzzOpenEntry(f *testing.F) {
 		}
 
 		if der, made, err = openEntry(nil, id, sid, data, nil); err == nil {
-			require.Equal(t, before, sealEntry(nil, id, sid, made, der), "there is one entry of one content")
+			require.Equal(t, before, seal(nil, id, sid, made, der), "there is one entry of one content")
 		} else {
 			require.Nil(t, der)
 		}
 		require.Equal(t, before, data, "the entry is the store's")
 
 		// Whatever goes in comes out.
-		der, made, err = openEntry(keys, id, sid, sealEntry(keys, id, sid, origin, data), nil)
+		der, made, err = openEntry(keys, id, sid, seal(keys, id, sid, origin, data), nil)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(data, der))
 		require.True(t, origin.Equal(made))
