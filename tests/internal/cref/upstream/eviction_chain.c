@@ -8,7 +8,7 @@
  * list of cached sessions, whose end marker, an address inside the SSL_CTX, is handed to SSL_SESSION_free(): in a
  * debugger it is ctx + 72 on 3.6.5 and on 4.0.3, and the process dies there.
  *
- * No manual page says that a session may not be inserted again. Ways to it:
+ * SSL_CTX_add_session(3) does not say that a session may not be inserted again. Ways to it:
  *  - the callback calls SSL_CTX_add_session() for another session: what this program does, it needs no luck;
  *  - another thread calls SSL_CTX_add_session() for a session that this one is evicting: "eviction_chain threads", four
  *    threads with a cache of 3, died within 12 ms in each of 12 runs;
