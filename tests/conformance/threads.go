@@ -87,6 +87,9 @@ var threadFacts = []Fact{
 		Cases: []Case{
 			{Name: "no internal cache", C: "failed 0, some resumed in 1.2 yes, in 1.3 yes, leaked 0"},
 			{Name: "cache of 3", C: "failed 0, some resumed in 1.2 yes, in 1.3 yes, leaked 0"},
+			// With a few evictions in a row at the wrong time nothing is left to resume in so short a run.
+			{Name: "cache of 3", C: "failed 0, some resumed in 1.2 yes, in 1.3 yes, leaked 0",
+				Go: "failed 0, some resumed in 1.2 yes, in 1.3 no, leaked 0", Why: "chance"},
 		},
 		Go: func(o *observer) { stressBoth(o, "no internal cache", libssl.CacheServer|libssl.CacheNoInternal) },
 		Children: map[string]func(o *observer){
