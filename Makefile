@@ -5,7 +5,7 @@ nested = $(shell find . -mindepth 2 -name go.mod -not -path './.*' -printf '%h '
 tested = . $(foreach m,$(nested),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where that is allowed
 	@tests/setup.sh
@@ -36,10 +36,16 @@ matrix: setup ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line eac
 conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only says whether that file is current
 	@tests/conform.sh $(if $(CHECK),check)
 
+mutants: setup ## break each rule on purpose, and see the conformance suite notice
+	@go run ./tests/mutate $(N)
+
 bench: setup ## this code against C, crypto/tls and another binding
 	@bench/run.sh
+
+docker-test: ## the fleet of docker/compose.yml, where a Docker engine answers
+	@tests/docker.sh
 
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup build demo test lint leak fuzz matrix conform bench clean
+.PHONY: help setup build demo test lint leak fuzz matrix conform mutants bench docker-test clean

@@ -76,7 +76,7 @@ func TestClientHello_Candidates(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var got []string
-			for _, c := range tt.h.candidates() {
+			for _, c := range tt.h.candidates(nil) {
 				b := c.id.Bytes()
 				require.Equal(t, fill(b[0], len(b)), b)
 				if c.psk {
@@ -240,7 +240,7 @@ func TestClientHello_RealOnes(t *testing.T) {
 		require.Equal(t, "server.test", h.name())
 		require.True(t, h.offersTLS13())
 		h.tls13 = i >= 2
-		got := h.candidates()
+		got := h.candidates(nil)
 		if id, ok := ids[i]; ok {
 			require.Equal(t, []candidate{{id: id, psk: i >= 2}}, got)
 		} else if i == 0 {
@@ -337,7 +337,7 @@ func FuzzClientHello(f *testing.F) {
 		before := bytes.Join(parts, nil)
 
 		want := reference{h}
-		require.Equal(t, want.candidates(), h.candidates())
+		require.Equal(t, want.candidates(), h.candidates(nil))
 		require.Equal(t, want.name(), h.name())
 		require.Equal(t, want.speaks13(), h.offersTLS13())
 		require.Equal(t, before, bytes.Join(parts, nil), "the parser changed its input")

@@ -48,7 +48,9 @@ func conform(fs *flag.FlagSet) action {
 		if len(args) == 0 {
 			ctx, stop := untilSignal(ctx)
 			defer stop()
-			r, err := conformance.Run(ctx, conformance.Facts(), progress(std))
+			status := statusLine(std)
+			r, err := conformance.Run(ctx, conformance.Facts(), func(r conformance.Result) { status(r.ID) })
+			status("")
 			if err != nil {
 				return err
 			}
@@ -87,16 +89,4 @@ func readReport(name string) (r conformance.Report, err error) {
 		return r, errors.New("no report of conform -json")
 	}
 	return r, nil
-}
-
-// progress tells where the run is, where somebody watches.
-func progress(std stdio) func(conformance.Result) {
-	f, ok := std.err.(*os.File)
-	if !ok {
-		return nil
-	}
-	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return nil
-	}
-	return func(r conformance.Result) { fmt.Fprintf(f, "\r%-6s\r", r.ID) }
 }

@@ -27,6 +27,7 @@ var commands = []command{
 	demoCommand,
 	serveCommand,
 	probeCommand,
+	benchCommand,
 	showCommand,
 	storeCommand,
 	keyringCommand,

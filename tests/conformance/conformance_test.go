@@ -33,7 +33,7 @@ func leftovers() int {
 	var live libssl.Resources
 	for range 100 { // what ends on other goroutines gets a moment
 		live = libssl.LiveResources()
-		if live == (libssl.Resources{}) && cref.LiveSessions() == 0 {
+		if live == (libssl.Resources{ForgottenContexts: forgotten.Load(), ForgottenSessions: forgottenSessions}) && cref.LiveSessions() == 0 {
 			return 0
 		}
 		runtime.GC()

@@ -160,7 +160,8 @@ func inChild(side, name string) string {
 		return "broken: " + err.Error()
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), childVariable+"="+side+" "+name)
+	cmd.Env = append(os.Environ(), childVariable+"="+side+" "+name,
+		"GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0") // the race detector would wait a second for late reports
 	out, err := cmd.Output()
 	for line := range strings.Lines(string(out)) {
 		if text, ok := strings.CutPrefix(line, childDone); ok && err == nil {

@@ -133,6 +133,23 @@ func SwitchOnHello(sslCtx, to unsafe.Pointer) {
 	C.cref_sni_switch_in_hello((*C.SSL_CTX)(sslCtx), (*C.SSL_CTX)(to))
 }
 
+// RenewTickets makes a server issue a new ticket for each one it accepts.
+func RenewTickets(sslCtx unsafe.Pointer) { C.cref_renew_tickets((*C.SSL_CTX)(sslCtx)) }
+
+// SetMaxEarlyData says how much early data a server takes, which libssl offers with a store only.
+func SetMaxEarlyData(sslCtx unsafe.Pointer, n uint32) error {
+	if C.cref_set_early_data((*C.SSL_CTX)(sslCtx), C.uint32_t(n)) != 1 {
+		return errors.New("cref: early data")
+	}
+	return nil
+}
+
+// SetAsync sets SSL_MODE_ASYNC on an SSL_CTX.
+func SetAsync(sslCtx unsafe.Pointer) { C.cref_ctx_set_async((*C.SSL_CTX)(sslCtx)) }
+
+// InAsyncJob says whether its caller runs on the stack of an ASYNC job.
+func InAsyncJob() bool { return C.cref_in_async_job() == 1 }
+
 // Pair is both ends of a connection, made and driven by C.
 type Pair struct{ c *C.cref_pair }
 
@@ -155,6 +172,9 @@ func (p *Pair) Run() bool { return C.cref_pair_run(p.c) == 1 }
 
 // RunOnThread is Run on a thread that C starts and Go does not know.
 func (p *Pair) RunOnThread() bool { return C.cref_pair_run_on_thread(p.c) == 1 }
+
+// Renegotiate has the server ask for a second handshake of TLS 1.2, and drives it.
+func (p *Pair) Renegotiate() bool { return C.cref_pair_renegotiate(p.c) == 1 }
 
 // Reused says whether both ends resumed.
 func (p *Pair) Reused() bool { return C.cref_pair_reused(p.c) == 1 }
