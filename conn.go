@@ -532,21 +532,19 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 	if over, err := c.enterEarly(op); over || err != nil {
 		return 0, err
 	}
+	var stop func() bool
 	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, func() { c.nc.Close() })
-		defer func() {
-			if !stop() {
-				err = ctx.Err()
-				c.hsErr = err
-			}
-		}()
+		stop = context.AfterFunc(ctx, func() { c.nc.Close() })
 	}
 	begin := time.Now()
 	c.rmu.Lock()
 	n, err = c.handshake(ctx, op, p)
 	err = c.closedError(err)
 	c.rmu.Unlock()
-	if err == nil {
+	if stop != nil && !stop() {
+		err = ctx.Err() // for good: the connection below is closed, or about to be
+		c.hsErr = err
+	} else if err == nil {
 		if op == C.SCB_OP_HANDSHAKE {
 			c.done.Store(true)
 			c.ctx.shookHands(c, time.Since(begin))

@@ -169,7 +169,7 @@ func FuzzOpenEntry(f *testing.F) {
 		}
 		before := bytes.Clone(data)
 
-		der, made, err := open(keys, id, sid, data)
+		der, made, err := openEntry(keys, id, sid, data, nil)
 		if bytes.Equal(data, golden) && id == goldenID && string(sid) == "context" {
 			require.NoError(t, err)
 			require.Equal(t, "the session", string(der))
@@ -179,7 +179,7 @@ func FuzzOpenEntry(f *testing.F) {
 			require.Nil(t, der)
 		}
 
-		if der, made, err = open(nil, id, sid, data); err == nil {
+		if der, made, err = openEntry(nil, id, sid, data, nil); err == nil {
 			require.Equal(t, before, seal(nil, id, sid, made, der), "there is one entry of one content")
 		} else {
 			require.Nil(t, der)
@@ -187,7 +187,7 @@ func FuzzOpenEntry(f *testing.F) {
 		require.Equal(t, before, data, "the entry is the store's")
 
 		// Whatever goes in comes out.
-		der, made, err = open(keys, id, sid, seal(keys, id, sid, origin, data))
+		der, made, err = openEntry(keys, id, sid, seal(keys, id, sid, origin, data), nil)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(data, der))
 		require.True(t, origin.Equal(made))

@@ -455,13 +455,6 @@ func (l *lab) issued() (id libssl.SessionID, der []byte) {
 	return id, der
 }
 
-func (o *observer) parse(der []byte) *libssl.Session {
-	s, err := libssl.ParseSession(der)
-	o.must(err)
-	o.atEnd(s.Release)
-	return s
-}
-
 func (o *observer) marshal(s *libssl.Session) []byte {
 	der, err := s.MarshalBinary()
 	o.must(err)

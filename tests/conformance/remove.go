@@ -269,7 +269,7 @@ func endCases(version string) []Case {
 		{Name: "close_notify only received, " + version, C: "remove 0, after SSL_free 1"},
 		{Name: "close_notify sent, " + version, C: "remove 0, after SSL_free 0"},
 		{Name: "quiet shutdown, " + version, C: "remove 0, after SSL_free 0", Go: absent, Why: noQuiet},
-		{Name: "closed where nothing can be sent, " + version, C: absent, Go: "remove 0", Why: closeKeeps},
+		{Name: "closed while a Write is blocked, " + version, C: absent, Go: "remove 0", Why: closeKeeps},
 		{Name: "resumption abandoned half way, " + version, C: "looked up 1, remove 0"},
 	}
 }
@@ -548,12 +548,23 @@ func removedByEnd(o *observer, version uint16) {
 		k.client.Close()
 		o.say(end.name+", "+versionText(version), "remove %d, after SSL_free %d", before, l.removes)
 	}
+
 	k := l.runLink(nil)
 	l.reset()
-	o.must(k.server.NetConn().Close())
+	blocked, unblock := make(chan struct{}), make(chan struct{})
+	k.wire.serverHook = func(p []byte) []byte {
+		close(blocked)
+		<-unblock
+		return p
+	}
+	var writer sync.WaitGroup
+	writer.Go(func() { k.server.Write([]byte{'x'}) })
+	<-blocked
 	k.server.Close()
+	o.say("closed while a Write is blocked, "+versionText(version), "remove %d", l.removes)
+	close(unblock)
+	writer.Wait()
 	k.client.Close()
-	o.say("closed where nothing can be sent, "+versionText(version), "remove %d", l.removes)
 }
 
 func abandoned(o *observer, version uint16) {

@@ -72,6 +72,9 @@ func (cb *Callbacks) Keep(yes bool) {
 	}
 }
 
+// Untouched is Answer's copy for a get that leaves *copy as OpenSSL has preset it.
+const Untouched = -1
+
 // Answer makes get answer with the decoded session and set *copy to copy; with 0 it is answered once.
 func (cb *Callbacks) Answer(der []byte, copy int) error {
 	cb.c.copy = C.int(copy)
@@ -132,6 +135,13 @@ func SwitchOnName(sslCtx, to unsafe.Pointer) {
 func SwitchOnHello(sslCtx, to unsafe.Pointer) {
 	C.cref_sni_switch_in_hello((*C.SSL_CTX)(sslCtx), (*C.SSL_CTX)(to))
 }
+
+// LetAllIn makes a verify callback in C that is content with whatever certificate the peer shows. The result of the
+// verification stays what it was.
+func LetAllIn(sslCtx unsafe.Pointer) { C.cref_let_all_in((*C.SSL_CTX)(sslCtx)) }
+
+// VerifyResult is SSL_get_verify_result.
+func VerifyResult(ssl unsafe.Pointer) int { return int(C.SSL_get_verify_result((*C.SSL)(ssl))) }
 
 // RenewTickets makes a server issue a new ticket for each one it accepts.
 func RenewTickets(sslCtx unsafe.Pointer) { C.cref_renew_tickets((*C.SSL_CTX)(sslCtx)) }

@@ -24,7 +24,7 @@ int cref_watched_gone(void);
 
 typedef struct cref_callbacks {
     int keep;           /* what new returns; 1 keeps the reference in kept */
-    int copy;           /* what get sets *copy to */
+    int copy;           /* what get sets *copy to; negative: it leaves it as it is */
     SSL_SESSION *answer; /* what get answers; with copy 0 it is spent by that */
     SSL_SESSION *kept[64];
     int nkept, news, gets, removes;
@@ -47,6 +47,7 @@ void cref_ctx_free(SSL_CTX *ctx);
 void cref_flush(SSL_CTX *ctx);
 void cref_sni_switch(SSL_CTX *ctx, SSL_CTX *to);
 void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to);
+void cref_let_all_in(SSL_CTX *ctx); /* a verify callback that is content with anything */
 void cref_renew_tickets(SSL_CTX *ctx);
 int cref_set_early_data(SSL_CTX *ctx, uint32_t max);
 void cref_ctx_set_async(SSL_CTX *ctx);

@@ -46,6 +46,17 @@ void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to)
     SSL_CTX_set_client_hello_cb(ctx, hello_cb, to);
 }
 
+static int content_cb(int ok, X509_STORE_CTX *chain)
+{
+    (void)ok, (void)chain;
+    return 1;
+}
+
+void cref_let_all_in(SSL_CTX *ctx)
+{
+    SSL_CTX_set_verify(ctx, SSL_CTX_get_verify_mode(ctx), content_cb);
+}
+
 static SSL_TICKET_RETURN renew_cb(SSL *ssl, SSL_SESSION *s, const unsigned char *name, size_t len,
                                   SSL_TICKET_STATUS status, void *arg)
 {
