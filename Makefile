@@ -30,6 +30,9 @@ leak: setup ## the suite under AddressSanitizer with leak detection, and under G
 fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASAN=1 under AddressSanitizer
 	@tests/fuzz.sh $(or $(T),10s) $(if $(ASAN),-asan)
 
+soak: setup ## everything at once, for T (default 2m), and an account of it; RACE=1 with the race detector
+	go test $(if $(RACE),-race) -count=1 -v -timeout 0 ./tests/soak -soak.for=$(or $(T),2m)
+
 matrix: setup ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
 	@tests/matrix.sh $(V)
 
@@ -45,4 +48,4 @@ bench: setup ## this code against C, crypto/tls and another binding
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup build demo test lint leak fuzz matrix conform mutants bench clean
+.PHONY: help setup build demo test lint leak fuzz soak matrix conform mutants bench clean

@@ -20,7 +20,7 @@ for dir in $(grep -l '^func Fuzz' $files | xargs -n 1 dirname | sort -u | sed "s
 		# Go knows little of what is new to C, so that making inputs small takes time and gains nothing.
 		go test "$@" -run '^$' -fuzz "^$target\$" -fuzztime "$duration" -fuzzminimizetime 10x "$dir" >"$log" 2>&1 || word=FAILED
 		execs=$(sed -n 's/.* execs: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
-		[ $word = FAILED ] || [ -n "$execs" ] || word=FAILED # it did not even begin
+		grep -q "^fuzz: elapsed" "$log" || word=FAILED # it did not even begin
 		echo "fuzz $dir $target $word $duration, ${execs:-0} execs"
 		if [ $word = FAILED ]; then
 			status=1
