@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"io"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -219,7 +221,9 @@ func (sc *SessionCache) SetBreakerClock(now func() time.Time) { sc.breaker.now =
 func TestSessionCache_QueueIsBoundedAndEnds(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	st := &blockingStore{entered: entered, release: release}
-	sc := &SessionCache{ctx: &Context{closed: true}, st: st, opt: StoreOptions{PutTimeout: time.Minute}}
+	records := make(chan string, queueLimit)
+	logger := slog.New(slog.NewTextHandler(lines(records), nil))
+	sc := &SessionCache{ctx: &Context{closed: true}, st: st, opt: StoreOptions{PutTimeout: time.Minute, Logger: logger}}
 	sc.stop, sc.cancel = context.WithCancel(context.Background())
 	id := testID(t, 1, 32)
 	sc.removed(id)
@@ -233,9 +237,38 @@ func TestSessionCache_QueueIsBoundedAndEnds(t *testing.T) {
 	close(release)
 	require.NoError(t, sc.Close(t.Context()), "lost before it closed")
 	require.EqualValues(t, room+1, sc.Stats().Removed)
+	require.Len(t, records, 1, "one, however many found no room")
+	require.Contains(t, <-records, `level=WARN msg="queue full"`)
 	sc.removed(id)
 	require.EqualValues(t, 4, sc.Stats().Lost)
 	require.Zero(t, sc.Stats().Queue)
+}
+
+// lines is a Writer of a line at a time.
+type lines chan<- string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
+}
+
+// storeOfOne answers every question at once.
+type storeOfOne struct {
+	store.Store
+	rec store.Record
+}
+
+func (s *storeOfOne) Get(context.Context, store.ID) (store.Record, error) { return s.rec, nil }
+
+func TestSessionCache_LoggingCostsNothingWhereAllIsWell(t *testing.T) {
+	for _, logger := range []*slog.Logger{nil, slog.New(slog.NewTextHandler(io.Discard, nil))} {
+		id := testID(t, 1, 32)
+		sc := &SessionCache{st: &storeOfOne{rec: store.Record{ID: id}}, local: true, opt: StoreOptions{Logger: logger}}
+		require.Zero(t, testing.AllocsPerRun(100, func() {
+			_, err := sc.get(context.Background(), id, false)
+			require.NoError(t, err)
+		}))
+	}
 }
 
 // blockingStore holds back its first Delete.
