@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"store/storetest": {"store"},
 	"store/memstore":  {"store"},
 	"ticket":          {},
+	"metrics":         {"."},
 }
 
 // goPackage is what `go list -json` says of a package.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -244,7 +245,7 @@ func (f *serveFlags) loadRing(logger *log.Logger) (ring *ticket.Ring, stop func(
 }
 
 func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, ring *ticket.Ring, logger *log.Logger) (*libssl.SessionCache, error) {
-	opt := &libssl.StoreOptions{Keys: ring, Plaintext: f.plaintext, OnError: (&seldom{log: logger}).printError}
+	opt := &libssl.StoreOptions{Keys: ring, Plaintext: f.plaintext, Logger: slog.New(slog.NewTextHandler(printed{logger}, withoutTime))}
 	if _, embedded := st.(store.Embedded); !embedded && ring == nil && !f.plaintext {
 		return nil, usagef("a store of several hosts needs -keyring, or -plaintext where its readers may read the traffic")
 	}
@@ -428,16 +429,27 @@ func (s *server) handshake(ctx context.Context, nc net.Conn, serve func(*conn)) 
 	serve(c)
 }
 
-// seldom prints a line a second at most, and how many it left out: neither a
-// store that is away nor a port scan may fill the log.
+// printed writes lines to a log, with its prefix.
+type printed struct{ log *log.Logger }
+
+func (p printed) Write(line []byte) (int, error) { return len(line), p.log.Output(0, string(line)) }
+
+// withoutTime is for logs whose lines have none.
+var withoutTime = &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}}
+
+// seldom prints a line a second at most, and how many it left out: no port scan
+// may fill the log.
 type seldom struct {
 	log  *log.Logger
 	mu   sync.Mutex
 	last time.Time
 	left int
 }
-
-func (l *seldom) printError(err error) { l.print("store", err) }
 
 func (l *seldom) print(about any, err error) {
 	l.mu.Lock()

@@ -654,6 +654,8 @@ func TestServe_OutlivesItsStore(t *testing.T) {
 		require.NoError(t, v.NoAnswer)
 		assert.False(t, v.Resumed)
 	}
-	n.says("store: ")
+	n.says(`: level=WARN msg="store failed" operation=`)
+	n.says(`: level=ERROR msg="store left alone" error=`)
+	assert.NotContains(t, n.errors(), "time=")
 	assert.Equal(t, 0, n.end(syscall.SIGTERM))
 }
