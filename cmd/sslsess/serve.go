@@ -36,8 +36,8 @@ to standard error. It answers any HTTP/1.1 request with
 
 where version is spelled as OpenSSL does (TLSv1.3), cipher as the IANA does
 (TLS_AES_256_GCM_SHA384), and ids are in hexadecimal. With -backend it forwards the
-bytes of each connection instead. With -http it serves a page
-with live numbers, /healthz, /stats in JSON and /metrics for Prometheus.
+bytes of each connection instead. With -http it serves a page with live numbers,
+/healthz, /stats and /history in JSON, and /metrics for Prometheus.
 
 SIGTERM and SIGINT end it politely, with status 0.`,
 	flags: serve,
@@ -266,8 +266,12 @@ func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, ring *ticket.
 //go:embed page.html
 var page []byte
 
+// pagePolicy lets the page do what it does, and nothing that it might be tricked into.
+const pagePolicy = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
 // serveStats serves what -http is for, until stop.
-func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache, logger *log.Logger) (stop func() error, err error) {
+func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache, logger *log.Logger) (stop func(), err error) {
 	l, err := net.Listen("tcp", f.http)
 	if err != nil {
 		return nil, fmt.Errorf("-http: %w", err)
@@ -282,8 +286,14 @@ func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache,
 			Context libssl.Stats      `json:"context"`
 		}{f.node, libssl.Version(), cache.Stats(), ctx.Stats()})
 	})
+	past := newHistory(func() (full, resumed uint64) {
+		s := cache.Stats()
+		return s.Full.Count(), s.Resumed.Count()
+	})
+	mux.HandleFunc("GET /history", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, past.read()) })
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", pagePolicy)
 		w.Write(page)
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
@@ -292,8 +302,13 @@ func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache,
 	})
 	srv := &http.Server{Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout, ErrorLog: logger}
 	go srv.Serve(l)
+	ctxHistory, cancel := context.WithCancel(context.Background())
+	go past.run(ctxHistory)
 	logger.Printf("http on %s", l.Addr())
-	return srv.Close, nil
+	return func() {
+		cancel()
+		srv.Close()
+	}, nil
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

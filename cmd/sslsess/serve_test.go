@@ -484,7 +484,18 @@ func TestServe_HTTPShowsStats(t *testing.T) {
 	assert.Contains(t, body, `libssl_session_lookups_total{result="hit"} 1`+"\n")
 	status, body = get("/")
 	assert.Equal(t, 200, status)
-	assert.Contains(t, body, `fetch("stats")`)
+	assert.Equal(t, string(page), body)
+	var past pastHandshakes
+	eventually(t, "both handshakes in the history", func() bool {
+		_, body := get("/history")
+		require.NoError(t, json.Unmarshal([]byte(body), &past))
+		var full, resumed uint64
+		for i := range past.Full {
+			full, resumed = full+past.Full[i], resumed+past.Resumed[i]
+		}
+		return full == 1 && resumed == 1
+	})
+	assert.EqualValues(t, 1000, past.PeriodMS)
 	status, _ = get("/nothing")
 	assert.Equal(t, 404, status)
 }
