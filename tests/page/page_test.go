@@ -228,7 +228,7 @@ func TestPage_ShowsWhatHappens(t *testing.T) {
 	b.wait(number("handshakes", "resumed") + ` === "1,207"`)
 	b.wait(number("handshakes", "full") + ` === "13"`)
 	require.Equal(t, "1,207", eval[string](b, number("lookups", "found and used")))
-	require.Regexp(t, `^[0-9.]+ (µs|ms)$`, eval[string](b, number("handshakes", "mean time of resumed ones")))
+	require.Regexp(t, `^[0-9.]+ (µs|ms)$`, eval[string](b, number("handshakes", "mean time, resumed")))
 	b.wait(`document.querySelector("#rate .resumed").getAttribute("d") !== ""`)
 	b.wait(`document.getElementById("now-share").textContent === "98.9 %"`)
 	require.Less(t, eval[float64](b, `document.querySelector("#share .share").getBBox().y`), height-20, "the line has risen")
@@ -244,7 +244,7 @@ func TestPage_ShowsWhatHappens(t *testing.T) {
 }
 
 func TestPage_FitsANarrowWindow(t *testing.T) {
-	s := serve(t, "-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-node", strings.Repeat("a-long-name-", 6))
+	s := serve(t, "-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-node", strings.Repeat("averylongname", 6))
 	s.shake("mixed", 10)
 	b := open(t, "http://"+s.page+"/", 1200, 900)
 	b.wait(`document.querySelector("#share .share")?.getAttribute("d") > ""`)
