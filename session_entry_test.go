@@ -236,8 +236,8 @@ func TestSessionCache_QueueIsBoundedAndEnds(t *testing.T) {
 		require.Equal(t, 3*(round+1), sc.Stats().Lost)
 		require.Equal(t, room+1, sc.Stats().Queue)
 		st.release <- struct{}{}
+		require.Eventually(t, func() bool { return sc.Stats().Queue == 0 && len(records) > 0 }, time.Minute, time.Millisecond)
 		require.Contains(t, <-records, `level=WARN msg="queue full"`)
-		require.Eventually(t, func() bool { return sc.Stats().Queue == 0 }, time.Minute, time.Millisecond)
 	}
 	require.NoError(t, sc.Close(t.Context()), "lost before it closed")
 	require.Empty(t, records, "one a round, however many found no room")

@@ -152,7 +152,7 @@ func TestLogger_HearsWhereAStorePanicked(t *testing.T) {
 // panickyHandler is a slog.Handler of somebody's who makes mistakes too.
 type panickyHandler struct{ slog.Handler }
 
-func (h panickyHandler) Enabled(context.Context, slog.Level) bool        { return true }
+func (h panickyHandler) Enabled(context.Context, slog.Level) bool  { return true }
 func (h panickyHandler) Handle(context.Context, slog.Record) error { panic("the log is full") }
 
 func TestLogger_MayPanic(t *testing.T) {
