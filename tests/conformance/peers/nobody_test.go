@@ -481,6 +481,47 @@ func TestStore_HasTheSessionBeforeTheClient(t *testing.T) {
 	})
 }
 
+// With a store there are no tickets that hold the session, whatever the Context's options were: they would be good at the
+// server alone that issued them.
+func TestStore_TakesThePlaceOfTickets(t *testing.T) {
+	each(t, stateless, func(t *testing.T, h *host) {
+		st, opt := newShared(), libssl.StoreOptions{Keys: newRing(t)}
+		a, _ := h.node(t, st, opt)
+		b, _ := h.node(t, st, opt)
+		client := h.client(t)
+		_, sess := h.visit(t, client, a, nil)
+		require.Equal(t, 1, st.mem.Len())
+		resumed, _ := h.visit(t, client, b, sess)
+		require.True(t, resumed)
+	})
+}
+
+// An entry that this server cannot read is a miss, and stays for those who can.
+func TestStore_LeavesWhatItCannotRead(t *testing.T) {
+	each(t, lookups, func(t *testing.T, h *host) {
+		for _, single := range []bool{false, true} {
+			t.Run(fmt.Sprintf("single use %t", single), func(t *testing.T) {
+				st := newShared()
+				server, cache := h.node(t, st, libssl.StoreOptions{Keys: newRing(t), SingleUse: single})
+				client := h.client(t)
+				_, sess := h.visit(t, client, server, nil)
+				foreign, err := st.mem.Get(t.Context(), ids(t, st.mem)[0])
+				require.NoError(t, err)
+				foreign.Data = []byte("of a version to come")
+				require.NoError(t, st.mem.Put(t.Context(), foreign))
+
+				resumed, _ := h.visit(t, client, server, sess)
+				require.False(t, resumed)
+				require.EqualValues(t, 1, cache.Stats().Undecodable)
+				eventually(t, "the entry", func() bool {
+					r, err := st.mem.Get(t.Context(), foreign.ID)
+					return err == nil && string(r.Data) == string(foreign.Data)
+				})
+			})
+		}
+	})
+}
+
 // Two ids have each other's entries, whole and unspoilt. Neither client resumes, let alone as the other, and once they
 // are back in their places both do.
 func TestStore_SwappedEntries(t *testing.T) {
