@@ -186,11 +186,11 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 // a connection that comes too late is kept for the next call.
 type dialer struct {
 	mu    sync.Mutex
-	ready map[string]net.Conn
+	ready map[string]net.Conn // nil once closed
 }
 
 func (d *dialer) dial(ctx context.Context, addr string, netDialer *net.Dialer, tlsConfig *tls.Config) (net.Conn, error) {
-	if nc := d.swap(addr, nil); nc != nil {
+	if nc := d.take(addr); nc != nil {
 		return nc, nil
 	}
 	type result struct {
@@ -210,11 +210,8 @@ func (d *dialer) dial(ctx context.Context, addr string, netDialer *net.Dialer, t
 		select {
 		case dialled <- r:
 		case <-ctx.Done():
-			if r.err != nil {
-				return
-			}
-			if old := d.swap(addr, r.nc); old != nil {
-				old.Close()
+			if r.err == nil {
+				d.keep(addr, r.nc)
 			}
 		}
 	}()
@@ -226,24 +223,29 @@ func (d *dialer) dial(ctx context.Context, addr string, netDialer *net.Dialer, t
 	}
 }
 
-// swap puts nc in the place of what is ready for addr, which it returns.
-func (d *dialer) swap(addr string, nc net.Conn) net.Conn {
+func (d *dialer) take(addr string) net.Conn {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	old := d.ready[addr]
-	if nc == nil {
-		delete(d.ready, addr)
-	} else {
-		d.ready[addr] = nc
+	nc := d.ready[addr]
+	delete(d.ready, addr)
+	return nc
+}
+
+func (d *dialer) keep(addr string, nc net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ready == nil || d.ready[addr] != nil {
+		nc.Close()
+		return
 	}
-	return old
+	d.ready[addr] = nc
 }
 
 func (d *dialer) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for addr, nc := range d.ready {
+	for _, nc := range d.ready {
 		nc.Close()
-		delete(d.ready, addr)
 	}
+	d.ready = nil
 }

@@ -128,6 +128,7 @@ func (s *Server) Start() {
 	var output bytes.Buffer
 	cmd, exited := exec.Command(s.program, s.args...), make(chan struct{})
 	cmd.Stdout, cmd.Stderr = &output, &output
+	endWithParent(cmd)
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
