@@ -6,11 +6,15 @@ package servertest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -95,15 +99,25 @@ func Memcached(t testing.TB, args ...string) *Server {
 	return s
 }
 
-// FreeAddr returns a loopback address that nothing listens on.
+var handedOut sync.Map // ports, by this process
+
+// FreeAddr returns a loopback address that nothing listens on. Its port is below those that systems give to outgoing
+// connections, one of which could otherwise have it before the server does.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		l.Close()
+		if _, taken := handedOut.LoadOrStore(addr, true); !taken {
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 func find(t testing.TB, program string) *Server {
@@ -143,12 +157,27 @@ func (s *Server) Start() {
 			s.t.Fatalf("%s ended: %s", s.program, output.String())
 		default:
 		}
-		if nc, err := net.Dial("tcp", s.Addr); err == nil {
-			nc.Close()
+		if s.answers() {
 			return
 		}
 	}
-	s.t.Fatalf("%s does not listen on %s", s.program, s.Addr)
+	s.t.Fatalf("%s does not answer on %s", s.program, s.Addr)
+}
+
+// answers says whether the server serves: it may listen, and yet end before it does. With TLS, that it hangs up on
+// who speaks without is all there is to see.
+func (s *Server) answers() bool {
+	nc, err := net.Dial("tcp", s.Addr)
+	if err != nil {
+		return false
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(time.Second))
+	if _, err := io.WriteString(nc, "PING\r\n"); err != nil {
+		return false
+	}
+	n, err := nc.Read(make([]byte, 1))
+	return n > 0 || errors.Is(err, io.EOF) && slices.Contains(s.args, "--tls-port")
 }
 
 // Stop kills the server, frozen or not. What it held is gone.
@@ -201,7 +230,7 @@ func Cluster(t testing.TB, program string) []*Server {
 	}
 	for _, n := range nodes[1:] {
 		host, port, _ := net.SplitHostPort(n.Addr)
-		first.Command("CLUSTER", "MEET", host, port, n.args[indexOf(n.args, "--cluster-port")+1])
+		first.Command("CLUSTER", "MEET", host, port, n.args[slices.Index(n.args, "--cluster-port")+1])
 	}
 	s, master := nodes[3], first.Command("CLUSTER", "MYID")
 	s.await("the replica knows its master", func() bool {
@@ -216,15 +245,6 @@ func Cluster(t testing.TB, program string) []*Server {
 	}
 	s.await("the replica is linked", func() bool { return strings.Contains(s.Command("INFO", "replication"), "master_link_status:up") })
 	return nodes
-}
-
-func indexOf(args []string, want string) int {
-	for i, a := range args {
-		if a == want {
-			return i
-		}
-	}
-	return -1
 }
 
 func (s *Server) await(what string, cond func() bool) {
