@@ -28,6 +28,9 @@ const (
 	refreshInterval = 5 * time.Second
 )
 
+// ErrURL is in the error of Open where it is the URL that cannot be used, whatever the server.
+var ErrURL = errors.New("unusable URL")
+
 // Options are what a URL does not say.
 type Options struct {
 	// Prefix begins every key; DefaultPrefix if empty. Fleets that share a server need different ones. In braces ("{libssl}:") it would
@@ -51,7 +54,7 @@ type Options struct {
 func Open(rawURL string, opts Options) (*Store, error) {
 	clientOptions, err := parse(rawURL, opts.TLS)
 	if err != nil {
-		return nil, fmt.Errorf("valkeystore: %w", err)
+		return nil, fmt.Errorf("valkeystore: %w: %w", ErrURL, err)
 	}
 	d := &dialer{ready: map[string]net.Conn{}}
 	clientOptions.DialCtxFn = d.dial
@@ -131,7 +134,7 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 	}
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return o, errors.New("malformed URL: special characters in a password are written as %XX")
+		return o, errors.New("malformed: special characters in a password are written as %XX")
 	}
 	switch u.Scheme {
 	case "valkey", "redis":
@@ -145,7 +148,7 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 		return o, fmt.Errorf("unknown scheme %q", u.Scheme)
 	}
 	if u.Hostname() == "" {
-		return o, errors.New("the URL names no host")
+		return o, errors.New("it names no host")
 	}
 	port := u.Port()
 	if port == "" {
@@ -161,7 +164,7 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil || u.Fragment != "" {
-		return o, errors.New("malformed URL: special characters in a password are written as %XX")
+		return o, errors.New("malformed: special characters in a password are written as %XX")
 	}
 	for name, values := range query {
 		switch name {
@@ -175,7 +178,7 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 		case "master_set":
 			o.Sentinel.MasterSet = values[0]
 		default:
-			return o, errors.New("the URL has a parameter other than addr and master_set")
+			return o, errors.New("it has a parameter other than addr and master_set")
 		}
 	}
 	return o, nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -431,6 +432,7 @@ func TestOpen_Refuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := Open(c.url, Options{})
 			require.Error(t, err)
+			assert.Equal(t, !strings.Contains(c.url, "127.0.0.1"), errors.Is(err, ErrURL))
 			assert.ErrorContains(t, err, c.says)
 			assert.NotContains(t, err.Error(), secret)
 			assert.NotContains(t, err.Error(), "\n")
