@@ -112,8 +112,9 @@ func connect(ctx context.Context, clientOptions valkey.ClientOption) (valkey.Cli
 
 // explained says what the client's words for it hide.
 func explained(err error) error {
+	var e net.Error
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &e) && e.Timeout(): // as a context's is too
 		return fmt.Errorf("no answer from a Valkey or Redis server (with TLS where the URL is of valkeys: or rediss:): %w", err)
 	case strings.Contains(err.Error(), "unknown message type"):
 		return fmt.Errorf("the server speaks another protocol than Valkey's: %w", err)
