@@ -124,8 +124,11 @@ func (s *Store) Get(ctx context.Context, id store.ID) (store.Record, error) {
 		}
 		select {
 		case <-f.done:
-			if f.expired {
-				continue // the time of who began it was up: ours may be, or not
+			if f.expired { // with the time of who began it, which may be ours
+				if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+					<-ctx.Done() // its timer is about to fire
+				}
+				continue
 			}
 			r := f.rec
 			r.Data = append([]byte(nil), r.Data...) // each who waited owns his
