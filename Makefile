@@ -5,10 +5,13 @@ nested = $(shell find . -mindepth 2 -name go.mod -not -path './.*' -printf '%h '
 tested = . $(foreach m,$(nested),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where that is allowed
 	@tests/setup.sh
+
+servers: # what the tests of the stores run against
+	@tests/setup.sh redis-server memcached
 
 build: setup ## bin/sslsess
 	go build -o bin/sslsess ./cmd/sslsess
@@ -16,7 +19,7 @@ build: setup ## bin/sslsess
 demo: build ## three servers, one shared store, one client: who resumes where, and what it costs
 	@bin/sslsess demo
 
-test: setup ## everything, with the race detector
+test: servers ## everything, with the race detector
 	@set -e; for m in $(tested); do (cd $$m && set -x && go vet ./... && go test -race -count=1 ./...); done
 
 lint: setup ## gofmt, go vet, and C without a warning
@@ -24,16 +27,28 @@ lint: setup ## gofmt, go vet, and C without a warning
 	@set -e; for m in . $(nested); do (cd $$m && go vet ./...); done
 	@tests/cwarnings.sh
 
-leak: setup ## the suite under AddressSanitizer with leak detection, and under Go's two cgo pointer checks
+leak: servers ## the suite under AddressSanitizer with leak detection, and under Go's two cgo pointer checks
 	tests/leak.sh
 
-matrix: setup ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
+fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASAN=1 under AddressSanitizer
+	@tests/fuzz.sh $(or $(T),10s) $(if $(ASAN),-asan)
+
+matrix: servers ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
 	@tests/matrix.sh $(V)
+
+conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only says whether that file is current
+	@tests/conform.sh $(if $(CHECK),check)
+
+mutants: setup ## break each rule on purpose, and see the conformance suite notice
+	@go run ./tests/mutate $(N)
 
 bench: setup ## this code against C, crypto/tls and another binding
 	@bench/run.sh
 
+docker-test: ## the fleet of docker/compose.yml, where a Docker engine answers
+	@tests/docker.sh
+
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup build demo test lint leak matrix bench clean
+.PHONY: help setup servers build demo test lint leak fuzz matrix conform mutants bench docker-test clean

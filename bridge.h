@@ -29,6 +29,7 @@
 #define SCB_HAVE_ERR_GET_ERROR_ALL 1   /* ERR_get_error_all names the function */
 #define SCB_HAVE_GET1_PEER_CERT 1      /* SSL_get1_peer_certificate */
 #define SCB_HAVE_NEGOTIATED_GROUP 1    /* SSL_get_negotiated_group */
+#define SCB_HAVE_TICKET_EVP 1          /* SSL_CTX_set_tlsext_ticket_key_evp_cb */
 #define SCB_EX_DUP_FROM void **        /* CRYPTO_EX_dup's third parameter */
 #else
 #define SCB_EX_DUP_FROM void *
@@ -112,6 +113,7 @@ void scb_ctx_set_verify(SSL_CTX *ctx, int mode);
 int scb_ctx_verify_mode(SSL_CTX *ctx);
 uint64_t scb_ctx_set_options(SSL_CTX *ctx, uint64_t set, uint64_t clear);
 int scb_ctx_set_num_tickets(SSL_CTX *ctx, size_t n);
+int scb_ctx_set_max_early_data(SSL_CTX *ctx, uint32_t n);
 int scb_ctx_set_id_context(SSL_CTX *ctx, const unsigned char *sid, unsigned int len, scb_errs **errs);
 long scb_ctx_set_cache_mode(SSL_CTX *ctx, long mode);
 long scb_ctx_set_cache_size(SSL_CTX *ctx, long n);
@@ -126,6 +128,15 @@ typedef struct scb_ctx_stats {
     long number, connect, connect_good, accept, accept_good, hits, cb_hits, misses, timeouts, cache_full;
 } scb_ctx_stats;
 scb_ctx_stats scb_ctx_get_stats(SSL_CTX *ctx);
+
+/* ---- Ticket keys (ticket_keys.c) ----------------------------------------- */
+
+typedef struct scb_ticket_key {
+    unsigned char name[16], aes[32], hmac[32];
+    int64_t not_before; /* it seals from then on */
+} scb_ticket_key;
+/* Copies n keys, newest first. */
+int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, scb_errs **errs);
 
 /* ---- SSL_SESSION ------------------------------------------------------ */
 
@@ -142,13 +153,19 @@ typedef struct scb_session_info {
 } scb_session_info;
 
 SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **errs);
-/* The caller wipes and frees *der with scb_wipe. */
-size_t scb_session_der(SSL_SESSION *s, unsigned char **der, scb_errs **errs);
+/* p begins with room unset bytes; the caller wipes and frees it with scb_wipe.
+ * len counts them too, and is 0 after a failure. */
+typedef struct scb_der {
+    unsigned char *p;
+    size_t len;
+} scb_der;
+scb_der scb_session_der(SSL_SESSION *s, size_t room, scb_errs **errs);
 void scb_wipe(void *p, size_t len);
 void scb_session_up_ref(SSL_SESSION *s);
 void scb_session_free(SSL_SESSION *s);
 SSL_SESSION *scb_session_dup(SSL_SESSION *s, scb_errs **errs);
 scb_session_info scb_session_get_info(SSL_SESSION *s);
+int scb_session_has_cipher(SSL_SESSION *s);
 int scb_session_set_time(SSL_SESSION *s, int64_t t);
 int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
 
@@ -159,8 +176,12 @@ int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
 #define SCB_ENTRY_OTHER_VERSION 4
 #define SCB_ENTRY_OTHER_CONTEXT 5
 #define SCB_ENTRY_EXPIRED 6
-SSL_SESSION *scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
-                               const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now, int *why);
+typedef struct scb_checked {
+    SSL_SESSION *sess;          /* NULL: see why */
+    int why;
+} scb_checked;
+scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
+                              const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now);
 
 /* ---- SSL, as handlers see it ------------------------------------------- */
 
@@ -190,6 +211,8 @@ typedef struct scb_hello {
 #define SCB_OP_WRITE 2
 #define SCB_OP_SHUTDOWN 3
 #define SCB_OP_DRAIN 4
+#define SCB_OP_READ_EARLY 5
+#define SCB_OP_WRITE_EARLY 6
 
 /* What a step left behind; Go reads it as plain memory. */
 typedef struct scb_conn {
@@ -202,17 +225,24 @@ typedef struct scb_conn {
     unsigned char *spill;       /* output that did not fit */
     size_t spill_len, spill_cap;
     size_t n;                   /* plaintext moved */
-    scb_errs *errs;             /* when err is SSL_ERROR_SSL or _SYSCALL */
+    scb_errs *errs;             /* when err is SSL_ERROR_SSL or _SYSCALL, or setting the session failed */
     int err;                    /* SSL_get_error */
     int reused;                 /* SSL_session_reused, after a handshake step */
     int starved;                /* a read can only ask for more input */
+    int early;                  /* what SSL_read_early_data said */
+    uint32_t early_sent;        /* early data that a client has written */
     struct scb_conn *outer;     /* the step around this one, on the same thread */
 } scb_conn;
 
 #define SCB_NAME_NONE 0
 #define SCB_NAME_DNS 1
 #define SCB_NAME_IP 2
-scb_conn *scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *name, int name_kind, scb_errs **errs);
+/* What is passed to C by address goes to Go's heap; answers do not. */
+typedef struct scb_made {
+    scb_conn *conn;             /* NULL: see errs */
+    scb_errs *errs;
+} scb_made;
+scb_made scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *name, int name_kind);
 void scb_conn_free(scb_conn *c, int abort);
 void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigned char *in, size_t in_len,
               unsigned char *out, size_t out_cap);
@@ -233,13 +263,22 @@ scb_conn_info scb_conn_get_info(scb_conn *c);
 #define SCB_CERTS_VERIFIED 1
 size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out);
 SSL_SESSION *scb_conn_get1_session(scb_conn *c);
-int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, scb_errs **errs);
+/* How much early data the session that is offered allows. */
+uint32_t scb_conn_early_limit(scb_conn *c);
+int scb_conn_early_accepted(scb_conn *c);
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s);
 
 /* ---- shared between the .c files ----------------------------------------- */
 
-extern int scb_ssl_conn_idx;
 void scb_take_errs(scb_errs **errs);
+/* Puts what was taken back into the queue. */
+void scb_put_errs(const scb_errs *all);
+void scb_clear_errs(void);
 uint64_t scb_ssl_ctx_handle(SSL *ssl);
+/* The SSL_CTX that it was made with, if that has a Context; NULL otherwise. */
+SSL_CTX *scb_ssl_origin(SSL *ssl);
+int scb_tickets_init(void);
+/* Handle of the connection whose step is calling back for ssl, 0 if C drives it. */
 uint64_t scb_ssl_conn_handle(SSL *ssl);
 /* Handle of the connection whose step runs on this thread, 0 if none does. */
 uint64_t scb_stepping_handle(void);

@@ -33,14 +33,14 @@ type candidate struct {
 	psk bool // TLS 1.3
 }
 
-// candidates lists the ids that OpenSSL will ask for, by the rule of SEMANTICS
+// candidates appends the ids that OpenSSL will ask for, by the rule of SEMANTICS
 // F6.2. A wrong guess costs a lookup, never correctness.
-func (h *clientHello) candidates() (all []candidate) {
+func (h *clientHello) candidates(all []candidate) []candidate {
 	if h.tls13 && h.offersTLS13() {
-		return h.identities()
+		return h.identities(all)
 	}
 	if h.tickets && len(h.ticket) > 0 {
-		return nil
+		return all
 	}
 	if id, err := store.IDFromBytes(h.sessionID); err == nil {
 		all = append(all, candidate{id: id})
@@ -78,7 +78,7 @@ func (h *clientHello) offersTLS13() bool {
 
 // identities are the PSK identities that can be stateful tickets: those of
 // exactly 32 bytes.
-func (h *clientHello) identities() (all []candidate) {
+func (h *clientHello) identities(all []candidate) []candidate {
 	list, _, ok := vector(h.psk, 2)
 	for ok && len(list) > 0 && len(all) < maxIdentities {
 		var identity []byte
@@ -137,13 +137,16 @@ func scbGoClientHello(h, ch C.uint64_t, ssl *C.SSL, ext *C.scb_hello) C.int {
 		chosen = ctx.serverName(conn, ssl, hello.name())
 	}
 	if sc := ctx.cache.Load(); sc != nil && conn != nil {
-		if wanted := sc.known(hello.candidates()); len(wanted) > 0 {
-			if conn.resume == nil {
-				conn.resume = &resumption{cache: sc}
+		var room [maxIdentities]candidate
+		if wanted := sc.known(hello.candidates(room[:0])); len(wanted) > 0 {
+			r := conn.resume
+			if r == nil {
+				r = &resumption{cache: sc}
+				conn.resume = r
 			}
 			// Switching waits for the last call: the hook of the next one is the
 			// new context's (SEMANTICS F6.5).
-			conn.resume.wanted, conn.resume.chosen = wanted, chosen
+			r.wanted, r.chosen = append(r.candidate[:0], wanted...), chosen
 			return C.SCB_HELLO_PARK
 		}
 	}

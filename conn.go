@@ -49,7 +49,8 @@ type Conn struct {
 	// handlers.
 	hmu   sync.Mutex  // one handshake at a time
 	done  atomic.Bool // the handshake is
-	hsErr error       // what ended it
+	early earlyState
+	hsErr error // what ended it
 
 	rmu     sync.Mutex // one reader
 	in      *buffer    // ciphertext that OpenSSL has not taken yet
@@ -73,7 +74,7 @@ type Conn struct {
 	slot    bool    // the step under way counts against the bound
 	resume  *resumption
 	resumed SessionID
-	puts    []put
+	puts    *put
 
 	writeDeadline atomic.Int64 // on the clock of sinceStart, 0 for none
 
@@ -141,8 +142,7 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 				return nil, fmt.Errorf("libssl: new client: server name %q", name)
 			}
 			kind = C.SCB_NAME_DNS
-			bare := strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
-			if ip, err := netip.ParseAddr(bare); err == nil {
+			if ip, ok := addressOf(name); ok {
 				kind, name = C.SCB_NAME_IP, ip.WithZone("").String()
 			}
 			cname = C.CString(name)
@@ -150,11 +150,11 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 		}
 	}
 	h := conns.Put(nil)
-	var errs *C.scb_errs
-	cc := C.scb_conn_new(p, C.uint64_t(h), cbool(client), cname, kind, &errs)
+	made := C.scb_conn_new(p, C.uint64_t(h), cbool(client), cname, kind)
+	cc := made.conn
 	if cc == nil {
 		conns.Delete(h)
-		err := takeError("new connection", 0, errs)
+		err := takeError("new connection", 0, made.errs)
 		if name != "" && len(err.Queue) == 0 {
 			return nil, fmt.Errorf("%w: is %q a host name?", err, name)
 		}
@@ -163,6 +163,17 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 	c := &Conn{nc: nc, ctx: ctx, handle: h, key: cc, c: cc, client: client, serverName: name}
 	c.net = runtime.AddCleanup(c, forgetConn, cc)
 	return c, nil
+}
+
+// addressOf parses an IP address, in brackets or not. Most names end in a letter
+// and have no colon: they are spared netip's error, which is on the heap.
+func addressOf(name string) (ip netip.Addr, ok bool) {
+	last := name[len(name)-1]
+	if (last < '0' || last > '9') && !strings.Contains(name, ":") {
+		return ip, false
+	}
+	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(name, "["), "]"))
+	return ip, err == nil
 }
 
 func forgetConn(cc *C.scb_conn) {
@@ -264,14 +275,20 @@ func (c *Conn) inHandler() bool {
 
 // lock takes mu for reading what a connection knows; unlock undoes it. In a
 // handler the step holds mu already, and waits.
-func (c *Conn) lock() (unlock func()) {
+func (c *Conn) lock() (taken bool) {
 	if !c.mu.TryLock() {
 		if c.inHandler() {
-			return func() {}
+			return false
 		}
 		c.mu.Lock()
 	}
-	return c.mu.Unlock
+	return true
+}
+
+func (c *Conn) unlock(taken bool) {
+	if taken {
+		c.mu.Unlock()
+	}
 }
 
 // step makes one call into OpenSSL, under mu, with c.c there. in may be nil; of
@@ -318,7 +335,7 @@ func (c *Conn) step(op C.int, p []byte, in *buffer, size bufferSize) C.int {
 // way through something and stays in memory.
 func (c *Conn) abandoned(op C.int) {
 	c.c, c.out = nil, nil
-	if op == C.SCB_OP_HANDSHAKE {
+	if !c.done.Load() {
 		c.hsErr = fmt.Errorf("libssl: handshake: %w", errGoexit)
 	}
 	c.closing.Store(closeAbort)
@@ -490,61 +507,72 @@ func (c *Conn) Handshake() error { return c.HandshakeContext(context.Background(
 
 // HandshakeContext is Handshake, given up when ctx is done, which closes the
 // underlying connection. A session is looked up in a store under ctx too.
-func (c *Conn) HandshakeContext(ctx context.Context) (err error) {
+func (c *Conn) HandshakeContext(ctx context.Context) error {
 	if c.done.Load() {
 		return nil
 	}
-	if c.inHandler() {
-		return ErrReentrant
-	}
-	c.hmu.Lock()
-	defer c.hmu.Unlock()
-	if c.done.Load() {
-		return nil
-	}
-	if c.hsErr != nil {
-		return c.hsErr
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, func() { c.nc.Close() })
-		defer func() {
-			if !stop() {
-				err = ctx.Err()
-				c.hsErr = err
-			}
-		}()
-	}
-	c.rmu.Lock()
-	err = c.closedError(c.handshake(ctx))
-	c.rmu.Unlock()
-	if err == nil {
-		c.done.Store(true)
-	} else if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
-		c.hsErr = err
-	}
-	if err == nil || c.hsErr != nil {
-		c.endResumption(ctx)
-	}
+	_, err := c.advance(ctx, C.SCB_OP_HANDSHAKE, nil)
 	return err
 }
 
-func (c *Conn) handshake(ctx context.Context) error {
+// advance takes the handshake on: to its end, or through one call for early
+// data, of which it returns how much was moved.
+func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err error) {
+	if c.inHandler() {
+		return 0, ErrReentrant
+	}
+	c.hmu.Lock()
+	defer c.hmu.Unlock()
+	if c.hsErr != nil {
+		return 0, c.hsErr
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if over, err := c.enterEarly(op); over || err != nil {
+		return 0, err
+	}
+	var stop func() bool
+	if ctx.Done() != nil {
+		stop = context.AfterFunc(ctx, func() { c.nc.Close() })
+	}
+	begin := time.Now()
+	c.rmu.Lock()
+	n, err = c.handshake(ctx, op, p)
+	err = c.closedError(err)
+	c.rmu.Unlock()
+	if stop != nil && !stop() {
+		err = ctx.Err() // for good: the connection below is closed, or about to be
+		c.hsErr = err
+	} else if err == nil {
+		if op == C.SCB_OP_HANDSHAKE {
+			c.done.Store(true)
+			c.ctx.shookHands(c, time.Since(begin))
+		}
+	} else if ne, ok := err.(net.Error); (!ok || !ne.Timeout()) && err != io.EOF {
+		c.hsErr = err
+	}
+	if c.done.Load() || c.hsErr != nil {
+		c.endResumption(ctx)
+	}
+	return n, err
+}
+
+func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err error) {
 	// What a call before this one could not send comes first: the peer answers
 	// nothing else.
 	if err := c.flush(true); err != nil {
-		return err
+		return 0, err
 	}
 	for {
 		c.mu.Lock()
 		if c.c == nil {
 			c.mu.Unlock()
-			return ErrClosed
+			return 0, ErrClosed
 		}
-		e := c.step(C.SCB_OP_HANDSHAKE, nil, c.in, sizeSmall)
+		e := c.step(op, p, c.in, sizeSmall)
 		c.consumed()
+		n = int(c.c.n)
 		if r := c.resume; r != nil {
 			r.proved = c.c.reused != 0
 		}
@@ -554,14 +582,15 @@ func (c *Conn) handshake(ctx context.Context) error {
 		}
 		puts, out := c.puts, c.out != nil
 		c.puts = nil
-		tickets := e == C.SSL_ERROR_NONE && !c.client && C.scb_ssl_version(c.c.ssl) == versionTLS13
+		noMore := op == C.SCB_OP_READ_EARLY && c.c.early == C.SSL_READ_EARLY_DATA_FINISH
+		tickets := op == C.SCB_OP_HANDSHAKE && e == C.SSL_ERROR_NONE && !c.client && C.scb_ssl_version(c.c.ssl) == versionTLS13
 		c.mu.Unlock()
 		c.closeIfPostponed()
 
 		// Stored before the flight that carries the id or ticket leaves: the
 		// client cannot come back earlier.
-		for _, p := range puts {
-			p.cache.put(ctx, p.rec)
+		for p := puts; p != nil; p = p.next {
+			p.cache.put(ctx, &p.rec)
 		}
 		var sent error
 		if tickets {
@@ -571,23 +600,26 @@ func (c *Conn) handshake(ctx context.Context) error {
 		}
 		switch {
 		case failed != nil:
-			return failed
+			return 0, failed
 		case sent != nil:
-			return sent
+			return n, sent
+		case noMore:
+			c.early = earlyOver
+			return 0, io.EOF
 		case e == C.SSL_ERROR_NONE:
-			return nil
+			return n, nil
 		case e == C.SSL_ERROR_WANT_CLIENT_HELLO_CB:
 			c.lookUp(ctx)
 		case e == C.SSL_ERROR_WANT_READ:
 			if err := c.fill(); err == io.EOF {
-				return fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)
+				return 0, fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)
 			} else if err != nil {
-				return err
+				return 0, err
 			}
 		case e == C.SSL_ERROR_ZERO_RETURN:
-			return fmt.Errorf("libssl: handshake: closed by the peer: %w", io.ErrUnexpectedEOF)
+			return 0, fmt.Errorf("libssl: handshake: closed by the peer: %w", io.ErrUnexpectedEOF)
 		default:
-			return &Error{Op: "handshake", Code: int(e)}
+			return 0, &Error{Op: "handshake", Code: int(e)}
 		}
 	}
 }
@@ -880,6 +912,14 @@ func (c *Conn) finish() error {
 	c.net.Stop()
 	C.scb_conn_free(cc, cbool(!quietly))
 	conns.Delete(c.handle)
+	if c.rmu.TryLock() {
+		// Else the reader still wants it.
+		if c.in != nil {
+			putBuffer(c.in)
+			c.in = nil
+		}
+		c.rmu.Unlock()
+	}
 	if c.hmu.TryLock() {
 		// Else the handshake under way does it.
 		c.endResumption(context.Background())
@@ -921,7 +961,7 @@ func (c *Conn) ConnectionState() tls.ConnectionState {
 	if !c.inHandler() && c.Handshake() != nil {
 		return tls.ConnectionState{}
 	}
-	defer c.lock()()
+	defer c.unlock(c.lock())
 	if c.c == nil {
 		return tls.ConnectionState{}
 	}
@@ -984,9 +1024,8 @@ func (c *Conn) SetSession(s *Session) (err error) {
 		return ErrClosed
 	}
 	dead := s.with(func(p *C.SSL_SESSION) {
-		var errs *C.scb_errs
-		if C.scb_conn_set_session(c.c, p, &errs) != C.SCB_OK {
-			err = takeError("set session", 0, errs)
+		if C.scb_conn_set_session(c.c, p) != C.SCB_OK {
+			err = c.stepError("set session")
 		}
 	})
 	if dead != nil {
@@ -1001,7 +1040,7 @@ func (c *Conn) SetSession(s *Session) (err error) {
 // TLS 1.3: a client has one worth keeping once it has read a ticket, which comes
 // with or after the first application data; Session.Resumable tells.
 func (c *Conn) Session() (*Session, error) {
-	defer c.lock()()
+	defer c.unlock(c.lock())
 	if c.c == nil {
 		return nil, ErrClosed
 	}
@@ -1015,7 +1054,7 @@ func (c *Conn) Session() (*Session, error) {
 // SessionReused reports whether the handshake resumed a session. Corresponds to
 // SSL_session_reused(3).
 func (c *Conn) SessionReused() bool {
-	defer c.lock()()
+	defer c.unlock(c.lock())
 	return c.c != nil && c.c.reused != 0
 }
 
@@ -1023,7 +1062,7 @@ func (c *Conn) SessionReused() bool {
 // resumed, zero if it did not: in TLS 1.3 no other call tells it, because the
 // connection moves on to a session of its own.
 func (c *Conn) ResumedFrom() SessionID {
-	defer c.lock()()
+	defer c.unlock(c.lock())
 	return c.resumedFrom()
 }
 

@@ -38,7 +38,6 @@ static long scb_leavers;    /* contexts with trampolines to take out: atomic */
 
 static int scb_ctx_idx = -1;
 static int scb_ssl_ctx_idx = -1;
-int scb_ssl_conn_idx = -1;
 
 /* Remove handlers running on this thread, innermost first. */
 typedef struct scb_frame {
@@ -208,22 +207,12 @@ static scb_ctx *scb_ctx_of_ssl(SSL *ssl)
     return c == &scb_unknown ? scb_ssl_find(ssl) : c;
 }
 
-/* SSL_dup copies ex_data, but an scb_conn belongs to one SSL. */
-static int scb_conn_dup_cb(CRYPTO_EX_DATA *to, const CRYPTO_EX_DATA *from, SCB_EX_DUP_FROM from_d, int idx, long argl,
-                           void *argp)
-{
-    (void)to, (void)from, (void)idx, (void)argl, (void)argp;
-    *(void **)from_d = NULL;
-    return 1;
-}
-
 int scb_init(void)
 {
     scb_ctx_idx = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, scb_ctx_free_cb);
     scb_ssl_ctx_idx = SSL_get_ex_new_index(0, NULL, scb_ssl_new_cb, scb_ssl_dup_cb, scb_ssl_free_cb);
-    scb_ssl_conn_idx = SSL_get_ex_new_index(0, NULL, NULL, scb_conn_dup_cb, NULL);
     scb_all_lock = CRYPTO_THREAD_lock_new();
-    return scb_ctx_idx > 0 && scb_ssl_ctx_idx > 0 && scb_ssl_conn_idx > 0 && scb_all_lock != NULL;
+    return scb_ctx_idx > 0 && scb_ssl_ctx_idx > 0 && scb_all_lock != NULL && scb_tickets_init();
 }
 
 static scb_ctx *scb_ctx_of(SSL_CTX *ctx)
@@ -245,11 +234,11 @@ uint64_t scb_ssl_ctx_handle(SSL *ssl)
     return c == NULL ? 0 : c->handle;
 }
 
-uint64_t scb_ssl_conn_handle(SSL *ssl)
+SSL_CTX *scb_ssl_origin(SSL *ssl)
 {
-    scb_conn *c = SSL_get_ex_data(ssl, scb_ssl_conn_idx);
+    scb_ctx *c = scb_ctx_of_ssl(ssl);
 
-    return c == NULL ? 0 : c->handle;
+    return c == NULL ? NULL : c->ssl_ctx;
 }
 
 int scb_ctx_adopt(SSL_CTX *ctx, uint64_t handle, scb_errs **errs)
@@ -282,8 +271,8 @@ int scb_ctx_adopt(SSL_CTX *ctx, uint64_t handle, scb_errs **errs)
 /* ---- the trampolines ---------------------------------------------------- */
 
 /*
- * Each marks the error queue and pops to the mark: on 1.1.1 to 3.5 an entry
- * that a handler leaves behind fails a good handshake.
+ * Each leaves the error queue as it found it, most by a mark to which it pops:
+ * on 1.1.1 to 3.5 an entry that a handler leaves behind fails a good handshake.
  */
 static int scb_sess_new_cb(SSL *ssl, SSL_SESSION *sess)
 {
@@ -307,8 +296,11 @@ static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, 
     return sess;
 }
 
+/* It runs in the middle of failures: what the queue holds is why, and a mark
+ * would not keep it from a handler whose calls clear the queue. */
 static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
 {
+    scb_errs *held = NULL;
     scb_frame f;
     SSL_CTX *outer = scb_enter(NULL); /* it is about this call, not about those of the handler */
 
@@ -317,9 +309,12 @@ static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
     f.removing = outer == ctx ? NULL : ctx;
     f.up = scb_frames;
     scb_frames = &f;
-    ERR_set_mark();
+    if (ERR_peek_error() != 0)
+        scb_take_errs(&held);
     scbGoSessRemove(scb_ctx_handle(ctx), scb_stepping_handle(), ctx, sess);
-    ERR_pop_to_mark();
+    scb_clear_errs();
+    scb_put_errs(held);
+    scb_errs_free(held);
     scb_frames = f.up;
     scb_leave(outer);
 }
@@ -496,7 +491,7 @@ int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len)
     /* This one call of OpenSSL's returns 0 on success. */
     if ((len > 0 && copy == NULL) || SSL_CTX_set_alpn_protos(ctx, wire, (unsigned int)len) != 0) {
         OPENSSL_free(copy);
-        ERR_clear_error();
+        scb_clear_errs();
         return SCB_FAIL;
     }
     CRYPTO_THREAD_write_lock(c->lock);
@@ -555,7 +550,7 @@ int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s)
     ret = SSL_CTX_add_session(ctx, s);
     scb_leave(outer);
     scb_dead(scb_ctx_of(ctx));
-    ERR_clear_error();
+    scb_clear_errs();
     return ret;
 }
 
@@ -571,7 +566,7 @@ int scb_ctx_remove_session(SSL_CTX *ctx, SSL_SESSION *s)
     ret = SSL_CTX_remove_session(ctx, s);
     scb_leave(outer);
     scb_dead(scb_ctx_of(ctx));
-    ERR_clear_error();
+    scb_clear_errs();
     return ret;
 }
 
@@ -590,7 +585,7 @@ int scb_ctx_flush(SSL_CTX *ctx, int64_t at)
 #endif
     scb_leave(outer);
     scb_dead(scb_ctx_of(ctx));
-    ERR_clear_error();
+    scb_clear_errs();
     return SCB_OK;
 }
 
@@ -634,7 +629,7 @@ void scb_ctx_free(SSL_CTX *ctx)
 
     SSL_CTX_free(ctx);
     scb_leave(outer);
-    ERR_clear_error();
+    scb_clear_errs();
 }
 
 /* For a Context nobody closed: no user code may run on the collector's behalf. */

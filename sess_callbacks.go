@@ -40,8 +40,8 @@ type NewSessionFunc func(ssl *SSL, s *Session) (keep bool)
 //
 // Ownership: with Copy the returned Session stays the handler's, with Transfer
 // it is spent. In both cases OpenSSL ends up with one reference of its own.
-// Handing over a Session that is already spent or released is a miss and a
-// CallbackError.
+// Handing over a Session that is already spent or released, or one of C's
+// making that has no cipher, is a miss and a CallbackError.
 //
 // Locks and threads: no lock is held. A handler that blocks keeps its OS
 // thread; UseStore does not.
@@ -163,10 +163,9 @@ type call struct {
 // end kills the views. It reports whether the session's reference, which came
 // with the callback, has found an owner.
 func (v *call) end(keep bool) (taken bool) {
-	v.ssl.p.Store(nil)
+	v.ssl.dead.Store(true)
 	s := &v.sess
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch {
 	case s.spent:
 		s.p, taken = nil, true
@@ -176,6 +175,7 @@ func (v *call) end(keep bool) (taken bool) {
 	default:
 		s.p = nil
 	}
+	s.mu.Unlock()
 	return taken
 }
 
@@ -196,8 +196,7 @@ func scbGoSessNew(h, ch C.uint64_t, ssl *C.SSL, sess *C.SSL_SESSION) C.int {
 		return 0
 	}
 	v := &call{}
-	v.ssl.conn, v.ssl.ctx = conn, ctx
-	v.ssl.p.Store(ssl)
+	v.ssl.p, v.ssl.conn, v.ssl.ctx = ssl, conn, ctx
 	v.sess.p = sess
 	conn.enterHandler()
 	keep := callNew(*f, v)
@@ -282,18 +281,17 @@ func scbGoSessGet(h, ch C.uint64_t, ssl *C.SSL, id *C.uchar, n C.int) *C.SSL_SES
 		return nil
 	}
 	if sc := ctx.cache.Load(); sc != nil {
-		return sc.wanted(conn, ssl, sid)
+		return sc.wanted(conn, ssl, sid, id, n)
 	}
 	f := ctx.getSession.Load()
 	if f == nil {
 		return nil
 	}
-	v := &SSL{conn: conn, ctx: ctx}
-	v.p.Store(ssl)
+	v := &SSL{p: ssl, conn: conn, ctx: ctx}
 	conn.enterHandler()
 	s, flag := callGet(*f, v, sid)
 	conn.leaveHandler()
-	v.p.Store(nil)
+	v.dead.Store(true)
 	if s == nil {
 		return nil
 	}
@@ -306,7 +304,7 @@ func scbGoSessGet(h, ch C.uint64_t, ssl *C.SSL, id *C.uchar, n C.int) *C.SSL_SES
 
 func callGet(f GetSessionFunc, v *SSL, id SessionID) (s *Session, flag CopyFlag) {
 	returned := false
-	defer v.ctx.ended("get", &returned, func() { v.p.Store(nil) })
+	defer v.ctx.ended("get", &returned, func() { v.dead.Store(true) })
 	s, flag = f(v, id)
 	returned = true
 	return s, flag
@@ -320,6 +318,8 @@ func (s *Session) handOver(flag CopyFlag) (*C.SSL_SESSION, error) {
 	switch {
 	case s.p == nil:
 		return nil, ErrReleased
+	case C.scb_session_has_cipher(s.p) == 0:
+		return nil, errNoCipher
 	case flag == Copy:
 		C.scb_session_up_ref(s.p)
 		return s.p, nil
@@ -330,6 +330,10 @@ func (s *Session) handOver(flag CopyFlag) (*C.SSL_SESSION, error) {
 	}
 	return s.disown(), nil
 }
+
+// errNoCipher refuses what only C can make and OpenSSL would follow into a NULL
+// pointer (SEMANTICS F2.10).
+var errNoCipher = errors.New("libssl: the session has no cipher and cannot be resumed")
 
 func badFlag(f CopyFlag) error { return fmt.Errorf("copy flag %d is neither Copy nor Transfer", f) }
 
@@ -557,18 +561,17 @@ func (c *Context) serverName(conn *Conn, ssl *C.SSL, name string) (chosen *Conte
 	if f == nil {
 		return nil
 	}
-	v := &SSL{conn: conn, ctx: c}
-	v.p.Store(ssl)
+	v := &SSL{p: ssl, conn: conn, ctx: c}
 	conn.enterHandler()
 	chosen = c.callServerName(*f, v, name)
 	conn.leaveHandler()
-	v.p.Store(nil)
+	v.dead.Store(true)
 	return chosen
 }
 
 func (c *Context) callServerName(f func(*SSL, string) *Context, v *SSL, name string) (chosen *Context) {
 	returned := false
-	defer c.ended("servername", &returned, func() { v.p.Store(nil) })
+	defer c.ended("servername", &returned, func() { v.dead.Store(true) })
 	chosen = f(v, name)
 	returned = true
 	return chosen

@@ -520,6 +520,33 @@ func contextCalls(ctx *libssl.Context, s *libssl.Session) map[string]func() erro
 	}
 }
 
+// Why a connection failed is still known after a handler whose calls use OpenSSL's error queue.
+func TestSessRemove_LeavesTheReasonOfAFailure(t *testing.T) {
+	for _, m := range askingModes() {
+		t.Run(m.name, func(t *testing.T) {
+			clientCtx, serverCtx := m.pair(t, false)
+			removed := 0
+			serverCtx.SetSessRemoveCallback(func(_ *libssl.Context, s *libssl.Session) {
+				removed++
+				_, err := s.MarshalBinary()
+				assert.NoError(t, err)
+				_, err = libssl.ParseSession([]byte("garbage"))
+				assert.Error(t, err)
+			})
+			client, server := handshake(t, clientCtx, serverCtx, nil)
+			_, err := client.NetConn().Write([]byte("\x17\x03\x03\x00\x20 a record of 32 bytes that is bad"))
+			require.NoError(t, err)
+			_, err = server.Read(make([]byte, 1))
+			require.Equal(t, 1, removed)
+			var e *libssl.Error
+			require.ErrorAs(t, err, &e)
+			require.NotEmpty(t, e.Queue)
+			require.Contains(t, err.Error(), "decryption failed or bad record mac")
+			require.NotContains(t, err.Error(), "asn1")
+		})
+	}
+}
+
 func TestSessRemove_ReentryIsRefusedAtOnce(t *testing.T) {
 	// Each makes at least one call of remove that may come with the lock held.
 	paths := map[string]func(t *testing.T, client, server *libssl.Context){

@@ -11,7 +11,7 @@ SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **
     const unsigned char *p = der;
     SSL_SESSION *s;
 
-    ERR_clear_error();
+    scb_clear_errs();
     /* Never into an existing object: a failure would leave it half filled. */
     s = d2i_SSL_SESSION(NULL, &p, (long)len);
     if (s != NULL && p != der + len) {
@@ -20,29 +20,27 @@ SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **
     }
     if (s == NULL && errs != NULL)
         scb_take_errs(errs);
-    ERR_clear_error();
+    scb_clear_errs();
     return s;
 }
 
-size_t scb_session_der(SSL_SESSION *s, unsigned char **der, scb_errs **errs)
+scb_der scb_session_der(SSL_SESSION *s, size_t room, scb_errs **errs)
 {
+    scb_der der = { NULL, 0 };
     int len;
 
-    ERR_clear_error();
-    *der = NULL;
+    scb_clear_errs();
     len = i2d_SSL_SESSION(s, NULL);
-    if (len > 0 && (*der = OPENSSL_malloc((size_t)len)) != NULL) {
-        unsigned char *p = *der;
+    if (len > 0 && (der.p = OPENSSL_malloc(room + (size_t)len)) != NULL) {
+        unsigned char *p = der.p + room;
 
-        len = i2d_SSL_SESSION(s, &p);
+        der.len = room + (size_t)len;
+        i2d_SSL_SESSION(s, &p);
+    } else if (errs != NULL) {
+        scb_take_errs(errs);
     }
-    if (len <= 0 || *der == NULL) {
-        if (errs != NULL)
-            scb_take_errs(errs);
-        len = 0;
-    }
-    ERR_clear_error();
-    return (size_t)len;
+    scb_clear_errs();
+    return der;
 }
 
 void scb_wipe(void *p, size_t len)
@@ -64,11 +62,11 @@ SSL_SESSION *scb_session_dup(SSL_SESSION *s, scb_errs **errs)
 {
     SSL_SESSION *dup;
 
-    ERR_clear_error();
+    scb_clear_errs();
     dup = SSL_SESSION_dup(s);
     if (dup == NULL)
         scb_take_errs(errs);
-    ERR_clear_error();
+    scb_clear_errs();
     return dup;
 }
 
@@ -101,6 +99,11 @@ scb_session_info scb_session_get_info(SSL_SESSION *s)
     return info;
 }
 
+int scb_session_has_cipher(SSL_SESSION *s)
+{
+    return SSL_SESSION_get0_cipher(s) != NULL;
+}
+
 int scb_session_set_time(SSL_SESSION *s, int64_t t)
 {
 #ifdef SCB_HAVE_TIME_EX
@@ -116,33 +119,33 @@ int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds)
     return SSL_SESSION_set_timeout(s, (long)seconds) > 0;
 }
 
-SSL_SESSION *scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
-                               const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now, int *why)
+scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
+                              const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now)
 {
     SSL_SESSION *s = scb_session_parse(der, len, NULL);
+    scb_checked c = { NULL, 0 };
     const unsigned char *p;
     unsigned int n;
 
-    *why = 0;
     if (s == NULL) {
-        *why = SCB_ENTRY_UNDECODABLE;
-        return NULL;
+        c.why = SCB_ENTRY_UNDECODABLE;
+        return c;
     }
     if (SSL_SESSION_get0_cipher(s) == NULL)
-        *why = SCB_ENTRY_NO_CIPHER;
+        c.why = SCB_ENTRY_NO_CIPHER;
     else if (SSL_SESSION_get_protocol_version(s) != SSL_version(ssl))
-        *why = SCB_ENTRY_OTHER_VERSION;
+        c.why = SCB_ENTRY_OTHER_VERSION;
     p = SSL_SESSION_get_id(s, &n);
-    if (*why == 0 && (n != id_len || memcmp(p, id, n) != 0))
-        *why = SCB_ENTRY_OTHER_ID;
+    if (c.why == 0 && (n != id_len || memcmp(p, id, n) != 0))
+        c.why = SCB_ENTRY_OTHER_ID;
     p = SSL_SESSION_get0_id_context(s, &n);
-    if (*why == 0 && (n != sid_ctx_len || memcmp(p, sid_ctx, n) != 0))
-        *why = SCB_ENTRY_OTHER_CONTEXT;
-    if (*why == 0 && now > scb_session_time(s) + SSL_SESSION_get_timeout(s))
-        *why = SCB_ENTRY_EXPIRED;
-    if (*why != 0) {
+    if (c.why == 0 && (n != sid_ctx_len || memcmp(p, sid_ctx, n) != 0))
+        c.why = SCB_ENTRY_OTHER_CONTEXT;
+    if (c.why == 0 && now > scb_session_time(s) + SSL_SESSION_get_timeout(s))
+        c.why = SCB_ENTRY_EXPIRED;
+    if (c.why == 0)
+        c.sess = s;
+    else
         SSL_SESSION_free(s);
-        s = NULL;
-    }
-    return s;
+    return c;
 }

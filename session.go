@@ -167,15 +167,14 @@ func (s *Session) Pointer() (p unsafe.Pointer) {
 // ex_data, and all of the peer's chain but the leaf.
 func (s *Session) MarshalBinary() (der []byte, err error) {
 	dead := s.with(func(p *C.SSL_SESSION) {
-		var c *C.uchar
 		var errs *C.scb_errs
-		n := C.scb_session_der(p, &c, &errs)
-		if n == 0 {
+		c := C.scb_session_der(p, 0, &errs)
+		if c.len == 0 {
 			err = takeError("encode session", 0, errs)
 			return
 		}
-		der = C.GoBytes(unsafe.Pointer(c), C.int(n))
-		C.scb_wipe(unsafe.Pointer(c), n)
+		der = C.GoBytes(unsafe.Pointer(c.p), C.int(c.len))
+		C.scb_wipe(unsafe.Pointer(c.p), c.len)
 	})
 	if dead != nil {
 		return nil, dead

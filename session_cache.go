@@ -64,11 +64,13 @@ const (
 type SessionCache struct {
 	ctx   *Context
 	st    store.Store
-	taker store.Taker // nil unless SingleUse
+	taker store.Taker // nil if the store is none
 	local bool        // the store never waits
 	opt   StoreOptions
 	seal  *ticket.Ring // nil with Plaintext
 	tags  *ticket.Ring // nil: ids are not tagged
+
+	singleUse atomic.Bool // TLS 1.3 entries are taken
 
 	breaker breaker
 	stats   counters
@@ -78,47 +80,6 @@ type SessionCache struct {
 	cancel  context.CancelFunc
 	ended   atomic.Bool
 	loss    atomic.Pointer[error] // why the last queued operation was lost
-}
-
-type counters struct {
-	hits, misses, errors, timeouts, rejected, undecodable atomic.Uint64
-	untagged, suspended, stored, removed, lost, putBack   atomic.Uint64
-	skipped                                               atomic.Uint64
-	parked                                                atomic.Int64
-	queue                                                 atomic.Int64
-}
-
-// CacheStats are a SessionCache's counters.
-type CacheStats struct {
-	Hits        uint64 // sessions that OpenSSL was given
-	Misses      uint64 // the store had nothing
-	Errors      uint64 // the store failed, in any operation
-	Timeouts    uint64 // the store was too slow, in any operation
-	Rejected    uint64 // entries that were tampered with, expired, or of another host, policy or version
-	Undecodable uint64 // entries that this process cannot read; another member of the fleet may
-
-	Untagged  uint64 // ids that this fleet cannot have issued: never looked up
-	Suspended uint64 // handshakes that were parked for a lookup
-	Skipped   uint64 // operations left out while the breaker was open
-	Stored    uint64 // entries written
-	Removed   uint64 // entries deleted
-	PutBack   uint64 // taken entries that went back, the client unproven
-	Lost      uint64 // queued operations given up
-	Parked    int    // handshakes parked now
-	Queue     int    // operations queued now
-	Open      bool   // the breaker is open
-}
-
-// Stats reads the counters.
-func (sc *SessionCache) Stats() CacheStats {
-	s := &sc.stats
-	return CacheStats{
-		Hits: s.hits.Load(), Misses: s.misses.Load(), Errors: s.errors.Load(), Timeouts: s.timeouts.Load(),
-		Rejected: s.rejected.Load(), Undecodable: s.undecodable.Load(),
-		Untagged: s.untagged.Load(), Suspended: s.suspended.Load(), Skipped: s.skipped.Load(),
-		Stored: s.stored.Load(), Removed: s.removed.Load(), PutBack: s.putBack.Load(), Lost: s.lost.Load(),
-		Parked: int(s.parked.Load()), Queue: int(s.queue.Load()), Open: sc.breaker.isOpen(),
-	}
 }
 
 // UseStore keeps the Context's sessions in st, where every server that shares
@@ -161,10 +122,25 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	if _, err := c.sessionIDContext(); err != nil {
 		return nil, err
 	}
+	if c.stopTicketKeys != nil && sc.opt.SingleUse {
+		return nil, unsupported("single use beside stateless tickets")
+	}
+	if c.maxEarlyData > 0 {
+		sc.opt.SingleUse = true
+	}
+	if sc.opt.SingleUse {
+		if err := sc.useOnce(); err != nil {
+			return nil, err
+		}
+	}
 	c.SetSessionCacheMode(CacheServer | CacheNoInternal)
-	c.SetOptions(OpNoTicket)
-	if sc.taker != nil {
-		c.SetOptions(OpNoAntiReplay)
+	if c.stopTicketKeys == nil { // else UseTicketKeys has said otherwise
+		c.SetOptions(OpNoTicket)
+	}
+	if c.maxEarlyData > 0 {
+		if err := c.offerEarlyData(c.maxEarlyData); err != nil {
+			return nil, err
+		}
 	}
 	sc.stop, sc.cancel = context.WithCancel(context.Background())
 	c.cache.Store(sc)
@@ -209,13 +185,7 @@ func newSessionCache(c *Context, st store.Store, opt *StoreOptions) (*SessionCac
 	if o.Keys != nil && o.Keys.Len() == 0 {
 		return nil, errors.New("libssl: use store: StoreOptions.Keys is a ring without keys")
 	}
-	if o.SingleUse {
-		taker, ok := st.(store.Taker)
-		if !ok {
-			return nil, unsupported("single use needs a store that can take entries atomically, and %T is no store.Taker", st)
-		}
-		sc.taker = taker
-	}
+	sc.taker, _ = st.(store.Taker)
 	_, sc.local = st.(store.Local)
 	sc.tags = o.Keys
 	if !o.Plaintext {
@@ -236,6 +206,17 @@ func newSessionCache(c *Context, st store.Store, opt *StoreOptions) (*SessionCac
 		sc.seal = sc.tags
 	}
 	return sc, nil
+}
+
+// useOnce has TLS 1.3 entries taken. OpenSSL's own replay protection would want
+// them in the internal cache (SEMANTICS F5.2).
+func (sc *SessionCache) useOnce() error {
+	if sc.taker == nil {
+		return unsupported("single use needs a store that can take entries atomically, and %T is no store.Taker", sc.st)
+	}
+	sc.ctx.SetOptions(OpNoAntiReplay)
+	sc.singleUse.Store(true)
+	return nil
 }
 
 func (sc *SessionCache) report(err error) {
@@ -287,6 +268,7 @@ func (sc *SessionCache) Close(ctx context.Context) error {
 
 // put is a record on its way to a store.
 type put struct {
+	next  *put
 	cache *SessionCache
 	rec   store.Record
 }
@@ -309,36 +291,36 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	if !now.Before(expires) {
 		return
 	}
-	var der *C.uchar
-	n := C.scb_session_der(sess, &der, nil)
-	if n == 0 {
+	der := C.scb_session_der(sess, originSize, nil)
+	if der.len == 0 {
 		sc.report(errors.New("libssl: a new session cannot be encoded"))
 		return
 	}
-	rec := store.Record{ID: idOf(i.id, i.id_len), Expires: expires}
+	p := &put{cache: sc, rec: store.Record{ID: idOf(i.id, i.id_len), Expires: expires}}
+	rec := &p.rec
 	sid := unsafe.Slice((*byte)(unsafe.Pointer(i.sid_ctx)), int(i.sid_ctx_len))
-	rec.Data = sealEntry(sc.seal, rec.ID, sid, origin, unsafe.Slice((*byte)(unsafe.Pointer(der)), int(n)))
-	C.scb_wipe(unsafe.Pointer(der), n)
+	rec.Data = sealEntry(sc.seal, rec.ID, sid, origin, unsafe.Slice((*byte)(unsafe.Pointer(der.p)), int(der.len)))
+	C.scb_wipe(unsafe.Pointer(der.p), der.len)
 	if err := rec.Validate(); err != nil { // a monstrous certificate of the client's, no failure of the store
 		sc.report(fmt.Errorf("libssl: a new session cannot be stored: %w", err))
 		return
 	}
 	if conn != nil {
-		conn.puts = append(conn.puts, put{sc, rec})
+		p.next, conn.puts = conn.puts, p
 		return
 	}
 	sc.put(context.Background(), rec)
 }
 
 // wanted answers OpenSSL's question from what was looked up while the handshake
-// was parked. The reference returned is OpenSSL's.
-func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID) *C.SSL_SESSION {
+// was parked. The reference returned is OpenSSL's. p and n are id's bytes in C.
+func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID, p *C.uchar, n C.int) *C.SSL_SESSION {
 	var a *answer
 	if conn != nil {
 		if conn.resume == nil {
 			return nil
 		}
-		a = conn.resume.answer(id)
+		a = conn.resume.find(id)
 	} else if current := currentContext(ssl); current != nil {
 		r := &resumption{cache: sc}
 		psk := C.scb_ssl_version(ssl) == versionTLS13
@@ -351,29 +333,27 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID) *C.SSL_SESSI
 	if a == nil || a.der == nil {
 		return nil
 	}
-	b := id.Bytes()
-	var why C.int
-	s := C.scb_session_check(ssl, bytesPtr(a.der), C.size_t(len(a.der)), bytesPtr(b), C.uint(len(b)),
-		bytesPtr(a.idContext), C.uint(len(a.idContext)), C.int64_t(time.Now().Unix()), &why)
+	c := C.scb_session_check(ssl, bytesPtr(a.der), C.size_t(len(a.der)), p, C.uint(n),
+		bytesPtr(a.idContext), C.uint(len(a.idContext)), C.int64_t(time.Now().Unix()))
 	switch {
-	case s != nil:
+	case c.sess != nil:
 		a.used = true
 		if conn != nil {
 			conn.resume.origin, conn.resume.from = a.origin, id
 		}
 		sc.stats.hits.Add(1)
-	case why == C.SCB_ENTRY_UNDECODABLE:
+	case c.why == C.SCB_ENTRY_UNDECODABLE:
 		sc.stats.undecodable.Add(1)
 	default:
-		sc.stats.rejected.Add(1)
+		sc.stats.reject(Rejection(c.why))
 	}
-	return s
+	return c.sess
 }
 
 // removed queues a deletion: OpenSSL may hold the context's lock.
 func (sc *SessionCache) removed(id store.ID) {
 	if !id.IsZero() {
-		sc.enqueueOrLose(job{id: id})
+		sc.enqueueOrLose(request{op: opDelete, id: id})
 	}
 }
 
@@ -417,13 +397,19 @@ type resumption struct {
 	wanted   []candidate // by the last ClientHello
 	chosen   *Context    // by the server name, nil to stay
 	answered bool        // the lookups are made
-	answers  []*answer
+	answers  *answer
 	proved   bool      // the handshake resumed: the client knows the secret
 	origin   time.Time // of the session handed to OpenSSL
 	from     store.ID
+
+	// What nearly every handshake can do with: the room for one of each.
+	candidate [1]candidate
+	answer    answer
+	entry     [512]byte // opened: a session without a certificate of the client's
 }
 
 type answer struct {
+	next      *answer
 	id        store.ID
 	der       []byte // nil: a miss, remembered
 	idContext []byte
@@ -432,8 +418,8 @@ type answer struct {
 	used      bool
 }
 
-func (r *resumption) answer(id store.ID) *answer {
-	for _, a := range r.answers {
+func (r *resumption) find(id store.ID) *answer {
+	for a := r.answers; a != nil; a = a.next {
 		if a.id == id {
 			return a
 		}
@@ -441,8 +427,20 @@ func (r *resumption) answer(id store.ID) *answer {
 	return nil
 }
 
+// add makes an answer, and room for what it opens.
+func (r *resumption) add(id store.ID) (a *answer, room []byte) {
+	if r.answers == nil {
+		a, room = &r.answer, r.entry[:0]
+	} else {
+		a = new(answer)
+	}
+	a.next, a.id = r.answers, id
+	r.answers = a
+	return a, room
+}
+
 func (r *resumption) wipe() {
-	for _, a := range r.answers {
+	for a := r.answers; a != nil; a = a.next {
 		clear(a.der)
 		a.der = nil
 	}
@@ -459,7 +457,7 @@ func (c *Conn) lookUp(ctx context.Context) {
 		current = r.chosen
 	}
 	for _, w := range r.wanted {
-		if r.answer(w.id) == nil { // else asked for the first hello already
+		if r.find(w.id) == nil { // else asked for the first hello already
 			sc.find(ctx, r, current, w)
 		}
 	}
@@ -469,32 +467,32 @@ func (c *Conn) lookUp(ctx context.Context) {
 
 // find gets one entry and remembers it, or its absence, in r.
 func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Context, w candidate) *answer {
-	a := &answer{id: w.id}
-	r.answers = append(r.answers, a)
+	a, room := r.add(w.id)
 	sid, err := current.sessionIDContext()
 	if err != nil {
 		sc.report(err)
 		return a
 	}
-	take := sc.taker != nil && w.psk
+	take := w.psk && sc.singleUse.Load()
 	rec, err := sc.get(ctx, w.id, take)
 	if err != nil {
 		return a
 	}
 	if take {
-		a.taken = &rec
+		taken := rec
+		a.taken = &taken
 	} else {
 		defer clear(rec.Data) // a secret where it is not sealed
 	}
-	der, origin, err := openEntry(sc.seal, w.id, sid, rec.Data)
+	der, origin, err := openEntry(sc.seal, w.id, sid, rec.Data, room)
 	switch {
 	case errors.Is(err, errUnreadable):
 		sc.stats.undecodable.Add(1)
 	case err != nil:
-		sc.stats.rejected.Add(1)
+		sc.stats.reject(RejectedForged)
 	case time.Now().After(origin.Add(sc.opt.MaxLifetime)):
 		clear(der)
-		sc.stats.rejected.Add(1)
+		sc.stats.reject(RejectedLifetime)
 	default:
 		a.der, a.origin, a.idContext = der, origin, sid
 	}
@@ -504,27 +502,27 @@ func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Contex
 // endResumption gives back what a handshake took and did not use, and wipes the
 // rest. Called under hmu, when the handshake is over.
 func (c *Conn) endResumption(ctx context.Context) {
-	unlock := c.lock()
+	taken := c.lock()
 	r := c.resume
 	if r != nil && c.done.Load() && !r.from.IsZero() && r.proved {
 		c.resumed = r.from
 	}
 	c.resume = nil
-	unlock()
-	if r == nil {
-		return
+	c.unlock(taken)
+	if r != nil {
+		r.end(ctx)
 	}
-	r.end(context.WithoutCancel(ctx))
 }
 
 func (r *resumption) end(ctx context.Context) {
 	r.wipe()
-	for _, a := range r.answers {
+	for a := r.answers; a != nil; a = a.next {
 		if a.taken == nil || (a.used && r.proved) {
 			continue
 		}
 		// Whoever saw a ticket could burn it with a wrong binder (SEMANTICS F5.4).
-		r.cache.putBack(ctx, *a.taken)
+		// A handshake that was given up is over all the same.
+		r.cache.putBack(context.WithoutCancel(ctx), a.taken)
 	}
 }
 
@@ -547,16 +545,56 @@ type storePanic struct{ value any }
 
 func (p storePanic) Error() string { return fmt.Sprintf("libssl: the store panicked: %v", p.value) }
 
-// call runs one operation of the store, within timeout, whatever the store
-// does. late is called with the result of an operation that came too late.
-func (sc *SessionCache) call(ctx context.Context, timeout time.Duration,
-	op func(context.Context) (store.Record, error), late func(store.Record)) (store.Record, error) {
+// request is one operation of the store's. It is no func, which would be on the
+// heap.
+type request struct {
+	op  operation
+	id  store.ID
+	rec *store.Record // of opPut
+}
+
+type operation uint8
+
+const (
+	opGet operation = iota
+	opTake
+	opPut
+	opDelete
+)
+
+// do makes the request.
+func (sc *SessionCache) do(ctx context.Context, r request) (rec store.Record, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = storePanic{r}
+		}
+	}()
+	switch r.op {
+	case opGet:
+		return sc.st.Get(ctx, r.id)
+	case opTake:
+		return sc.taker.Take(ctx, r.id)
+	case opPut:
+		return rec, sc.st.Put(ctx, *r.rec)
+	default:
+		return rec, sc.st.Delete(ctx, r.id)
+	}
+}
+
+// call makes a request, within timeout, whatever the store does.
+func (sc *SessionCache) call(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
 	probe, ok := sc.breaker.allow()
 	if !ok {
 		sc.stats.skipped.Add(1)
 		return store.Record{}, errBreakerOpen
 	}
-	rec, err := sc.bounded(ctx, timeout, op, late)
+	begin := time.Now()
+	rec, err := sc.bounded(ctx, timeout, r)
+	if r.op == opGet || r.op == opTake {
+		sc.stats.get.observe(time.Since(begin))
+	} else if r.op == opPut {
+		sc.stats.put.observe(time.Since(begin))
+	}
 	switch {
 	case err == nil || errors.Is(err, store.ErrNotFound):
 		sc.breaker.done(probe, outcomeGood)
@@ -576,10 +614,9 @@ func (sc *SessionCache) call(ctx context.Context, timeout time.Duration,
 	return rec, err
 }
 
-func (sc *SessionCache) bounded(ctx context.Context, timeout time.Duration,
-	op func(context.Context) (store.Record, error), late func(store.Record)) (store.Record, error) {
+func (sc *SessionCache) bounded(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
 	if sc.local {
-		return safely(ctx, op)
+		return sc.do(ctx, r)
 	}
 	bound, cancel := context.WithTimeoutCause(ctx, timeout, errStoreTimeout)
 	type result struct {
@@ -589,105 +626,83 @@ func (sc *SessionCache) bounded(ctx context.Context, timeout time.Duration,
 	// A store that ignores its context keeps this goroutine, not the handshake.
 	results := make(chan result, 1)
 	go func() {
-		rec, err := safely(bound, op)
+		rec, err := sc.do(bound, r)
 		results <- result{rec, err}
 	}()
 	select {
-	case r := <-results:
+	case res := <-results:
 		cancel()
-		if r.err != nil && context.Cause(bound) == errStoreTimeout { // whatever the store makes of that
-			r.err = errStoreTimeout
+		if res.err != nil && context.Cause(bound) == errStoreTimeout { // whatever the store makes of that
+			res.err = errStoreTimeout
 		}
-		return r.rec, r.err
+		return res.rec, res.err
 	case <-bound.Done():
 		cause := context.Cause(bound)
 		cancel()
 		go func() {
-			if r := <-results; r.err == nil && late != nil {
-				late(r.rec)
+			if late := <-results; r.op == opTake && late.err == nil && late.rec.ID == r.id {
+				sc.putBack(context.Background(), &late.rec)
 			}
 		}()
 		return store.Record{}, cause
 	}
 }
 
-func safely(ctx context.Context, op func(context.Context) (store.Record, error)) (rec store.Record, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = storePanic{r}
-		}
-	}()
-	return op(ctx)
-}
-
 func (sc *SessionCache) get(ctx context.Context, id store.ID, take bool) (store.Record, error) {
-	op := func(ctx context.Context) (store.Record, error) { return sc.st.Get(ctx, id) }
-	var late func(store.Record)
+	r := request{op: opGet, id: id}
 	if take {
-		op = func(ctx context.Context) (store.Record, error) { return sc.taker.Take(ctx, id) }
-		late = func(rec store.Record) {
-			if rec.ID != id {
-				return
-			}
-			sc.putBack(context.Background(), rec)
-		}
+		r.op = opTake
 	}
-	rec, err := sc.call(ctx, sc.opt.LookupTimeout, op, late)
+	rec, err := sc.call(ctx, sc.opt.LookupTimeout, r)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		sc.stats.misses.Add(1)
 	case err == nil && (rec.ID != id || len(rec.Data) > store.MaxData):
 		// Not what was put: not worth decoding, and not to be put back.
-		sc.stats.rejected.Add(1)
+		sc.stats.reject(RejectedForged)
 		return store.Record{}, store.ErrNotFound
+	case err == nil && take:
+		sc.stats.taken.Add(1)
 	}
 	return rec, err
 }
 
 // put writes rec, in time or not at all.
-func (sc *SessionCache) put(ctx context.Context, rec store.Record) {
+func (sc *SessionCache) put(ctx context.Context, rec *store.Record) {
 	if sc.opt.WriteBehind {
-		sc.enqueueOrLose(job{id: rec.ID, rec: &rec})
-		return
-	}
-	if sc.putNow(ctx, rec) == nil {
-		sc.stats.stored.Add(1)
+		sc.enqueueOrLose(putOf(rec))
+	} else {
+		sc.putNow(ctx, putOf(rec))
 	}
 }
 
 // putBack returns what was taken and is some client's to use. It does without
 // the queue where that is closed or full.
-func (sc *SessionCache) putBack(ctx context.Context, rec store.Record) {
+func (sc *SessionCache) putBack(ctx context.Context, rec *store.Record) {
 	sc.stats.putBack.Add(1)
-	if sc.opt.WriteBehind && sc.enqueue(job{id: rec.ID, rec: &rec}) == nil {
-		return
-	}
-	if sc.putNow(ctx, rec) == nil {
-		sc.stats.stored.Add(1)
+	if !sc.opt.WriteBehind || sc.enqueue(putOf(rec)) != nil {
+		sc.putNow(ctx, putOf(rec))
 	}
 }
 
-func (sc *SessionCache) putNow(ctx context.Context, rec store.Record) error {
-	_, err := sc.call(ctx, sc.opt.PutTimeout, func(ctx context.Context) (store.Record, error) {
-		return store.Record{}, sc.st.Put(ctx, rec)
-	}, nil)
+func putOf(rec *store.Record) request { return request{op: opPut, id: rec.ID, rec: rec} }
+
+func (sc *SessionCache) putNow(ctx context.Context, put request) error {
+	_, err := sc.call(ctx, sc.opt.PutTimeout, put)
+	if err == nil {
+		sc.stats.stored.Add(1)
+	}
 	return err
 }
 
 // ---- the queue -------------------------------------------------------------------------
 
-// job is a queued put, or a removal if rec is nil.
-type job struct {
-	id  store.ID
-	rec *store.Record
-}
-
-// shard is one of the queues: the jobs of one id stay in order, and one slow call
+// shard is one of the queues of puts and removals: the jobs of one id stay in order, and one slow call
 // does not hold up the rest. It has a goroutine only while it has jobs, so that a
 // Context that is forgotten with its cache can be collected.
 type shard struct {
 	mu       sync.Mutex
-	jobs     []job
+	jobs     []request
 	draining bool
 	closed   bool
 }
@@ -698,13 +713,13 @@ func (s *shard) close() {
 	s.mu.Unlock()
 }
 
-func (sc *SessionCache) enqueueOrLose(j job) {
+func (sc *SessionCache) enqueueOrLose(j request) {
 	if err := sc.enqueue(j); err != nil {
 		sc.lost(err)
 	}
 }
 
-func (sc *SessionCache) enqueue(j job) error {
+func (sc *SessionCache) enqueue(j request) error {
 	b := j.id.Bytes()
 	s := &sc.shards[b[0]%queueShards]
 	s.mu.Lock()
@@ -735,25 +750,20 @@ func (sc *SessionCache) drain(s *shard) {
 			return
 		}
 		for _, j := range jobs {
-			sc.do(j)
+			sc.work(j)
 			sc.stats.queue.Add(-1)
 		}
 	}
 }
 
-func (sc *SessionCache) do(j job) {
+func (sc *SessionCache) work(j request) {
 	var err error
 	if sc.stop.Err() != nil {
 		err = sc.stop.Err()
-	} else if j.rec != nil {
-		if err = sc.putNow(sc.stop, *j.rec); err == nil {
-			sc.stats.stored.Add(1)
-		}
+	} else if j.op == opPut {
+		err = sc.putNow(sc.stop, j)
 	} else {
-		_, err = sc.call(sc.stop, sc.opt.PutTimeout, func(ctx context.Context) (store.Record, error) {
-			return store.Record{}, sc.st.Delete(ctx, j.id)
-		}, nil)
-		if err == nil {
+		if _, err = sc.call(sc.stop, sc.opt.PutTimeout, j); err == nil {
 			sc.stats.removed.Add(1)
 		}
 	}

@@ -47,12 +47,11 @@ func checksum(context, body []byte) []byte {
 	return h.Sum(nil)[:checksumSize]
 }
 
-// sealEntry makes an entry of a session; keys is nil for a plaintext one.
-func sealEntry(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Time, der []byte) []byte {
-	body := make([]byte, originSize, originSize+len(der))
+// sealEntry makes an entry of a session; keys is nil for a plaintext one. body is
+// the DER behind originSize bytes that are filled in here, so that the secret
+// need not be copied.
+func sealEntry(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Time, body []byte) []byte {
 	binary.BigEndian.PutUint64(body, uint64(origin.Unix()))
-	body = append(body, der...)
-	defer clear(body)
 	if keys == nil {
 		data := append([]byte{entryPlaintext}, checksum(entryContext(entryPlaintext, id, idContext), body)...)
 		return append(data, body...)
@@ -62,15 +61,16 @@ func sealEntry(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Tim
 	return keys.Seal(data, body, entryContext(entrySealed, id, idContext))
 }
 
-// openEntry is the reverse. What it returns is the caller's to wipe.
-func openEntry(keys *ticket.Ring, id store.ID, idContext, data []byte) (der []byte, origin time.Time, err error) {
+// openEntry is the reverse, into the spare capacity of room if that is enough.
+// What it returns is the caller's to wipe.
+func openEntry(keys *ticket.Ring, id store.ID, idContext, data, room []byte) (der []byte, origin time.Time, err error) {
 	if len(data) == 0 {
 		return nil, origin, errForged
 	}
 	var body []byte
 	switch format, rest := data[0], data[1:]; {
 	case format == entrySealed && keys != nil:
-		body, err = keys.Open(nil, rest, entryContext(format, id, idContext))
+		body, err = keys.Open(room, rest, entryContext(format, id, idContext))
 		if errors.Is(err, ticket.ErrUnknownKey) {
 			return nil, origin, errUnreadable
 		}
@@ -81,7 +81,7 @@ func openEntry(keys *ticket.Ring, id store.ID, idContext, data []byte) (der []by
 		if len(rest) < checksumSize {
 			return nil, origin, errForged
 		}
-		body = append([]byte(nil), rest[checksumSize:]...)
+		body = append(room, rest[checksumSize:]...)
 		if subtle.ConstantTimeCompare(rest[:checksumSize], checksum(entryContext(format, id, idContext), body)) != 1 {
 			return nil, origin, errForged
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"sync"
 	"testing"
 	"time"
@@ -15,9 +16,17 @@ import (
 
 // What the black-box tests craft entries with.
 var (
-	SealEntry = sealEntry
-	OpenEntry = openEntry
+	SealEntry = seal
+	OpenEntry = open
 )
+
+func seal(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Time, der []byte) []byte {
+	return sealEntry(keys, id, idContext, origin, append(make([]byte, originSize), der...))
+}
+
+func open(keys *ticket.Ring, id store.ID, idContext, data []byte) (der []byte, origin time.Time, err error) {
+	return openEntry(keys, id, idContext, data, nil)
+}
 
 func testRing(t testing.TB) *ticket.Ring {
 	t.Helper()
@@ -47,7 +56,7 @@ func TestEntry_ComesBackWhole(t *testing.T) {
 			rand.Read(der)
 			for _, sid := range [][]byte{nil, {1}, bytes.Repeat([]byte{7}, 32)} {
 				id := testID(t, 5, 32)
-				got, gotOrigin, err := openEntry(keys, id, sid, sealEntry(keys, id, sid, origin.Add(time.Second/2), der))
+				got, gotOrigin, err := open(keys, id, sid, seal(keys, id, sid, origin.Add(time.Second/2), der))
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(der, got))
 				require.True(t, origin.Equal(gotOrigin), "whole seconds: %v", gotOrigin)
@@ -59,7 +68,7 @@ func TestEntry_ComesBackWhole(t *testing.T) {
 func TestEntry_IsGoodUnderItsOwnNameAndContextOnly(t *testing.T) {
 	entryKinds(t, func(t *testing.T, keys *ticket.Ring) {
 		id, sid := testID(t, 5, 16), bytes.Repeat([]byte{5}, 16)
-		data := sealEntry(keys, id, sid, time.Now(), []byte("der"))
+		data := seal(keys, id, sid, time.Now(), []byte("der"))
 		for name, other := range map[string]struct {
 			id  store.ID
 			sid []byte
@@ -70,7 +79,7 @@ func TestEntry_IsGoodUnderItsOwnNameAndContextOnly(t *testing.T) {
 			"border moved right": {testID(t, 5, 17), bytes.Repeat([]byte{5}, 15)},
 			"border moved left":  {testID(t, 5, 15), bytes.Repeat([]byte{5}, 17)},
 		} {
-			_, _, err := openEntry(keys, other.id, other.sid, data)
+			_, _, err := open(keys, other.id, other.sid, data)
 			require.ErrorIs(t, err, errForged, name)
 		}
 	})
@@ -79,17 +88,17 @@ func TestEntry_IsGoodUnderItsOwnNameAndContextOnly(t *testing.T) {
 func TestEntry_AnyChangeIsNoticed(t *testing.T) {
 	entryKinds(t, func(t *testing.T, keys *ticket.Ring) {
 		id, sid := testID(t, 5, 32), []byte("context")
-		data := sealEntry(keys, id, sid, time.Now(), bytes.Repeat([]byte("der"), 20))
+		data := seal(keys, id, sid, time.Now(), bytes.Repeat([]byte("der"), 20))
 		for n := range data {
-			_, _, err := openEntry(keys, id, sid, data[:n])
+			_, _, err := open(keys, id, sid, data[:n])
 			require.Error(t, err, "cut to %d bytes", n)
 		}
-		_, _, err := openEntry(keys, id, sid, append(bytes.Clone(data), 0))
+		_, _, err := open(keys, id, sid, append(bytes.Clone(data), 0))
 		require.Error(t, err, "a byte more")
 		for bit := range 8 * len(data) {
 			changed := bytes.Clone(data)
 			changed[bit/8] ^= 1 << (bit % 8)
-			der, _, err := openEntry(keys, id, sid, changed)
+			der, _, err := open(keys, id, sid, changed)
 			require.Error(t, err, "bit %d", bit)
 			require.Nil(t, der)
 		}
@@ -99,7 +108,7 @@ func TestEntry_AnyChangeIsNoticed(t *testing.T) {
 func TestEntry_SaysWhetherSomebodyElseCouldReadIt(t *testing.T) {
 	id, sid := testID(t, 5, 32), []byte("context")
 	a, b := testRing(t), testRing(t)
-	sealed, plain := sealEntry(a, id, sid, time.Now(), []byte("der")), sealEntry(nil, id, sid, time.Now(), []byte("der"))
+	sealed, plain := seal(a, id, sid, time.Now(), []byte("der")), seal(nil, id, sid, time.Now(), []byte("der"))
 	newer := bytes.Clone(sealed)
 	newer[0] = 3
 	for name, tt := range map[string]struct {
@@ -117,7 +126,7 @@ func TestEntry_SaysWhetherSomebodyElseCouldReadIt(t *testing.T) {
 		"garbage":                         {a, append([]byte{entrySealed}, bytes.Repeat([]byte{9}, 100)...), errForged},
 		"garbage plain":                   {nil, append([]byte{entryPlaintext}, bytes.Repeat([]byte{9}, 100)...), errForged},
 	} {
-		_, _, err := openEntry(tt.keys, id, sid, tt.data)
+		_, _, err := open(tt.keys, id, sid, tt.data)
 		require.ErrorIs(t, err, tt.want, name)
 	}
 }
@@ -125,17 +134,83 @@ func TestEntry_SaysWhetherSomebodyElseCouldReadIt(t *testing.T) {
 func TestEntry_SealedShowsNothing(t *testing.T) {
 	der := bytes.Repeat([]byte("secret!!"), 20)
 	id := testID(t, 5, 32)
-	sealed := sealEntry(testRing(t), id, nil, time.Now(), der)
+	sealed := seal(testRing(t), id, nil, time.Now(), der)
 	require.NotContains(t, string(sealed), "secret!!")
-	require.Contains(t, string(sealEntry(nil, id, nil, time.Now(), der)), "secret!!")
+	require.Contains(t, string(seal(nil, id, nil, time.Now(), der)), "secret!!")
+}
+
+// goldenEntryKey is a ring's only key.
+const goldenEntryKey = "4f1c7a0de2b35896c7d80b19fa623e5d8890abcdef1234567890fedcba012345"
+
+// goldenEntry was sealed under goldenEntryKey for the id of five fives, the id context "context", at 1700000000, and holds
+// "the session".
+const goldenEntry = "01011bbbd30481a682aada8be1b6ea3e2dece39c3789d23d43ea2a0df36d20fd2d9937a2788190f87d07ec184ae5b5385d2529ddf4dc9f76c4"
+
+func FuzzOpenEntry(f *testing.F) {
+	keys, err := ticket.ParseRing([]byte(goldenEntryKey))
+	require.NoError(f, err)
+	golden, err := hex.DecodeString(goldenEntry)
+	require.NoError(f, err)
+	origin := time.Unix(1_700_000_000, 0)
+	name, sid := bytes.Repeat([]byte{5}, 5), []byte("context")
+	goldenID, err := store.IDFromBytes(name)
+	require.NoError(f, err)
+	f.Add(name, sid, golden, false)
+	f.Add(name, sid, seal(nil, goldenID, sid, origin, []byte("the session")), false)
+	f.Add(name, sid, seal(nil, goldenID, sid, origin, nil), true)
+	f.Add(name, sid, []byte{entryPlaintext, 1, 2, 3, 4, 5, 6, 7, 8}, true)
+	f.Fuzz(func(t *testing.T, name, sid, data []byte, sum bool) {
+		id, err := store.IDFromBytes(name)
+		if err != nil {
+			return
+		}
+		if sum && len(data) > checksumSize && data[0] == entryPlaintext { // or the fuzzer never gets past it
+			copy(data[1:], checksum(entryContext(entryPlaintext, id, sid), data[1+checksumSize:]))
+		}
+		before := bytes.Clone(data)
+
+		der, made, err := openEntry(keys, id, sid, data, nil)
+		if bytes.Equal(data, golden) && id == goldenID && string(sid) == "context" {
+			require.NoError(t, err)
+			require.Equal(t, "the session", string(der))
+			require.True(t, origin.Equal(made))
+		} else {
+			require.Error(t, err, "forged")
+			require.Nil(t, der)
+		}
+
+		if der, made, err = openEntry(nil, id, sid, data, nil); err == nil {
+			require.Equal(t, before, seal(nil, id, sid, made, der), "there is one entry of one content")
+		} else {
+			require.Nil(t, der)
+		}
+		require.Equal(t, before, data, "the entry is the store's")
+
+		// Whatever goes in comes out.
+		der, made, err = openEntry(keys, id, sid, seal(keys, id, sid, origin, data), nil)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(data, der))
+		require.True(t, origin.Equal(made))
+	})
 }
 
 func TestResumption_WipesItsAnswers(t *testing.T) {
-	der, taken := []byte("the secret"), []byte("the secret, taken")
-	r := &resumption{answers: []*answer{{der: der, taken: &store.Record{Data: taken}}, {}}}
+	id, ring := testID(t, 5, 32), testRing(t)
+	secret := []byte("the secret")
+	var r resumption
+	for i := range byte(3) {
+		a, room := r.add(testID(t, i+1, 32))
+		var err error
+		a.der, _, err = openEntry(ring, id, nil, seal(ring, id, nil, time.Now(), secret), room)
+		require.NoError(t, err)
+		require.Equal(t, secret, a.der)
+		require.Same(t, a, r.find(a.id))
+	}
+	require.Contains(t, string(r.entry[:]), string(secret), "the first is opened in place")
+	first := r.find(testID(t, 1, 32))
 	r.wipe()
-	require.Equal(t, make([]byte, len(der)), der)
-	require.Nil(t, r.answers[0].der)
+	require.Nil(t, first.der)
+	require.NotContains(t, string(r.entry[:]), string(secret))
 }
 
 // SetBreakerClock sets the clock of a cache that is not in use yet.

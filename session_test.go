@@ -136,19 +136,49 @@ func TestParseSession_SurvivesEveryChangedByte(t *testing.T) {
 }
 
 func FuzzParseSession(f *testing.F) {
-	for _, m := range askingModes() {
-		f.Add(derOf(f, makeSession(f, m)))
+	for _, k := range keptSessions(f) {
+		f.Add(k.server)
+		f.Add(k.client)
 	}
 	f.Fuzz(func(t *testing.T, der []byte) {
+		before := bytes.Clone(der)
 		s, err := libssl.ParseSession(der)
+		require.Equal(t, before, der)
 		if err != nil {
+			require.Nil(t, s)
+			require.Greater(t, len(err.Error()), len("libssl: parse session: "))
 			return
 		}
 		defer s.Release()
 		describe(s)
 		s.Text()
+		d, err := s.Dup()
+		require.NoError(t, err)
+		defer d.Release()
+		require.Equal(t, describe(s), describe(d))
 		if again, err := s.MarshalBinary(); err == nil {
+			// The first writing may put in what was missing, such as a time. The second finds nothing to add.
 			s, err := libssl.ParseSession(again)
+			require.NoError(t, err)
+			defer s.Release()
+			require.Equal(t, again, derOf(t, s))
+		}
+	})
+}
+
+func FuzzParseSessionPEM(f *testing.F) {
+	for _, k := range keptSessions(f) {
+		f.Add(pem.EncodeToMemory(&pem.Block{Type: "SSL SESSION PARAMETERS", Bytes: k.client}))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := libssl.ParseSessionPEM(text)
+		if err != nil {
+			require.Nil(t, s)
+			return
+		}
+		defer s.Release()
+		if again, err := s.MarshalPEM(); err == nil {
+			s, err := libssl.ParseSessionPEM(again)
 			require.NoError(t, err)
 			s.Release()
 		}

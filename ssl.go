@@ -14,23 +14,18 @@ import (
 // It corresponds to the SSL * of the C callbacks. Its methods are for the
 // handler's own goroutine.
 type SSL struct {
-	p    sslPointer
+	p    *C.SSL
+	dead atomic.Bool // for ever: a view is never used again
 	conn *Conn
 	ctx  *Context
 }
 
-// sslPointer is an atomic.Pointer[C.SSL], which the incomplete C type forbids.
-type sslPointer struct{ p unsafe.Pointer }
-
-func (s *sslPointer) Load() *C.SSL   { return (*C.SSL)(atomic.LoadPointer(&s.p)) }
-func (s *sslPointer) Store(p *C.SSL) { atomic.StorePointer(&s.p, unsafe.Pointer(p)) }
-
 // pointer is nil outside the call.
 func (s *SSL) pointer() *C.SSL {
-	if s == nil {
+	if s == nil || s.dead.Load() {
 		return nil
 	}
-	return s.p.Load()
+	return s.p
 }
 
 // Conn is the connection, nil if C code made the SSL or the call is over. In a

@@ -52,6 +52,10 @@ type Context struct {
 	keyLog          atomic.Pointer[keyLogger]
 	cache           atomic.Pointer[SessionCache]
 
+	ticketKeys     sync.Mutex // one change of the ticket keys at a time
+	stopTicketKeys func()     // under setters; not nil once there are any
+	maxEarlyData   uint32     // under setters
+
 	idMu       sync.Mutex
 	idContext  []byte // what sessions are bound to; nil until set or computed
 	idExplicit bool

@@ -117,18 +117,19 @@ static int scb_conn_expect_name(SSL *ssl, const char *name, int kind)
     return SSL_set_tlsext_host_name(ssl, name);
 }
 
-scb_conn *scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *name, int name_kind, scb_errs **errs)
+scb_made scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *name, int name_kind)
 {
+    scb_made made = { NULL, NULL };
     scb_conn *c;
     BIO *bio = NULL;
 
-    ERR_clear_error();
+    scb_clear_errs();
     c = OPENSSL_zalloc(sizeof(*c));
     if (c == NULL || !CRYPTO_THREAD_run_once(&scb_bio_once, scb_bio_init) || scb_bio_method == NULL)
         goto fail;
     c->handle = handle;
     c->ssl = scb_ssl_new(ctx);
-    if (c->ssl == NULL || !SSL_set_ex_data(c->ssl, scb_ssl_conn_idx, c))
+    if (c->ssl == NULL)
         goto fail;
     bio = BIO_new(scb_bio_method);
     if (bio == NULL)
@@ -137,6 +138,9 @@ scb_conn *scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *na
     SSL_set_bio(c->ssl, bio, bio);
     /* Not on the SSL_CTX: its own SSLs may have other habits. */
     SSL_set_mode(c->ssl, SSL_MODE_AUTO_RETRY | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    /* Go cannot run on the stack of a job, nor promise it the same thread again
+     * (SEMANTICS F6.8). */
+    SSL_clear_mode(c->ssl, SSL_MODE_ASYNC);
     if (client) {
         SSL_set_connect_state(c->ssl);
         if (!scb_conn_expect_name(c->ssl, name, name_kind))
@@ -144,22 +148,23 @@ scb_conn *scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *na
     } else {
         SSL_set_accept_state(c->ssl);
     }
-    return c;
+    made.conn = c;
+    return made;
 
 fail:
-    scb_take_errs(errs);
+    scb_take_errs(&made.errs);
     if (c != NULL)
         SSL_free(c->ssl);
     OPENSSL_free(c);
-    ERR_clear_error();
-    return NULL;
+    scb_clear_errs();
+    return made;
 }
 
 void scb_conn_free(scb_conn *c, int abort)
 {
     SSL_CTX *outer = scb_enter(NULL);
 
-    ERR_clear_error();
+    scb_clear_errs();
     /* Without a close_notify sent, SSL_free takes the session away from the
      * whole fleet (SEMANTICS F3.1). */
     if (!abort)
@@ -169,7 +174,7 @@ void scb_conn_free(scb_conn *c, int abort)
     OPENSSL_clear_free(c->spill, c->spill_cap);
     scb_errs_free(c->errs);
     OPENSSL_free(c);
-    ERR_clear_error();
+    scb_clear_errs();
 }
 
 static int scb_read(scb_conn *c, unsigned char *buf, size_t len)
@@ -222,11 +227,20 @@ void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigne
     c->err = SSL_ERROR_NONE;
     if (c->spill_len > 0)
         scb_drain(c);
-    ERR_clear_error();
+    scb_clear_errs();
     switch (op) {
     case SCB_OP_HANDSHAKE:
         ret = SSL_do_handshake(c->ssl);
         c->reused = SSL_session_reused(c->ssl);
+        break;
+    case SCB_OP_READ_EARLY:
+        c->early = SSL_read_early_data(c->ssl, buf, len, &c->n);
+        ret = c->early != SSL_READ_EARLY_DATA_ERROR;
+        c->reused = SSL_session_reused(c->ssl);
+        break;
+    case SCB_OP_WRITE_EARLY:
+        ret = SSL_write_early_data(c->ssl, buf, len, &c->n);
+        c->early_sent += (uint32_t)c->n;
         break;
     case SCB_OP_READ:
         ret = scb_read(c, buf, len);
@@ -253,7 +267,7 @@ void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigne
                                         sizeof(c->errs->e[i].data));
         }
     }
-    ERR_clear_error();
+    scb_clear_errs();
     c->in = NULL;
     c->out = NULL;
     scb_leave(outer);
@@ -271,6 +285,16 @@ int scb_conn_stepping(scb_conn *c)
 void scb_abandon_steps(void)
 {
     scb_stepping = NULL;
+}
+
+/* An ex_data slot would say the same, later: all callbacks of a connection come
+ * inside one of its steps. */
+uint64_t scb_ssl_conn_handle(SSL *ssl)
+{
+    for (scb_conn *s = scb_stepping; s != NULL; s = s->outer)
+        if (s->ssl == ssl)
+            return s->handle;
+    return 0;
 }
 
 uint64_t scb_stepping_handle(void)
@@ -303,7 +327,7 @@ scb_conn_info scb_conn_get_info(scb_conn *c)
             info.group = (uint16_t)SSL_get_negotiated_group(c->ssl);
     }
 #endif
-    ERR_clear_error();
+    scb_clear_errs();
     return info;
 }
 
@@ -366,7 +390,7 @@ size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out)
             scb_put_certs(leaf, chain, *out);
     }
     X509_free(leaf);
-    ERR_clear_error();
+    scb_clear_errs();
     return len;
 }
 
@@ -375,14 +399,27 @@ SSL_SESSION *scb_conn_get1_session(scb_conn *c)
     return SSL_get1_session(c->ssl);
 }
 
-int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, scb_errs **errs)
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s)
 {
     int ret;
 
-    ERR_clear_error();
+    scb_clear_errs();
+    c->err = SSL_ERROR_NONE;
     ret = SSL_set_session(c->ssl, s);
     if (ret <= 0)
-        scb_take_errs(errs);
-    ERR_clear_error();
+        scb_take_errs(&c->errs);
+    scb_clear_errs();
     return ret > 0 ? SCB_OK : SCB_FAIL;
+}
+
+uint32_t scb_conn_early_limit(scb_conn *c)
+{
+    SSL_SESSION *s = SSL_get0_session(c->ssl);
+
+    return s == NULL ? 0 : SSL_SESSION_get_max_early_data(s);
+}
+
+int scb_conn_early_accepted(scb_conn *c)
+{
+    return SSL_get_early_data_status(c->ssl) == SSL_EARLY_DATA_ACCEPTED;
 }

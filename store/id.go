@@ -13,7 +13,9 @@ const MaxIDLen = 32
 // The zero ID has no bytes and names no session.
 type ID struct {
 	b [MaxIDLen]byte // bytes from n on are zero, so that == compares IDs
-	n uint8
+	// A whole word: 33 bytes would be copied in pieces that overlap, and each copy
+	// of a copy would wait for the one before to reach the cache.
+	n uint64
 }
 
 // IDFromBytes returns the ID with the bytes of b. It fails unless b has 1 to 32 bytes, and keeps no reference to b.
@@ -22,7 +24,7 @@ func IDFromBytes(b []byte) (ID, error) {
 		return ID{}, fmt.Errorf("store: a session id has 1 to %d bytes, not %d", MaxIDLen, len(b))
 	}
 	var id ID
-	id.n = uint8(copy(id.b[:], b))
+	id.n = uint64(copy(id.b[:], b))
 	return id, nil
 }
 

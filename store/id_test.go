@@ -77,3 +77,24 @@ func TestRecord_Validate(t *testing.T) {
 	assert.ErrorIs(t, Record{ID: id, Data: make([]byte, MaxData+1)}.Validate(), ErrTooLarge)
 	assert.ErrorIs(t, Record{Data: []byte("x")}.Validate(), ErrZeroID)
 }
+
+func FuzzParseID(f *testing.F) {
+	for _, s := range []string{"", "0", "00", "AbCd", "zz", "0x12", strings.Repeat("7f", MaxIDLen), strings.Repeat("00", MaxIDLen+1)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		id, err := ParseID(s)
+		if err != nil {
+			require.True(t, id.IsZero())
+			digits := strings.Trim(s, "0123456789abcdefABCDEF") == ""
+			require.False(t, digits && len(s)%2 == 0 && len(s) >= 2 && len(s) <= 2*MaxIDLen, "%q is one", s)
+			return
+		}
+		require.Equal(t, strings.ToLower(s), id.String())
+		require.Equal(t, len(s)/2, id.Len())
+		again, err := IDFromBytes(id.Bytes())
+		require.NoError(t, err)
+		require.True(t, id == again)
+		require.NoError(t, Record{ID: id}.Validate())
+	})
+}

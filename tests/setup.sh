@@ -1,7 +1,7 @@
 #!/bin/bash
 # Makes sure that this machine can build libssl: Go as new as go.mod asks, a C compiler, pkg-config, OpenSSL's headers.
 # Says nothing and asks no network where all is there; installs what is missing through apt-get where the user may.
-# Arguments name further Debian packages to have.
+# Arguments name further Debian packages to have; a program of a package's name will do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +24,7 @@ if ! pkg-config --exists libssl 2>/dev/null && ! echo '#include <openssl/ssl.h>'
 	missing+=(libssl-dev)
 fi
 for p in "$@"; do
-	dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")
+	command -v "$p" >/dev/null || dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 

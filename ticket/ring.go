@@ -4,11 +4,13 @@
 // A Ring is a short list of 32-byte keys, newest first. The newest seals, all of them open, so that keys can be replaced
 // while sessions sealed under the older ones live on. Servers that share sessions share a ring, usually as a file:
 //
-//	# newest first
-//	6cc1...64 hexadecimal digits in all...
+//	# newest first; a key may name the time from which on it seals
+//	6cc1...64 hexadecimal digits in all... 2026-11-25T10:00:00Z
 //	90b2...
 //
-// To rotate the keys of a fleet write a file with a fresh key in front (see Rotate) and give it to every server.
+// To rotate the keys of a fleet write a file with a fresh key in front (see RotateAt) and give it to every server, which
+// may watch it (see WatchRing). A key opens as soon as a server has it and seals from its time on, so that servers which
+// reload at different moments agree.
 // No method prints or marshals a key, except WriteTo and Save, whose purpose it is.
 package ticket
 
@@ -22,8 +24,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -39,9 +44,13 @@ const (
 )
 
 // Ring is a list of 1 to 16 keys, newest first. It is safe for concurrent use.
-// Make one with NewRing, ParseRing, LoadRing or FromKey; the zero Ring holds no key, opens nothing and panics when it must seal.
+// Make one with NewRing, ParseRing, LoadRing, WatchRing, RingFromEnv or FromKey; the zero Ring holds no key, opens nothing
+// and panics when it must seal.
 type Ring struct {
 	list atomic.Pointer[keyList]
+
+	mu       sync.Mutex
+	onChange []*func()
 }
 
 // keyList is immutable once a Ring points to it: readers load it once and need no lock.
@@ -70,9 +79,10 @@ func FromKey(secret []byte) (*Ring, error) {
 	return ringOf([]*key{k}), nil
 }
 
-// ParseRing reads a ring in the format of key files: one key a line in 64 hexadecimal digits, newest first. Blank lines and lines
-// that begin with # are skipped. A key that appears twice is an error, since the second is surely a slip of the
-// editor, and so are no key at all and more than MaxKeys. Errors name the line and never quote it.
+// ParseRing reads a ring in the format of key files: one key a line in 64 hexadecimal digits, newest first, each followed by the
+// time from which on it seals, in RFC 3339, or by nothing. Blank lines and lines that begin with # are skipped. A key that
+// appears twice is an error, since the second is surely a slip of the editor, and so are no key at all, more than MaxKeys,
+// and keys that all wait for their time. Errors name the line and never quote a key.
 func ParseRing(text []byte) (*Ring, error) {
 	var keys []*key
 	var lines []int // where each of keys was
@@ -84,13 +94,21 @@ func ParseRing(text []byte) (*Ring, error) {
 			continue
 		}
 		var secret [KeySize]byte
-		bad := len(line) != hex.EncodedLen(KeySize)
+		digits, when, dated := bytes.Cut(line, []byte(" "))
+		bad := len(digits) != hex.EncodedLen(KeySize)
 		if !bad {
-			_, err := hex.Decode(secret[:], line) // whose error would quote a digit
+			_, err := hex.Decode(secret[:], digits) // whose error would quote a digit
 			bad = err != nil
 		}
 		if bad {
 			return nil, fmt.Errorf("ticket: line %d is not a key of %d hexadecimal digits", n, hex.EncodedLen(KeySize))
+		}
+		var notBefore time.Time
+		if dated {
+			var err error
+			if notBefore, err = time.Parse(time.RFC3339, string(bytes.TrimSpace(when))); err != nil {
+				return nil, fmt.Errorf("ticket: line %d: after the key comes nothing or a time such as 2026-11-25T10:00:00Z", n)
+			}
 		}
 		for i, k := range keys {
 			if subtle.ConstantTimeCompare(k.secret[:], secret[:]) == 1 {
@@ -104,12 +122,39 @@ func ParseRing(text []byte) (*Ring, error) {
 		if err != nil {
 			return nil, err
 		}
+		k.notBefore = notBefore
 		keys, lines = append(keys, k), append(lines, n)
 	}
 	if len(keys) == 0 {
 		return nil, errors.New("ticket: no key in the ring")
 	}
+	if first := earliest(keys); first.After(time.Now()) {
+		return nil, fmt.Errorf("ticket: no key of the ring seals before %s: is the clock right?", first.Format(time.RFC3339))
+	}
 	return ringOf(keys), nil
+}
+
+func earliest(keys []*key) time.Time {
+	first := keys[0].notBefore
+	for _, k := range keys {
+		if k.notBefore.Before(first) {
+			first = k.notBefore
+		}
+	}
+	return first
+}
+
+// RingFromEnv reads a ring from an environment variable, in the format of ParseRing, where commas may stand for line ends.
+func RingFromEnv(name string) (*Ring, error) {
+	text, ok := os.LookupEnv(name)
+	if !ok {
+		return nil, fmt.Errorf("ticket: the environment has no %s", name)
+	}
+	r, err := ParseRing([]byte(strings.ReplaceAll(text, ",", "\n")))
+	if err != nil {
+		return nil, fmt.Errorf("key ring of the environment's %s: %w", name, err)
+	}
+	return r, nil
 }
 
 // LoadRing reads a ring from a file in the format of ParseRing. It refuses a file that others than its owner can read or write.
@@ -151,17 +196,23 @@ func (r *Ring) keys() []*key {
 	return nil
 }
 
-// Rotate puts a fresh random key in front and drops the oldest ones beyond RotatedKeys. What they sealed can then no longer
-// be opened by this ring. Calls that run meanwhile use the keys from before or after.
+// Rotate is RotateAt for a key that seals at once.
+func (r *Ring) Rotate() error { return r.RotateAt(time.Time{}) }
+
+// RotateAt puts a fresh random key in front, which seals from notBefore on, to the second, and drops the oldest ones beyond
+// RotatedKeys. What they sealed can then no longer be opened by this ring. Calls that run meanwhile use the keys from
+// before or after. For a fleet notBefore is when every server has the new ring: whoever learns of the key later cannot
+// open what it sealed.
 //
 // One key should not seal more than 2^32 times, the bound for random nonces in AES-GCM.
-func (r *Ring) Rotate() error {
+func (r *Ring) RotateAt(notBefore time.Time) error {
 	var secret [KeySize]byte
 	rand.Read(secret[:]) // never fails: the runtime ends the process first
 	fresh, err := newKey(secret)
 	if err != nil {
 		return err
 	}
+	fresh.notBefore = notBefore.Truncate(time.Second)
 	for {
 		old := r.list.Load()
 		next := &keyList{keys: []*key{fresh}}
@@ -169,9 +220,48 @@ func (r *Ring) Rotate() error {
 			next.keys = append(next.keys, old.keys[:min(len(old.keys), RotatedKeys-1)]...)
 		}
 		if r.list.CompareAndSwap(old, next) {
+			r.changed()
 			return nil
 		}
 	}
+}
+
+// Replace puts the keys of another ring in the place of r's.
+func (r *Ring) Replace(with *Ring) {
+	r.list.Store(with.list.Load())
+	r.changed()
+}
+
+// OnChange has f called after each change of the keys, on the goroutine that made it, until stop is called.
+func (r *Ring) OnChange(f func()) (stop func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.onChange = append(r.onChange[:len(r.onChange):len(r.onChange)], &f) // changed may walk the old one
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.onChange = slices.DeleteFunc(slices.Clone(r.onChange), func(g *func()) bool { return g == &f })
+	}
+}
+
+func (r *Ring) changed() {
+	r.mu.Lock()
+	all := r.onChange
+	r.mu.Unlock()
+	for _, f := range all {
+		(*f)()
+	}
+}
+
+// sealing is the newest key whose time has come. Where a clock was set back and none is left, it is the oldest.
+func (r *Ring) sealing() *key {
+	keys := r.keys()
+	for _, k := range keys {
+		if k.notBefore.IsZero() || !k.notBefore.After(time.Now()) {
+			return k
+		}
+	}
+	return keys[len(keys)-1]
 }
 
 // Len returns the number of keys.
@@ -200,6 +290,10 @@ func (r *Ring) WriteTo(w io.Writer) (int64, error) {
 	var text []byte
 	for _, k := range r.keys() {
 		text = hex.AppendEncode(text, k.secret[:])
+		if !k.notBefore.IsZero() {
+			text = append(text, ' ')
+			text = k.notBefore.UTC().AppendFormat(text, time.RFC3339)
+		}
 		text = append(text, '\n')
 	}
 	defer clear(text)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -70,6 +71,9 @@ func TestParseRing_Refuses(t *testing.T) {
 		{"not hex", "#\n" + keyA[:63] + "x", "line 2"},
 		{"two keys on a line", keyA + " " + keyB, "line 1"},
 		{"comment behind a key", keyA + " # old", "line 1"},
+		{"tab before the time", keyA + "\t2026-01-01T00:00:00Z", "line 1"},
+		{"a time that is none", keyA + " tomorrow", "line 1: after the key comes nothing or a time"},
+		{"all in the future", keyA + " 2999-01-01T00:00:00Z\n" + keyB + " 2998-01-01T00:00:00Z", "before 2998-01-01T00:00:00Z"},
 		{"duplicate", keyA + "\n#\n" + keyB + "\n" + strings.ToUpper(keyA), "line 4 repeats the key of line 1"},
 		{"too many", many(MaxKeys + 1), "line 17"},
 	} {
@@ -78,7 +82,7 @@ func TestParseRing_Refuses(t *testing.T) {
 			require.ErrorContains(t, err, c.says)
 			for line := range strings.Lines(c.in) {
 				line = strings.TrimSpace(line)
-				if len(line) >= 8 {
+				if line, _, _ = strings.Cut(line, " "); len(line) >= 8 { // the time, if any, is no secret
 					assert.NotContains(t, strings.ToLower(err.Error()), strings.ToLower(line[len(line)-8:]), "quotes the file")
 				}
 			}
@@ -96,6 +100,131 @@ func many(n int) string {
 		fmt.Fprintf(&b, "%064x\n", i+1)
 	}
 	return b.String()
+}
+
+func TestParseRing_KeepsTimes(t *testing.T) {
+	in := keyC + " 2999-01-01T00:00:00Z\n" + keyB + " 2020-01-01T01:00:00+01:00\n" + keyA + "\n"
+	want := keyC + " 2999-01-01T00:00:00Z\n" + keyB + " 2020-01-01T00:00:00Z\n" + keyA + "\n"
+	assert.Equal(t, want, text(t, parse(t, in)))
+	assert.Equal(t, want, text(t, parse(t, text(t, parse(t, in)))))
+}
+
+func TestRingFromEnv(t *testing.T) {
+	t.Setenv("RING", keyB+" 2020-01-01T00:00:00Z,"+keyA)
+	r, err := RingFromEnv("RING")
+	require.NoError(t, err)
+	assert.Equal(t, keyB+" 2020-01-01T00:00:00Z\n"+keyA+"\n", text(t, r))
+
+	t.Setenv("RING", keyA+",x")
+	_, err = RingFromEnv("RING")
+	assert.ErrorContains(t, err, "RING: ticket: line 2")
+	_, err = RingFromEnv("NO_RING")
+	assert.ErrorContains(t, err, "no NO_RING")
+}
+
+// The newest key whose time has come seals; all of them open.
+func TestSeal_UsesTheKeyWhoseTimeHasCome(t *testing.T) {
+	future, past := " 2999-01-01T00:00:00Z", " 2020-01-01T00:00:00Z"
+	for _, c := range []struct{ name, ring, sealsUnder string }{
+		{"the first waits", keyA + future + "\n" + keyB, keyB},
+		{"the first's time has come", keyA + past + "\n" + keyB, keyA},
+		{"two wait", keyA + future + "\n" + keyB + future + "\n" + keyC + past, keyC},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			envelope := parse(t, c.ring).Seal(nil, []byte("x"), nil)
+			_, err := parse(t, c.sealsUnder).Open(nil, envelope, nil)
+			assert.NoError(t, err)
+		})
+	}
+	_, err := parse(t, keyA+future+"\n"+keyB).Open(nil, parse(t, keyA).Seal(nil, []byte("x"), nil), nil)
+	assert.NoError(t, err, "opened before its time")
+
+	r := parse(t, keyA)
+	require.NoError(t, r.RotateAt(time.Now().Add(time.Hour)))
+	_, err = parse(t, keyA).Open(nil, r.Seal(nil, nil, nil), nil)
+	assert.NoError(t, err)
+	keys := ringOf([]*key{r.keys()[0]}) // as after a clock was set back
+	assert.NotPanics(t, func() { keys.Seal(nil, nil, nil) })
+}
+
+func TestRing_TellsOfChanges(t *testing.T) {
+	r := parse(t, keyA)
+	var first, second int
+	stopFirst := r.OnChange(func() { first++ })
+	stopSecond := r.OnChange(func() { second++; stopFirst() })
+	require.NoError(t, r.Rotate())
+	r.Replace(parse(t, keyB))
+	assert.Equal(t, keyB+"\n", text(t, r))
+	stopSecond()
+	stopSecond()
+	require.NoError(t, r.Rotate())
+	assert.Equal(t, 1, first)
+	assert.Equal(t, 2, second)
+}
+
+func TestTicketKeys_AreDerived(t *testing.T) {
+	r := parse(t, keyB+" 2020-01-01T00:00:00Z", keyA)
+	keys, err := r.TicketKeys()
+	require.NoError(t, err)
+	require.Len(t, keys, 2)
+	assert.Equal(t, "2020-01-01T00:00:00Z", keys[0].NotBefore.Format(time.RFC3339))
+	assert.Zero(t, keys[1].NotBefore)
+	again, err := parse(t, keyA).TicketKeys()
+	require.NoError(t, err)
+	assert.Equal(t, keys[1], again[0], "on every server the same")
+	secret, err := hex.DecodeString(keyA)
+	require.NoError(t, err)
+	parts := [][]byte{secret[:16], keys[0].Name[:], keys[0].AES[:16], keys[0].HMAC[:16], keys[1].Name[:], keys[1].AES[:16], keys[1].HMAC[:16]}
+	for i := range parts {
+		for j := range i {
+			assert.NotEqual(t, parts[i], parts[j])
+		}
+	}
+}
+
+func TestWatchRing_FollowsTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ring")
+	require.NoError(t, parse(t, keyA).Save(path))
+	failures := make(chan error, 10)
+	r, stop, err := WatchRing(path, time.Millisecond, func(err error) { failures <- err })
+	require.NoError(t, err)
+	defer stop()
+	changes := make(chan struct{}, 10)
+	r.OnChange(func() { changes <- struct{}{} })
+	require.Equal(t, keyA+"\n", text(t, r))
+
+	require.NoError(t, parse(t, keyB, keyA).Save(path))
+	<-changes
+	require.Equal(t, keyB+"\n"+keyA+"\n", text(t, r))
+
+	require.NoError(t, os.Remove(path))
+	require.ErrorIs(t, <-failures, fs.ErrNotExist)
+	require.NoError(t, os.WriteFile(path, []byte("garbage"), 0o600))
+	for { // it may have been looked at half-written
+		if err := <-failures; strings.Contains(err.Error(), "line 1 is not a key") {
+			break
+		}
+	}
+	require.Equal(t, keyB+"\n"+keyA+"\n", text(t, r), "the keys stay")
+	require.NoError(t, parse(t, keyC).Save(path))
+	<-changes
+	require.Equal(t, keyC+"\n", text(t, r))
+
+	stop()
+	stop()
+	require.NoError(t, parse(t, keyA).Save(path))
+	require.Equal(t, keyC+"\n", text(t, r))
+	require.Empty(t, changes)
+	require.Empty(t, failures)
+}
+
+func TestWatchRing_Refuses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ring")
+	_, _, err := WatchRing(path, time.Second, nil)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, parse(t, keyA).Save(path))
+	_, _, err = WatchRing(path, 0, nil)
+	require.ErrorContains(t, err, "interval")
 }
 
 func TestNewRing_FreshKeys(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 )
 
 // An envelope is
@@ -47,9 +48,10 @@ var (
 // key is one key of a ring with all that is derived from it. Each purpose has a subkey of its own, so that nothing one
 // of them reveals says anything about another.
 type key struct {
-	secret [KeySize]byte
-	id     [keyIDSize]byte
-	aead   cipher.AEAD // made once: the key schedule costs more than sealing a session
+	secret    [KeySize]byte
+	notBefore time.Time // it seals from then on; zero: always
+	id        [keyIDSize]byte
+	aead      cipher.AEAD // made once: the key schedule costs more than sealing a session
 
 	// The padded keys of HMAC's two hashes.
 	inner, outer [sha256.BlockSize]byte
@@ -111,11 +113,11 @@ func (k *key) tag(random []byte) [TagSize]byte {
 // were they not passed to an interface.
 var additionalPool = sync.Pool{New: func() any { return new([]byte) }}
 
-// Seal appends to dst an envelope of plaintext under the ring's newest key, and returns the extended slice. It is
+// Seal appends to dst an envelope of plaintext under the newest key of the ring whose time has come, and returns the extended slice. It is
 // Overhead bytes longer than plaintext. The same additional data must be given to Open; it is not part of the envelope.
 // The spare capacity of dst must not overlap plaintext or additional.
 func (r *Ring) Seal(dst, plaintext, additional []byte) []byte {
-	k := r.keys()[0]
+	k := r.sealing()
 	dst = slices.Grow(dst, len(plaintext)+Overhead)
 	header := len(dst)
 	dst = append(dst, envelopeVersion)

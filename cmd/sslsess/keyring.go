@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
+	"time"
 
 	"github.com/libssl-go/libssl/ticket"
 )
@@ -16,7 +18,9 @@ var keyringCommand = command{
 	about: "make and rotate the keys that seal a store",
 	long: `A key ring is a file of 32-byte keys in hexadecimal, one a line, newest first, with
 mode 0600. The newest key seals, all of them open. Give every server of a fleet the
-same file; to rotate its keys, rotate one copy and give that to all.`,
+same file; to rotate its keys, rotate one copy and give that to all. A running serve
+follows its file. With rotate -after the fresh key seals only once that time has gone
+by, which is when every server should have the file.`,
 	subs: []command{
 		{name: "new", args: "[FILE]", about: "make a ring of one fresh key, on standard output unless FILE says where", flags: keyringNew},
 		{name: "rotate", args: "FILE", about: "put a fresh key in front and drop the oldest ones", flags: keyringRotate},
@@ -54,16 +58,29 @@ func keyringNew(*flag.FlagSet) action {
 	}
 }
 
-func keyringRotate(*flag.FlagSet) action {
+func keyringRotate(fs *flag.FlagSet) action {
+	after := fs.Duration("after", 0, "let the fresh key seal only after this `duration`")
 	return func(_ context.Context, std stdio, args []string) error {
 		if err := wantArgs(args, 1, 1); err != nil {
 			return err
 		}
+		if *after < 0 {
+			return usagef("-after must not be negative")
+		}
+		var notBefore time.Time
+		if *after > 0 {
+			notBefore = time.Now().Add(*after)
+		}
+		unlock, err := lockFile(args[0])
+		if err != nil {
+			return err
+		}
+		defer unlock()
 		ring, err := ticket.LoadRing(args[0])
 		if err != nil {
 			return err
 		}
-		if err := ring.Rotate(); err != nil {
+		if err := ring.RotateAt(notBefore); err != nil {
 			return err
 		}
 		if err := ring.Save(args[0]); err != nil {
@@ -71,5 +88,28 @@ func keyringRotate(*flag.FlagSet) action {
 		}
 		fmt.Fprintf(std.err, "%s: %v\n", args[0], ring)
 		return nil
+	}
+}
+
+// lockFile keeps other rotations out, which would lose the key of one of them. What is locked is the file that has the
+// name: a rotation gives the name to another.
+func lockFile(path string) (unlock func() error, err error) {
+	for {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if err != nil {
+			return nil, errors.Join(&fs.PathError{Op: "lock", Path: path, Err: err}, f.Close())
+		}
+		locked, err := f.Stat()
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		if named, err := os.Stat(path); err == nil && os.SameFile(locked, named) {
+			return f.Close, nil
+		}
+		f.Close()
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -60,6 +62,38 @@ func TestKeyring_RotatePutsAFreshKeyInFront(t *testing.T) {
 		before = after
 	}
 	assert.Len(t, before, 4)
+}
+
+func TestKeyring_RotateAfterGivesTheKeyATime(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ring")
+	requireOK(t, sslsess(t, "keyring", "new", path))
+	before := readKeys(t, path)
+	start := time.Now()
+	requireOK(t, sslsess(t, "keyring", "rotate", "-after", "1h", path))
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	_, when, _ := strings.Cut(strings.SplitN(string(text), "\n", 2)[0], " ")
+	at, err := time.Parse(time.RFC3339, when)
+	require.NoError(t, err)
+	assert.WithinRange(t, at, start.Add(time.Hour-time.Second), time.Now().Add(time.Hour))
+	assert.Equal(t, before, readKeys(t, path), "the other one has no time")
+	requireFailure(t, sslsess(t, "keyring", "rotate", "-after", "-1s", path), 2, "negative")
+}
+
+func TestKeyring_RotationsTogetherLoseNoKey(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ring")
+	requireOK(t, sslsess(t, "keyring", "new", path))
+	first := readKeys(t, path)[0]
+	var together sync.WaitGroup
+	for range 3 {
+		together.Go(func() { assert.Zero(t, sslsess(t, "keyring", "rotate", path).status) })
+	}
+	together.Wait()
+	keys := readKeys(t, path)
+	require.Len(t, keys, 4, "each has added one")
+	require.Equal(t, first, keys[3])
 }
 
 func TestKeyring_RotateRefusesWhatIsNoRing(t *testing.T) {

@@ -20,15 +20,18 @@ import (
 	"text/tabwriter"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/tests/conformance"
 )
 
 var commands = []command{
 	demoCommand,
 	serveCommand,
 	probeCommand,
+	benchCommand,
 	showCommand,
 	storeCommand,
 	keyringCommand,
+	conformCommand,
 }
 
 // command is one word of the command line: either flags, for a command that
@@ -62,6 +65,7 @@ func usagef(format string, args ...any) error { return usageError(fmt.Sprintf(fo
 var errReported = errors.New("reported")
 
 func main() {
+	conformance.Child() // conform runs some scenarios in processes of their own
 	os.Exit(run(context.Background(), stdio{os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
 }
 

@@ -306,7 +306,6 @@ func TestCommand_WrongUsageIsStatus2(t *testing.T) {
 		"-keyring -plaintext":    {[]string{"serve", "-listen", ":0", "-keyring", "k", "-plaintext"}, "exclude each other"},
 		"no such version":        {[]string{"serve", "-listen", ":0", "-tls", "1.1"}, "1.2, 1.3"},
 		"no such tickets":        {[]string{"serve", "-listen", ":0", "-tickets", "some"}, "stateful, stateless, none"},
-		"ring sealed tickets":    {[]string{"serve", "-listen", ":0", "-tickets", "stateless", "-keyring", "k"}, "not in this build yet"},
 		"negative -max-conns":    {[]string{"serve", "-listen", ":0", "-max-conns", "-1"}, "-max-conns"},
 		"no handshake timeout":   {[]string{"serve", "-listen", ":0", "-handshake-timeout", "0s"}, "-handshake-timeout"},
 		"bad -backend":           {[]string{"serve", "-listen", ":0", "-backend", "nowhere"}, "-backend"},

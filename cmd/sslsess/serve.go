@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	_ "embed"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/metrics"
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/ticket"
 )
@@ -44,7 +46,8 @@ to standard error. It answers any HTTP/1.1 request with
 
 where version is spelled as OpenSSL does (TLSv1.3), cipher as the IANA does
 (TLS_AES_256_GCM_SHA384), and ids are in hexadecimal. With -backend it forwards the
-bytes of each connection instead. With -http it serves /healthz and /stats.
+bytes of each connection instead. With -http it serves a page
+with live numbers, /healthz, /stats in JSON and /metrics for Prometheus.
 
 SIGTERM and SIGINT end it politely, with status 0.`,
 	flags: serve,
@@ -78,16 +81,16 @@ func serve(fs *flag.FlagSet) action {
 	fs.StringVar(&f.cert, "cert", "", "certificate chain, a PEM `file`; without one a certificate is made, which no other server shares")
 	fs.StringVar(&f.key, "key", "", "the certificate's key, a PEM `file`")
 	fs.StringVar(&f.store, "store", "memory:", "`URL` of the session store")
-	fs.StringVar(&f.keyring, "keyring", "", "`file` of keys that seal what the store holds (see sslsess help keyring)")
+	fs.StringVar(&f.keyring, "keyring", "", "`file` of keys that seal what the store holds, followed while it changes (see sslsess help keyring)")
 	fs.BoolVar(&f.plaintext, "plaintext", false, "do not seal what the store holds: whoever reads it can read the traffic")
 	f.tls = tlsFlag(fs)
-	f.tickets = choiceFlag(fs, "tickets", "how sessions are resumed, a `mode`: stateful (ids in TLS 1.2, stateful tickets in 1.3), stateless (encrypted tickets, this process's own) or none (ids in 1.2, nothing in 1.3)",
+	f.tickets = choiceFlag(fs, "tickets", "how sessions are resumed, a `mode`: stateful (ids in TLS 1.2, stateful tickets in 1.3), stateless (encrypted tickets, under the keys of -keyring where given, else this process's own) or none (ids in 1.2, nothing in 1.3)",
 		"stateful", "stateless", "none")
 	fs.StringVar(&f.clientCA, "client-ca", "", "require client certificates, of the CAs in this PEM `file`")
 	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 10*time.Second, "how long a handshake may take, a `duration`")
 	fs.IntVar(&f.maxConns, "max-conns", 0, "serve at most `N` connections at once, others wait; 0 is no limit")
 	fs.StringVar(&f.backend, "backend", "", "forward the bytes to this `host:port`")
-	fs.StringVar(&f.http, "http", "", "`address` for /healthz and /stats, in plain HTTP")
+	fs.StringVar(&f.http, "http", "", "`address` for a page with live numbers, /healthz, /stats and /metrics, in plain HTTP")
 	return func(ctx context.Context, std stdio, args []string) error {
 		if err := wantArgs(args, 0, 0); err != nil {
 			return err
@@ -109,8 +112,6 @@ func (f *serveFlags) check() error {
 		return usagef("-cert and -key go together")
 	case f.keyring != "" && f.plaintext:
 		return usagef("-keyring and -plaintext exclude each other")
-	case f.keyring != "" && *f.tickets == "stateless":
-		return usagef("-tickets stateless with -keyring is not in this build yet: tickets cannot be sealed with a key ring")
 	case f.handshakeTimeout <= 0:
 		return usagef("-handshake-timeout must be more than 0")
 	case f.maxConns < 0:
@@ -147,7 +148,12 @@ func (f *serveFlags) serve(ctx context.Context, std stdio) error {
 	if err := f.configure(sslCtx, logger); err != nil {
 		return err
 	}
-	cache, err := f.useStore(sslCtx, st, logger)
+	ring, stopWatching, err := f.loadRing(logger)
+	if err != nil {
+		return err
+	}
+	defer stopWatching()
+	cache, err := f.useStore(sslCtx, st, ring, logger)
 	if err != nil {
 		return err
 	}
@@ -232,23 +238,43 @@ func (f *serveFlags) configure(ctx *libssl.Context, logger *log.Logger) error {
 	return setVersions(ctx, *f.tls)
 }
 
-func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, logger *log.Logger) (*libssl.SessionCache, error) {
-	opt := &libssl.StoreOptions{Plaintext: f.plaintext, OnError: (&seldom{log: logger}).printError}
-	if f.keyring != "" {
-		var err error
-		if opt.Keys, err = ticket.LoadRing(f.keyring); err != nil {
+// watchInterval is how soon a server sees that its key ring was rotated.
+const watchInterval = 5 * time.Second
+
+// loadRing reads the ring of -keyring and follows its file; nil without one.
+func (f *serveFlags) loadRing(logger *log.Logger) (ring *ticket.Ring, stop func(), err error) {
+	if f.keyring == "" {
+		return nil, func() {}, nil
+	}
+	ring, stop, err = ticket.WatchRing(f.keyring, watchInterval, func(err error) { logger.Print(err) })
+	if err != nil {
+		return nil, nil, err
+	}
+	ring.OnChange(func() { logger.Printf("%s: %v", f.keyring, ring) })
+	return ring, stop, nil
+}
+
+func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, ring *ticket.Ring, logger *log.Logger) (*libssl.SessionCache, error) {
+	opt := &libssl.StoreOptions{Keys: ring, Plaintext: f.plaintext, OnError: (&seldom{log: logger}).printError}
+	if _, embedded := st.(store.Embedded); !embedded && ring == nil && !f.plaintext {
+		return nil, usagef("a store of several hosts needs -keyring, or -plaintext where its readers may read the traffic")
+	}
+	if *f.tickets == "stateless" {
+		if ring == nil { // the tickets of this process alone
+			var err error
+			if ring, err = ticket.NewRing(); err != nil {
+				return nil, err
+			}
+		}
+		if err := ctx.UseTicketKeys(ring); err != nil {
 			return nil, err
 		}
 	}
-	if _, embedded := st.(store.Embedded); !embedded && opt.Keys == nil && !f.plaintext {
-		return nil, usagef("a store of several hosts needs -keyring, or -plaintext where its readers may read the traffic")
-	}
-	cache, err := ctx.UseStore(st, opt)
-	if err == nil && *f.tickets == "stateless" {
-		ctx.ClearOptions(libssl.OpNoTicket)
-	}
-	return cache, err
+	return ctx.UseStore(st, opt)
 }
+
+//go:embed page.html
+var page []byte
 
 // serveStats serves what -http is for, until stop.
 func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache, logger *log.Logger) (stop func() error, err error) {
@@ -265,6 +291,14 @@ func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache,
 			Cache   libssl.CacheStats `json:"cache"`
 			Context libssl.Stats      `json:"context"`
 		}{f.node, libssl.Version(), cache.Stats(), ctx.Stats()})
+	})
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Write(page)
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		metrics.WriteText(w, metrics.Of(cache, ctx)) // fails only with the connection
 	})
 	srv := &http.Server{Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout, ErrorLog: logger}
 	go srv.Serve(l)

@@ -22,6 +22,7 @@ import (
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/store/memstore"
+	"github.com/libssl-go/libssl/ticket"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -127,6 +128,34 @@ func TestServe_TicketModes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Servers with one ring resume each other's tickets without a store between them, and follow its file.
+func TestServe_StatelessSharesARing(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	ring := filepath.Join(t.TempDir(), "ring")
+	requireOK(t, sslsess(t, "keyring", "new", ring))
+	first, second := f.serve("-tickets", "stateless", "-keyring", ring), f.serve("-tickets", "stateless", "-keyring", ring)
+	client := f.client("any")
+	full := f.call(client, first.addr, nil)
+	require.True(t, f.call(client, second.addr, full.Session).Resumed)
+
+	for range ticket.RotatedKeys { // until the key has left the ring
+		requireOK(t, sslsess(t, "keyring", "rotate", ring))
+	}
+	rotated, err := ticket.LoadRing(ring)
+	require.NoError(t, err)
+	for _, n := range []*node{first, second} {
+		n.says(ring + ": " + rotated.String())
+	}
+	require.False(t, f.call(client, second.addr, full.Session).Resumed)
+	full = f.call(client, first.addr, nil)
+	require.True(t, f.call(client, second.addr, full.Session).Resumed)
+
+	require.NoError(t, os.WriteFile(ring, []byte("garbage"), 0o600))
+	first.says("line 1 is not a key")
+	require.True(t, f.call(client, first.addr, full.Session).Resumed, "the keys stay")
 }
 
 // A client of TLS 1.2 that takes no tickets is the store's also where others
@@ -448,10 +477,16 @@ func TestServe_HTTPShowsStats(t *testing.T) {
 	assert.Equal(t, libssl.Version(), s.OpenSSL)
 	assert.EqualValues(t, 1, s.Cache.Hits)
 	assert.Equal(t, 2, s.Context.AcceptGood)
-	for _, path := range []string{"/", "/metrics", "/nothing"} {
-		status, _ := get(path)
-		assert.Equal(t, 404, status, path)
-	}
+	status, body = get("/metrics")
+	assert.Equal(t, 200, status)
+	assert.Contains(t, body, "# TYPE libssl_handshake_seconds histogram\n")
+	assert.Contains(t, body, `libssl_handshake_seconds_count{kind="resumed"} 1`+"\n")
+	assert.Contains(t, body, `libssl_session_lookups_total{result="hit"} 1`+"\n")
+	status, body = get("/")
+	assert.Equal(t, 200, status)
+	assert.Contains(t, body, `fetch("stats")`)
+	status, _ = get("/nothing")
+	assert.Equal(t, 404, status)
 }
 
 func TestServe_SignalsEndItPolitely(t *testing.T) {
@@ -576,7 +611,10 @@ func TestServe_StoreOfSeveralHostsNeedsKeys(t *testing.T) {
 		require.NoError(t, err)
 		defer ctx.Close()
 		c.flags.tickets = new(string)
-		cache, err := c.flags.useStore(ctx, hostless{memstore.New(memstore.Options{})}, logger)
+		ring, stop, err := c.flags.loadRing(logger)
+		require.NoError(t, err)
+		defer stop()
+		cache, err := c.flags.useStore(ctx, hostless{memstore.New(memstore.Options{})}, ring, logger)
 		if c.says != "" {
 			assert.ErrorContains(t, err, c.says, name)
 			assert.IsType(t, usageError(""), err, name)

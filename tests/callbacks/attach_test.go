@@ -117,6 +117,28 @@ func TestAttachContext_SSLsOfCCallGoHandlers(t *testing.T) {
 	}
 }
 
+// A Conn's handlers do not run in ASYNC jobs, on whose stack Go would crash.
+func TestAttachContext_ConnsIgnoreAsyncMode(t *testing.T) {
+	for _, m := range asking() {
+		t.Run(m.name, func(t *testing.T) {
+			sslCtx, ctx := attached(t, m)
+			defer cref.FreeContext(sslCtx)
+			defer ctx.Close()
+			cref.SetAsync(sslCtx)
+			c := newCache(t)
+			c.seen = func(*libssl.SSL) { assert.False(t, cref.InAsyncJob()) }
+			c.install(ctx)
+			client := newClient(t)
+			first := linkGo(t, client, ctx, nil).closed()
+			second := linkGo(t, client, ctx, first.session).closed()
+			require.True(t, second.reused)
+			first.session.Release()
+			second.session.Release()
+			require.EqualValues(t, 1, c.hits.Load())
+		})
+	}
+}
+
 // The server's SSL and its handlers, on a thread that C made.
 func TestAttachContext_ForeignThreadsCallGoHandlers(t *testing.T) {
 	for _, m := range asking() {

@@ -84,3 +84,40 @@ func TestSession_ForgottenIsGivenBack(t *testing.T) {
 	require.Equal(t, before+1, libssl.LiveResources().ForgottenSessions)
 	forgotten.ForgottenSessions++
 }
+
+// OpenSSL follows the cipher of an answer unseen. A session without one, which only C can make, never gets there.
+func TestSessGet_RefusesASessionWithoutACipher(t *testing.T) {
+	for _, e := range engines {
+		for _, m := range modes {
+			if !m.asks {
+				continue
+			}
+			for _, flag := range []libssl.CopyFlag{libssl.Copy, libssl.Transfer} {
+				t.Run(fmt.Sprintf("%s SSLs/%s/%d", e.name, m.name, flag), func(t *testing.T) {
+					start := cref.LiveSessions()
+					client, server := newClient(t), m.server(t)
+					server.SetSessionCacheMode(libssl.CacheServer | libssl.CacheNoInternal)
+					var told []*libssl.CallbackError
+					server.OnCallbackError(func(e *libssl.CallbackError) { told = append(told, e) })
+					answer, err := libssl.WrapSession(cref.BlankSession(), libssl.Transfer)
+					require.NoError(t, err)
+					server.SetSessGetCallback(func(*libssl.SSL, libssl.SessionID) (*libssl.Session, libssl.CopyFlag) {
+						return answer, flag
+					})
+					first := e.link(t, client, server, nil).closed()
+					told = nil // a new client's random id makes a TLS 1.2 server ask, too
+					second := e.link(t, client, server, first.session).closed()
+					require.False(t, second.reused)
+					require.Len(t, told, 1)
+					require.Equal(t, "get", told[0].Callback)
+					require.ErrorContains(t, told[0], "no cipher")
+					require.NotNil(t, answer.Pointer(), "still the handler's")
+					answer.Release()
+					first.session.Release()
+					second.session.Release()
+					require.Equal(t, start, cref.LiveSessions())
+				})
+			}
+		}
+	}
+}

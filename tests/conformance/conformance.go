@@ -106,7 +106,7 @@ type Report struct {
 type Detected struct {
 	What  string `json:"what"`
 	Fact  string `json:"fact"`
-	Found string `json:"found"`
+	Found string `json:"found"` // as C showed it
 }
 
 // Facts are all facts, in the order of their numbers.
@@ -261,10 +261,8 @@ func detect(results []Result) (found []Detected) {
 			if r.ID != d.fact {
 				continue
 			}
-			for o := range strings.SplitSeq(r.C, "; ") {
-				if text, ok := strings.CutPrefix(o, d.name+": "); ok {
-					found = append(found, Detected{What: d.what, Fact: d.fact, Found: text})
-				}
+			if text := split(r.C).get(d.name); text != absent {
+				found = append(found, Detected{What: d.what, Fact: d.fact, Found: text})
 			}
 		}
 	}

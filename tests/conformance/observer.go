@@ -22,8 +22,11 @@ func (all observations) String() string {
 	for i, o := range all {
 		lines[i] = o.name + ": " + o.text
 	}
-	return strings.Join(lines, "; ")
+	return strings.Join(lines, separator)
 }
+
+// separator joins observations in a Result; no observation contains it.
+const separator = "; "
 
 func (all observations) get(name string) string {
 	for _, o := range all {
@@ -157,7 +160,8 @@ func inChild(side, name string) string {
 		return "broken: " + err.Error()
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), childVariable+"="+side+" "+name)
+	cmd.Env = append(os.Environ(), childVariable+"="+side+" "+name,
+		"GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0") // the race detector would wait a second for late reports
 	out, err := cmd.Output()
 	for line := range strings.Lines(string(out)) {
 		if text, ok := strings.CutPrefix(line, childDone); ok && err == nil {

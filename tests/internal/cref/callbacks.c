@@ -40,8 +40,9 @@ static SSL_SESSION *get_cb(SSL *ssl, const unsigned char *id, int len, int *copy
     cb->gets++;
     if (s == NULL || memcmp(SSL_SESSION_get_id(s, &n), id, (size_t)len) != 0 || n != (unsigned int)len)
         return NULL;
-    *copy = cb->copy;
-    if (!cb->copy)
+    if (cb->copy >= 0)
+        *copy = cb->copy;
+    if (cb->copy == 0)
         cb->answer = NULL;
     return s;
 }

@@ -72,6 +72,9 @@ func (cb *Callbacks) Keep(yes bool) {
 	}
 }
 
+// Untouched is Answer's copy for a get that leaves *copy as OpenSSL has preset it.
+const Untouched = -1
+
 // Answer makes get answer with the decoded session and set *copy to copy; with 0 it is answered once.
 func (cb *Callbacks) Answer(der []byte, copy int) error {
 	cb.c.copy = C.int(copy)
@@ -133,6 +136,30 @@ func SwitchOnHello(sslCtx, to unsafe.Pointer) {
 	C.cref_sni_switch_in_hello((*C.SSL_CTX)(sslCtx), (*C.SSL_CTX)(to))
 }
 
+// LetAllIn makes a verify callback in C that is content with whatever certificate the peer shows. The result of the
+// verification stays what it was.
+func LetAllIn(sslCtx unsafe.Pointer) { C.cref_let_all_in((*C.SSL_CTX)(sslCtx)) }
+
+// VerifyResult is SSL_get_verify_result.
+func VerifyResult(ssl unsafe.Pointer) int { return int(C.SSL_get_verify_result((*C.SSL)(ssl))) }
+
+// RenewTickets makes a server issue a new ticket for each one it accepts.
+func RenewTickets(sslCtx unsafe.Pointer) { C.cref_renew_tickets((*C.SSL_CTX)(sslCtx)) }
+
+// SetMaxEarlyData says how much early data a server takes, which libssl offers with a store only.
+func SetMaxEarlyData(sslCtx unsafe.Pointer, n uint32) error {
+	if C.cref_set_early_data((*C.SSL_CTX)(sslCtx), C.uint32_t(n)) != 1 {
+		return errors.New("cref: early data")
+	}
+	return nil
+}
+
+// SetAsync sets SSL_MODE_ASYNC on an SSL_CTX.
+func SetAsync(sslCtx unsafe.Pointer) { C.cref_ctx_set_async((*C.SSL_CTX)(sslCtx)) }
+
+// InAsyncJob says whether its caller runs on the stack of an ASYNC job.
+func InAsyncJob() bool { return C.cref_in_async_job() == 1 }
+
 // Pair is both ends of a connection, made and driven by C.
 type Pair struct{ c *C.cref_pair }
 
@@ -155,6 +182,9 @@ func (p *Pair) Run() bool { return C.cref_pair_run(p.c) == 1 }
 
 // RunOnThread is Run on a thread that C starts and Go does not know.
 func (p *Pair) RunOnThread() bool { return C.cref_pair_run_on_thread(p.c) == 1 }
+
+// Renegotiate has the server ask for a second handshake of TLS 1.2, and drives it.
+func (p *Pair) Renegotiate() bool { return C.cref_pair_renegotiate(p.c) == 1 }
 
 // Reused says whether both ends resumed.
 func (p *Pair) Reused() bool { return C.cref_pair_reused(p.c) == 1 }

@@ -16,12 +16,15 @@ long cref_sessions_destroyed(void);
 size_t cref_master_key(SSL_SESSION *s, unsigned char *out, size_t size);
 SSL_SESSION *cref_session_without_cipher(void);
 long cref_ctxs_destroyed(void);
+/* Watches one object, in the place of the one before: has its last reference been given back? */
+void cref_watch(SSL_SESSION *s);
+int cref_watched_gone(void);
 
 /* ---- callbacks written in C (callbacks.c) --------------------------------- */
 
 typedef struct cref_callbacks {
     int keep;           /* what new returns; 1 keeps the reference in kept */
-    int copy;           /* what get sets *copy to */
+    int copy;           /* what get sets *copy to; negative: it leaves it as it is */
     SSL_SESSION *answer; /* what get answers; with copy 0 it is spent by that */
     SSL_SESSION *kept[64];
     int nkept, news, gets, removes;
@@ -44,6 +47,11 @@ void cref_ctx_free(SSL_CTX *ctx);
 void cref_flush(SSL_CTX *ctx);
 void cref_sni_switch(SSL_CTX *ctx, SSL_CTX *to);
 void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to);
+void cref_let_all_in(SSL_CTX *ctx); /* a verify callback that is content with anything */
+void cref_renew_tickets(SSL_CTX *ctx);
+int cref_set_early_data(SSL_CTX *ctx, uint32_t max);
+void cref_ctx_set_async(SSL_CTX *ctx);
+int cref_in_async_job(void);
 
 typedef struct cref_pair {
     SSL *client, *server;
@@ -52,6 +60,7 @@ typedef struct cref_pair {
 cref_pair *cref_pair_new(SSL_CTX *client, SSL_CTX *server, const char *name, SSL_SESSION *offer);
 int cref_pair_run(cref_pair *p);
 int cref_pair_run_on_thread(cref_pair *p);
+int cref_pair_renegotiate(cref_pair *p);
 int cref_pair_reused(cref_pair *p);
 SSL_SESSION *cref_pair_session(cref_pair *p);
 void cref_pair_free(cref_pair *p, int clean);

@@ -8,6 +8,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,8 +68,28 @@ void cref_broken(cref_report *r, const char *format, ...)
     ERR_clear_error();
 }
 
-static const cref_scenario *const tables[] = {cref_new_facts,    cref_get_facts,   cref_remove_facts, cref_thread_facts,
-                                              cref_tls13_facts, cref_hello_facts, cref_serial_facts, cref_exdata_facts};
+/* For the tests of those who run scenarios. */
+static void lab_crash(cref_report *r)
+{
+    (void)r;
+    raise(SIGSEGV);
+}
+
+static void lab_sound(cref_report *r)
+{
+    cref_say(r, "sound", "as said");
+}
+
+static const cref_scenario lab_scenarios[] = {
+    {"lab crash", lab_crash},
+    {"lab sound", lab_sound},
+    {NULL, NULL},
+};
+
+static const cref_scenario *const tables[] = {
+    lab_scenarios,    cref_new_facts,   cref_get_facts,    cref_remove_facts, cref_thread_facts,
+    cref_tls13_facts, cref_hello_facts, cref_serial_facts, cref_exdata_facts,
+};
 
 static const cref_scenario *find(const char *name)
 {
@@ -256,10 +277,12 @@ cref_entry *cref_lab_put(cref_lab *lab, SSL_SESSION *s)
 {
     for (int i = 0; i < CREF_LAB_ENTRIES; i++) {
         cref_entry *e = &lab->entries[i];
+        const unsigned char *id;
 
         if (e->der != NULL)
             continue;
-        memcpy(e->id, SSL_SESSION_get_id(s, &e->id_len), e->id_len);
+        id = SSL_SESSION_get_id(s, &e->id_len);
+        memcpy(e->id, id, e->id_len);
         e->der_len = i2d_SSL_SESSION(s, &e->der);
         return e;
     }
@@ -485,16 +508,11 @@ void cref_link_pump(cref_link *k)
     cross(k, 1);
 }
 
-/* 1: over, 0: goes on, -1: failed, -2: waits for something that only the scenario can bring. */
-static int step(SSL *ssl, unsigned long *error)
+/* 0: goes on, -1: failed, -2: waits for something that only the scenario can bring. */
+static int unfinished(SSL *ssl, int ret, unsigned long *error)
 {
-    int ret, e;
+    int e = SSL_get_error(ssl, ret);
 
-    ERR_clear_error();
-    ret = SSL_do_handshake(ssl);
-    if (ret == 1)
-        return 1;
-    e = SSL_get_error(ssl, ret);
     if (e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE)
         return 0;
     if (e == SSL_ERROR_SSL || e == SSL_ERROR_SYSCALL) {
@@ -505,6 +523,34 @@ static int step(SSL *ssl, unsigned long *error)
     return -2;
 }
 
+/* 1: over, else as unfinished. */
+static int step(SSL *ssl, unsigned long *error)
+{
+    int ret;
+
+    ERR_clear_error();
+    ret = SSL_do_handshake(ssl);
+    return ret == 1 ? 1 : unfinished(ssl, ret, error);
+}
+
+static int serve(cref_link *k)
+{
+    unsigned char c;
+    size_t n;
+
+    while (k->early) {
+        int ret;
+
+        ERR_clear_error();
+        ret = SSL_read_early_data(k->server, &c, 1, &n);
+        if (ret == SSL_READ_EARLY_DATA_ERROR)
+            return unfinished(k->server, ret, &k->server_error);
+        k->early_read += n;
+        k->early = ret != SSL_READ_EARLY_DATA_FINISH;
+    }
+    return step(k->server, &k->server_error);
+}
+
 int cref_link_run(cref_link *k)
 {
     for (int turn = 0; turn < 20 && !(k->client_done && k->server_done); turn++) {
@@ -512,7 +558,7 @@ int cref_link_run(cref_link *k)
         int s;
 
         cross(k, 0);
-        s = k->server_done ? 1 : step(k->server, &k->server_error);
+        s = k->server_done ? 1 : serve(k);
         cross(k, 1);
         k->client_done = c == 1;
         k->server_done = s == 1;
@@ -549,6 +595,26 @@ int cref_link_byte(cref_link *k, int from_server)
         *(from_server ? &k->client_error : &k->server_error) = ERR_peek_error();
     ERR_clear_error();
     return n == 1;
+}
+
+int cref_link_early(cref_link *k)
+{
+    size_t n;
+
+    k->early = 1;
+    return SSL_write_early_data(k->client, "e", 1, &n) == 1;
+}
+
+int cref_link_early_accepted(cref_link *k)
+{
+    return k->early_read == 1 && SSL_get_early_data_status(k->client) == SSL_EARLY_DATA_ACCEPTED;
+}
+
+int cref_alert(unsigned long error)
+{
+    int reason = ERR_GET_REASON(error);
+
+    return ERR_GET_LIB(error) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET ? reason - SSL_AD_REASON_OFFSET : 0;
 }
 
 int cref_link_resumed(cref_link *k)

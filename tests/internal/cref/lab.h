@@ -101,6 +101,11 @@ void cref_lab_reset(cref_lab *lab); /* counters and trace, not the entries */
 /* Is a lock of ctx held, so that another thread must wait for it? Asked by flushing what expired in 1970. */
 int cref_lock_held(cref_lab *lab, SSL_CTX *ctx);
 
+/* Has another thread hold ctx's lock, on every release, until cref_release_lock. Two duplicates of like are put into
+ * the cache for it, where the second stays. */
+void *cref_hold_lock(SSL_CTX *ctx, SSL_SESSION *like);
+void cref_release_lock(void *lock);
+
 /* Flushing and times, whose functions were renamed in 3.4. at 0 flushes all. */
 void cref_flush_at(SSL_CTX *ctx, long at);
 long cref_session_time(SSL_SESSION *s);
@@ -116,6 +121,8 @@ typedef struct cref_link {
     /* Sees, changes, cuts (len 0) or lengthens (up to cap) what is about to cross. */
     void (*wire)(struct cref_link *k, int from_server, unsigned char *buf, size_t *len, size_t cap);
     void *arg;
+    int early;         /* the server's end reads early data first */
+    size_t early_read; /* what it has read */
 } cref_link;
 
 /* offer may be NULL, name too. The SSLs are made and nothing has been sent. */
@@ -128,6 +135,11 @@ int cref_link_run(cref_link *k);
 void cref_link_pump(cref_link *k);
 int cref_link_byte(cref_link *k, int from_server);
 int cref_link_resumed(cref_link *k);
+/* Before cref_link_run: has the client write a byte of early data, and the server read it. 0 where that fails. */
+int cref_link_early(cref_link *k);
+int cref_link_early_accepted(cref_link *k);
+/* The number of the alert that an end's error stands for, 0 if it stands for none. */
+int cref_alert(unsigned long error);
 #define CREF_CLEAN 0   /* close_notify from both ends, then SSL_free */
 #define CREF_UNCLEAN 1 /* SSL_free of the server, no close_notify; the client leaves politely */
 void cref_link_close(cref_link *k, int how);

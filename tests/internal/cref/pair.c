@@ -1,6 +1,7 @@
 /* pair.c: SSLs that C makes, both ends of a connection in memory. */
 #include "cref.h"
 
+#include <openssl/async.h>
 #include <openssl/err.h>
 #include <pthread.h>
 
@@ -43,6 +44,46 @@ static int hello_cb(SSL *ssl, int *alert, void *to)
 void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to)
 {
     SSL_CTX_set_client_hello_cb(ctx, hello_cb, to);
+}
+
+static int content_cb(int ok, X509_STORE_CTX *chain)
+{
+    (void)ok, (void)chain;
+    return 1;
+}
+
+void cref_let_all_in(SSL_CTX *ctx)
+{
+    SSL_CTX_set_verify(ctx, SSL_CTX_get_verify_mode(ctx), content_cb);
+}
+
+static SSL_TICKET_RETURN renew_cb(SSL *ssl, SSL_SESSION *s, const unsigned char *name, size_t len,
+                                  SSL_TICKET_STATUS status, void *arg)
+{
+    (void)ssl, (void)s, (void)name, (void)len, (void)arg;
+    return status == SSL_TICKET_SUCCESS || status == SSL_TICKET_SUCCESS_RENEW ? SSL_TICKET_RETURN_USE_RENEW
+                                                                              : SSL_TICKET_RETURN_IGNORE_RENEW;
+}
+
+/* A server that issues a new ticket for each one it accepts. */
+void cref_renew_tickets(SSL_CTX *ctx)
+{
+    SSL_CTX_set_session_ticket_cb(ctx, NULL, renew_cb, NULL);
+}
+
+int cref_set_early_data(SSL_CTX *ctx, uint32_t max)
+{
+    return SSL_CTX_set_max_early_data(ctx, max);
+}
+
+void cref_ctx_set_async(SSL_CTX *ctx)
+{
+    SSL_CTX_set_mode(ctx, SSL_MODE_ASYNC);
+}
+
+int cref_in_async_job(void)
+{
+    return ASYNC_get_current_job() != NULL;
 }
 
 cref_pair *cref_pair_new(SSL_CTX *client, SSL_CTX *server, const char *name, SSL_SESSION *offer)
@@ -121,6 +162,21 @@ int cref_pair_run_on_thread(cref_pair *p)
         return 0;
     pthread_join(t, &ret);
     return ret != NULL;
+}
+
+/* A second handshake of TLS 1.2, which the server asks for. */
+int cref_pair_renegotiate(cref_pair *p)
+{
+    char c;
+
+    if (SSL_renegotiate(p->server) != 1 || SSL_do_handshake(p->server) != 1)
+        return 0;
+    for (int turn = 0; turn < 20 && SSL_renegotiate_pending(p->server); turn++) {
+        SSL_read(p->client, &c, 1);
+        SSL_read(p->server, &c, 1);
+    }
+    ERR_clear_error();
+    return SSL_num_renegotiations(p->server) == 1 && !SSL_renegotiate_pending(p->server);
 }
 
 int cref_pair_reused(cref_pair *p)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 static long made, destroyed, ctxs_destroyed;
+static void *watched; /* an address, never followed; NULL once the object has gone */
 
 static void session_new_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
 {
@@ -13,8 +14,9 @@ static void session_new_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx,
 
 static void session_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
 {
-    (void)parent, (void)ptr, (void)ad, (void)idx, (void)argl, (void)argp;
+    (void)ptr, (void)ad, (void)idx, (void)argl, (void)argp;
     __atomic_add_fetch(&destroyed, 1, __ATOMIC_SEQ_CST);
+    __atomic_compare_exchange_n(&watched, &parent, NULL, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
 static void ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -52,4 +54,14 @@ size_t cref_master_key(SSL_SESSION *s, unsigned char *out, size_t size)
 SSL_SESSION *cref_session_without_cipher(void)
 {
     return SSL_SESSION_new();
+}
+
+void cref_watch(SSL_SESSION *s)
+{
+    __atomic_store_n(&watched, s, __ATOMIC_SEQ_CST);
+}
+
+int cref_watched_gone(void)
+{
+    return __atomic_load_n(&watched, __ATOMIC_SEQ_CST) == NULL;
 }

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"encoding/json"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestBench_CountsWhatItMakes(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	n := f.serve()
+	for _, version := range []string{"1.2", "1.3"} {
+		for mode, want := range map[string]struct{ full, resumed int64 }{
+			"full": {30, 0}, "resumed": {0, 30}, "mixed": {15, 15},
+		} {
+			t.Run(version+" "+mode, func(t *testing.T) {
+				r := sslsess(t, "bench", "-json", "-ca", f.caFile, "-n", "30", "-c", "1", "-tls", version, "-mode", mode, n.addr)
+				requireOK(t, r)
+				var report benchReport
+				require.NoError(t, json.Unmarshal([]byte(r.stdout), &report))
+				assert.Equal(t, want.full, report.Full.Count)
+				assert.Equal(t, want.resumed, report.Resumed.Count)
+				assert.Zero(t, report.Failed)
+				assert.Empty(t, report.Errors)
+				for _, times := range []benchTimes{report.Full, report.Resumed} {
+					if times.Count > 0 {
+						assert.Positive(t, times.Min)
+						assert.LessOrEqual(t, times.Min, times.P50)
+						assert.LessOrEqual(t, times.P50, times.P99)
+						assert.LessOrEqual(t, times.P99, times.Max)
+						assert.Positive(t, times.PerSecond)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestBench_DrawsAHistogram(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	n := f.serve()
+	r := sslsess(t, "bench", "-ca", f.caFile, "-d", "300ms", "-c", "3", "-mode", "mixed", n.addr)
+	requireOK(t, r)
+	assert.Regexp(t, `(?m)^full +\d+ `, r.stdout)
+	assert.Regexp(t, `(?m)^resumed +\d+ `, r.stdout)
+	assert.Contains(t, r.stdout, "█")
+	assert.Regexp(t, `\n3 clients, 0\.\d s: \d+ handshakes, 0 failed, 0 not resumed\n$`, r.stdout)
+	assert.Empty(t, r.stderr, "nobody watches")
+}
+
+// Servers that share nothing do not resume each other's sessions, which is what the status says.
+func TestBench_SaysWhereNothingResumes(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	r := sslsess(t, "bench", "-json", "-ca", f.caFile, "-n", "10", "-c", "1", "-mode", "resumed", f.serve().addr, f.serve().addr)
+	requireFailure(t, r, 1, "10 handshakes were to resume and did not")
+	var report benchReport
+	require.NoError(t, json.Unmarshal([]byte(r.stdout), &report))
+	assert.EqualValues(t, 10, report.Full.Count)
+	assert.EqualValues(t, 10, report.NotResumed)
+}
+
+func TestBench_Fails(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	nobody := l.Addr().String()
+	l.Close()
+	r := sslsess(t, "bench", "-insecure", "-n", "5", nobody)
+	requireFailure(t, r, 1, "5 handshakes failed")
+	assert.Contains(t, r.stdout, "5 x ")
+
+	for name, args := range map[string][]string{
+		"no address":        {},
+		"no port":           {"localhost"},
+		"no clients":        {"-c", "0", nobody},
+		"no time":           {"-d", "0s", nobody},
+		"both ends":         {"-n", "1", "-d", "1s", nobody},
+		"no such mode":      {"-mode", "half", nobody},
+		"ca and insecure":   {"-ca", "x", "-insecure", nobody},
+		"flags behind args": {nobody, "-json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := sslsess(t, append([]string{"bench"}, args...)...)
+			require.Equal(t, 2, r.status, strings.TrimSpace(r.stderr))
+		})
+	}
+}

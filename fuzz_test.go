@@ -1,0 +1,512 @@
+package libssl_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/pem"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/memstore"
+	"github.com/libssl-go/libssl/tests/tlstest"
+	"github.com/stretchr/testify/require"
+)
+
+var updateSeeds = flag.Bool("update", false, "record the seeds of FuzzServer anew")
+
+// keptSessions are sessions that every release can read, in DER, made now.
+func keptSessions(t testing.TB) (all []keptSession) {
+	t.Helper()
+	text, err := os.ReadFile("tests/conformance/testdata/sessions/1.1.1.pem")
+	require.NoError(t, err)
+	for {
+		server, rest := pem.Decode(text)
+		if server == nil {
+			return all
+		}
+		client, rest := pem.Decode(rest)
+		text = rest
+		all = append(all, keptSession{madeNow(t, server.Bytes), madeNow(t, client.Bytes)})
+	}
+}
+
+type keptSession struct{ server, client []byte }
+
+// The places of those of TLS 1.2 and of 1.3, without and with a client certificate.
+var kept12, kept13 = []int{0, 2}, []int{1, 3}
+
+// ---- servers for any bytes --------------------------------------------------------
+
+// Bits of a fuzzed server's mode. The lowest two pick the versions.
+const (
+	fuzzRetry     = 1 << 2 // a ClientHello with a share of another group than P-384's is sent back
+	fuzzNames     = 1 << 3 // the server name picks another Context
+	fuzzClients   = 1 << 4 // certificates are asked for
+	fuzzSingleUse = 1 << 5
+	fuzzStateless = 1 << 6 // tickets instead of a store
+	fuzzModes     = 1 << 7
+)
+
+var fuzzVersions = [...][2]uint16{
+	{tls.VersionTLS12, tls.VersionTLS13}, {tls.VersionTLS12, tls.VersionTLS12}, {tls.VersionTLS13, tls.VersionTLS13},
+	{0, 0},
+}
+
+// fuzzServers are the servers of all modes. What a client needs to resume at them does not change from one process to
+// another, because seeds and findings have to mean the same in each: so the entries are sealed under no key, and the
+// sessions are kept ones.
+type fuzzServers struct {
+	ca        *tlstest.CA
+	cert, key []byte
+	client    *libssl.Context
+	kept      []keptSession
+	ids       []store.ID // of the kept sessions
+	modes     [fuzzModes]*fuzzServer
+}
+
+type fuzzServer struct {
+	ctx *libssl.Context
+	mem *memstore.Store // nil with fuzzStateless
+}
+
+func newFuzzServers(t testing.TB) *fuzzServers {
+	t.Helper()
+	s := &fuzzServers{ca: tlstest.NewCA(t, "ca"), kept: keptSessions(t)}
+	s.cert, s.key = s.ca.Leaf(t, serverName)
+	s.client = newClient(t, s.ca)
+	require.NoError(t, s.client.SetVerify(libssl.VerifyNone))
+	require.NoError(t, s.client.UseCertificatePEM(s.cert, s.key))
+	for _, k := range s.kept {
+		id, err := store.IDFromBytes(sessionField(t, k.server, fieldID))
+		require.NoError(t, err)
+		s.ids = append(s.ids, id)
+	}
+	for mode := range s.modes {
+		s.modes[mode] = s.make(t, byte(mode))
+	}
+	return s
+}
+
+var fuzzIDContext = []byte("conformance") // of the kept sessions
+
+func (s *fuzzServers) context(t testing.TB) *libssl.Context {
+	t.Helper()
+	ctx, err := libssl.NewContext(libssl.ServerRole)
+	require.NoError(t, err)
+	t.Cleanup(func() { ctx.Close() })
+	require.NoError(t, ctx.UseCertificatePEM(s.cert, s.key))
+	require.NoError(t, ctx.SetSessionIDContext(fuzzIDContext))
+	return ctx
+}
+
+func (s *fuzzServers) make(t testing.TB, mode byte) *fuzzServer {
+	t.Helper()
+	server := &fuzzServer{ctx: s.context(t)}
+	v := fuzzVersions[mode%4]
+	require.NoError(t, server.ctx.SetVersions(v[0], v[1]))
+	if mode&fuzzRetry != 0 {
+		require.NoError(t, server.ctx.SetGroups("P-384:P-256")) // the second is for certificates
+	}
+	if mode&fuzzNames != 0 {
+		other := s.context(t)
+		server.ctx.SetServerNameCallback(func(_ *libssl.SSL, name string) *libssl.Context {
+			if len(name)%2 == 1 { // as that of the seeds has
+				return other
+			}
+			return nil
+		})
+	}
+	if mode&fuzzClients != 0 {
+		require.NoError(t, server.ctx.AddClientCAsPEM(s.ca.PEM))
+		require.NoError(t, server.ctx.SetVerify(libssl.VerifyPeer))
+	}
+	if mode&fuzzStateless == 0 {
+		server.mem = memstore.New(memstore.Options{})
+		useStore(t, server.ctx, server.mem, &libssl.StoreOptions{
+			Plaintext: true, SingleUse: mode&fuzzSingleUse != 0, OnError: func(err error) { panic(err) },
+		})
+	}
+	return server
+}
+
+// get returns the server of a mode, with the kept sessions in its store, from where broken handshakes may remove them.
+func (s *fuzzServers) get(t testing.TB, mode byte) *fuzzServer {
+	t.Helper()
+	server := s.modes[mode%fuzzModes]
+	if server.mem == nil {
+		return server
+	}
+	now := time.Now()
+	for i, id := range s.ids {
+		data := libssl.SealEntry(nil, id, fuzzIDContext, now, madeNow(t, s.kept[i].server))
+		require.NoError(t, server.mem.Put(context.Background(), store.Record{ID: id, Data: data, Expires: now.Add(time.Hour)}))
+	}
+	return server
+}
+
+// offer gives a client a kept session.
+func (s *fuzzServers) offer(t testing.TB, c *libssl.Conn, i int) {
+	t.Helper()
+	sess, err := libssl.ParseSession(madeNow(t, s.kept[i].client))
+	require.NoError(t, err)
+	defer sess.Release()
+	require.NoError(t, c.SetSession(sess))
+}
+
+// watched runs f and dies, with all stacks, if it does not end.
+func watched(f func()) {
+	debug.SetTraceback("all")
+	dog := time.AfterFunc(time.Minute, func() { panic("it hangs") })
+	defer dog.Stop()
+	f()
+}
+
+// balanced fails the test if f leaves a resource or a goroutine behind.
+func balanced(t testing.TB, f func()) {
+	t.Helper()
+	before, running := libssl.LiveResources(), runtime.NumGoroutine()
+	watched(f)
+	var after libssl.Resources
+	for range 1000 { // removals are queued
+		if after = libssl.LiveResources(); after == before && runtime.NumGoroutine() <= running {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("left behind: %+v, before %+v; %d goroutines, before %d", after, before, runtime.NumGoroutine(), running)
+}
+
+// ---- whatever a client sends --------------------------------------------------------
+
+// nowhere has the methods of a transport that tests do without.
+type nowhere struct{}
+
+func (nowhere) Close() error                     { return nil }
+func (nowhere) LocalAddr() net.Addr              { return &net.UnixAddr{} }
+func (nowhere) RemoteAddr() net.Addr             { return &net.UnixAddr{} }
+func (nowhere) SetDeadline(time.Time) error      { return nil }
+func (nowhere) SetReadDeadline(time.Time) error  { return nil }
+func (nowhere) SetWriteDeadline(time.Time) error { return nil }
+
+// script is a transport that delivers given bytes, a chunk at a time, and takes whatever comes.
+type script struct {
+	nowhere
+	rest  []byte
+	chunk int
+}
+
+func (s *script) Read(p []byte) (int, error) {
+	if len(s.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(len(p), s.chunk)], s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
+}
+
+func (s *script) Write(p []byte) (int, error) { return len(p), nil }
+
+// Whatever comes, a server's handshake fails in order: it leaves nothing behind, and what was taken from the store for a
+// client that has not proved to know its secret is back.
+func FuzzServer(f *testing.F) {
+	servers := newFuzzServers(f)
+	f.Add(byte(0), uint16(5), []byte("GET / HTTP/1.1\r\n\r\n"))
+	f.Add(byte(0), uint16(1), []byte{22, 3, 1, 0, 4, 1, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, mode byte, chunk uint16, data []byte) {
+		server := servers.get(t, mode)
+		proved := false
+		balanced(t, func() {
+			c, err := libssl.Server(&script{rest: data, chunk: int(chunk)%4096 + 1}, server.ctx)
+			require.NoError(t, err)
+			defer c.Close()
+			err = c.Handshake()
+			require.Error(t, err, "nobody can finish a handshake beforehand")
+			require.Equal(t, err, c.Handshake())
+			_, err = c.Read(make([]byte, 1))
+			require.Error(t, err)
+			proved = c.SessionReused() // the binder did, which a seed may have
+		})
+		if mode&fuzzSingleUse == 0 || server.mem == nil || proved {
+			return
+		}
+		for _, i := range kept13 {
+			_, err := server.mem.Get(context.Background(), servers.ids[i])
+			require.NoError(t, err, "what was taken is back")
+		}
+	})
+}
+
+// flight records what a client sends.
+type flight struct {
+	net.Conn
+	mu   sync.Mutex
+	sent []byte
+}
+
+func (r *flight) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	r.sent = append(r.sent, p...)
+	r.mu.Unlock()
+	return r.Conn.Write(p)
+}
+
+// What the seeds of FuzzServer are recordings of: clients that these servers go all the way with. -update records.
+func TestFuzzServer_GetsFarWithItsSeeds(t *testing.T) {
+	servers := newFuzzServers(t)
+	for _, tt := range []struct {
+		name  string
+		mode  byte
+		offer int // the kept session, -1 for none
+	}{
+		{"12-fresh", 1, -1},
+		{"12-resuming", 1, kept12[0]},
+		{"12-resuming-single-use", 1 | fuzzSingleUse, kept12[0]},
+		{"12-with-certificate", 1 | fuzzClients, -1},
+		{"12-names", 1 | fuzzNames, kept12[1]},
+		{"12-stateless", 1 | fuzzStateless, -1},
+		{"13-fresh", 2, -1},
+		{"13-resuming", 2, kept13[0]},
+		{"13-resuming-single-use", 2 | fuzzSingleUse, kept13[0]},
+		{"13-retried", 2 | fuzzRetry, -1},
+		{"13-retried-resuming-single-use", 2 | fuzzRetry | fuzzSingleUse, kept13[0]},
+		{"13-with-certificate", 2 | fuzzClients, kept13[1]},
+		{"13-names", 2 | fuzzNames, kept13[0]},
+		{"13-stateless", 2 | fuzzStateless, -1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			server := servers.get(t, tt.mode)
+			cn, sn := tcpPipe(t)
+			sent := &flight{Conn: cn}
+			c, err := libssl.Client(sent, servers.client, serverName)
+			require.NoError(t, err)
+			s, err := libssl.Server(sn, server.ctx)
+			require.NoError(t, err)
+			if tt.offer >= 0 {
+				servers.offer(t, c, tt.offer)
+			}
+			require.NoError(t, exchange(c, s))
+			require.Equal(t, tt.offer >= 0, s.SessionReused())
+			if tt.offer >= 0 {
+				require.Equal(t, servers.ids[tt.offer], s.ResumedFrom())
+			}
+			require.Equal(t, fuzzVersions[tt.mode%4][0], s.ConnectionState().Version)
+			closeBoth(c, s)
+			if *updateSeeds {
+				writeSeed(t, "FuzzServer", tt.name, fmt.Sprintf("byte(%d)\nuint16(1000)\n[]byte(%q)\n", tt.mode, sent.sent))
+			}
+		})
+	}
+}
+
+func writeSeed(t *testing.T, target, name, values string) {
+	t.Helper()
+	dir := filepath.Join("testdata", "fuzz", target)
+	require.NoError(t, os.MkdirAll(dir, 0o777))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("go test fuzz v1\n"+values), 0o666))
+}
+
+// ---- what happens on the way ----------------------------------------------------------
+
+// edit changes one place of a stream.
+type edit struct {
+	server bool // what the server sends
+	at     int  // in all that is sent
+	kind   byte
+	with   []byte
+}
+
+const (
+	editChange = iota // these bytes are XORed
+	editInsert
+	editDrop // as many bytes
+	editEnd  // the stream ends
+	editKinds
+)
+
+// line joins two ends that never write and read at once. It ends when both wait for the other, as they do where bytes
+// were dropped: no test has to wait for a deadline.
+type line struct {
+	mu      sync.Mutex
+	cond    *sync.Cond
+	sent    [2][]byte // to each end
+	waiting int
+	ended   bool
+}
+
+type lineEnd struct {
+	nowhere
+	*line
+	of int
+}
+
+func newLine() (*line, [2]lineEnd) {
+	l := &line{}
+	l.cond = sync.NewCond(&l.mu)
+	return l, [2]lineEnd{{line: l, of: 0}, {line: l, of: 1}}
+}
+
+func (l *line) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	l.cond.Broadcast()
+}
+
+func (e lineEnd) Close() error {
+	e.end()
+	return nil
+}
+
+func (e lineEnd) Read(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for len(e.sent[e.of]) == 0 {
+		if e.ended {
+			return 0, io.EOF
+		}
+		if e.waiting == 1 && len(e.sent[1-e.of]) == 0 {
+			e.ended = true
+			e.cond.Broadcast()
+			continue
+		}
+		e.waiting++
+		e.cond.Wait()
+		e.waiting--
+	}
+	n := copy(p, e.sent[e.of])
+	e.sent[e.of] = e.sent[e.of][n:]
+	return n, nil
+}
+
+func (e lineEnd) Write(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ended {
+		return 0, io.ErrClosedPipe
+	}
+	e.sent[1-e.of] = append(e.sent[1-e.of], p...)
+	e.cond.Broadcast()
+	return len(p), nil
+}
+
+// edited is a transport that edits what is written to it.
+type edited struct {
+	net.Conn
+	edit
+	sent    int
+	changed bool
+}
+
+func (e *edited) Write(p []byte) (int, error) {
+	at := e.at - e.sent
+	e.sent += len(p)
+	if at < 0 || at >= len(p) || len(e.with) == 0 {
+		return e.Conn.Write(p)
+	}
+	head, tail := bytes.Clone(p[:at]), bytes.Clone(p[at:])
+	n := min(len(e.with), len(tail))
+	switch e.kind {
+	case editChange:
+		for i, b := range e.with[:n] {
+			tail[i] ^= b
+		}
+	case editInsert:
+		tail = append(bytes.Clone(e.with), tail...)
+	case editDrop:
+		tail = tail[n:]
+	case editEnd:
+		tail = nil
+	}
+	out := append(head, tail...)
+	e.changed = !bytes.Equal(out, p)
+	_, err := e.Conn.Write(out)
+	if e.kind == editEnd {
+		err = errors.Join(err, e.Conn.Close())
+	}
+	return len(p), err
+}
+
+// On a line that changes what is sent, handshakes end on both sides, leave nothing behind, and where they succeed
+// nevertheless both ends agree and the data is what was sent. On one that does not they succeed.
+func FuzzTampered(f *testing.F) {
+	servers := newFuzzServers(f)
+	for kind := range byte(editKinds) {
+		f.Add(byte(1), true, false, uint16(60), kind, []byte{1})
+		f.Add(byte(2), false, true, uint16(200), kind, []byte{1, 2, 3})
+	}
+	f.Fuzz(func(t *testing.T, mode byte, resume, server bool, at uint16, kind byte, with []byte) {
+		balanced(t, func() { tamper(t, servers, mode, resume, edit{server, int(at), kind % editKinds, with}) })
+	})
+}
+
+func tamper(t *testing.T, servers *fuzzServers, mode byte, resume bool, e edit) {
+	server := servers.get(t, mode)
+	line, ends := newLine()
+	toServer, toClient := &edited{Conn: ends[0]}, &edited{Conn: ends[1]}
+	if e.server {
+		toClient.edit = e
+	} else {
+		toServer.edit = e
+	}
+	c, err := libssl.Client(toServer, servers.client, serverName)
+	require.NoError(t, err)
+	defer c.Close()
+	s, err := libssl.Server(toClient, server.ctx)
+	require.NoError(t, err)
+	defer s.Close()
+	if resume && mode%4 == 1 {
+		servers.offer(t, c, kept12[0])
+	} else if resume {
+		servers.offer(t, c, kept13[0])
+	}
+	question, answer := []byte("a question"), []byte("the answer")
+	served := make(chan error, 1)
+	go func() {
+		b := make([]byte, len(question))
+		_, err := io.ReadFull(s, b)
+		if err == nil && !bytes.Equal(b, question) {
+			err = fmt.Errorf("%w: %q", errOtherData, b)
+		}
+		if err == nil {
+			_, err = s.Write(answer)
+		}
+		line.end() // what was sent is read all the same
+		served <- err
+	}()
+	b := make([]byte, len(answer))
+	_, cerr := c.Write(question)
+	if cerr == nil {
+		if _, cerr = io.ReadFull(c, b); cerr == nil && !bytes.Equal(b, answer) {
+			cerr = fmt.Errorf("%w: %q", errOtherData, b)
+		}
+	}
+	if cerr != nil {
+		line.end()
+	}
+	serr := <-served
+	line.end() // nothing to drain
+	require.NotErrorIs(t, cerr, errOtherData)
+	require.NotErrorIs(t, serr, errOtherData)
+	if cerr == nil && serr == nil {
+		require.Equal(t, c.SessionReused(), s.SessionReused())
+		require.Equal(t, c.ConnectionState().Version, s.ConnectionState().Version)
+		require.Equal(t, c.ConnectionState().CipherSuite, s.ConnectionState().CipherSuite)
+	} else if !toServer.changed && !toClient.changed {
+		t.Fatalf("nothing was changed: client %v, server %v", cerr, serr)
+	}
+}
+
+var errOtherData = errors.New("data that nobody sent")

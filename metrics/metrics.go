@@ -1,0 +1,177 @@
+// Package metrics names what a session cache and its Context count, for monitoring: once, so that every exporter says
+// the same. It depends on no monitoring system; metrics/prom does, in a module of its own.
+package metrics
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/libssl-go/libssl"
+)
+
+// Kind is how a metric's value is to be read.
+type Kind string
+
+const (
+	Counter   Kind = "counter"   // only grows
+	Gauge     Kind = "gauge"     // is what is now
+	Histogram Kind = "histogram" // counts durations, in seconds
+)
+
+// Metric is one metric with its values, one for each value of its label.
+type Metric struct {
+	Name, Help string
+	Kind       Kind
+	Label      string // empty: one value, without a label
+	Values     []Value
+}
+
+// Value is one value of a metric.
+type Value struct {
+	Label     string
+	Number    float64
+	Durations libssl.Histogram // of a Histogram
+}
+
+// Of reads the metrics of a session cache and of the Context it is on; either may be nil.
+func Of(sc *libssl.SessionCache, ctx *libssl.Context) (all []Metric) {
+	if sc != nil {
+		all = ofCache(sc.Stats())
+	}
+	if ctx != nil {
+		all = append(all, ofContext(ctx.Stats())...)
+	}
+	return all
+}
+
+func one(name, help string, kind Kind, n float64) Metric {
+	return Metric{Name: name, Help: help, Kind: kind, Values: []Value{{Number: n}}}
+}
+
+func ofCache(s libssl.CacheStats) []Metric {
+	open := 0.0
+	if s.Open {
+		open = 1
+	}
+	rejected := Metric{
+		Name: "libssl_session_rejected_total", Kind: Counter, Label: "reason",
+		Help: "Entries of the store that were not given to OpenSSL.",
+	}
+	for _, r := range libssl.Rejections() {
+		rejected.Values = append(rejected.Values, Value{Label: r.String(), Number: float64(s.RejectedFor[r])})
+	}
+	return []Metric{
+		{
+			Name: "libssl_session_lookups_total", Kind: Counter, Label: "result",
+			Help: "Sessions that clients asked to resume, by what became of the question.",
+			Values: []Value{
+				{Label: "hit", Number: float64(s.Hits)},
+				{Label: "miss", Number: float64(s.Misses - s.Untagged)},
+				{Label: "untagged", Number: float64(s.Untagged)},
+				{Label: "undecodable", Number: float64(s.Undecodable)},
+				{Label: "rejected", Number: float64(s.Rejected)},
+			},
+		},
+		rejected,
+		{
+			Name: "libssl_store_failures_total", Kind: Counter, Label: "kind",
+			Help: "Operations of the store that did not do what they should.",
+			Values: []Value{
+				{Label: "error", Number: float64(s.Errors)},
+				{Label: "late", Number: float64(s.Timeouts)},
+				{Label: "skipped", Number: float64(s.Skipped)},
+				{Label: "lost", Number: float64(s.Lost)},
+			},
+		},
+		{
+			Name: "libssl_store_entries_total", Kind: Counter, Label: "operation",
+			Help: "Entries of the store that were changed.",
+			Values: []Value{
+				{Label: "stored", Number: float64(s.Stored)},
+				{Label: "removed", Number: float64(s.Removed)},
+				{Label: "taken", Number: float64(s.Taken)},
+				{Label: "put back", Number: float64(s.PutBack)},
+			},
+		},
+		{
+			Name: "libssl_store_seconds", Kind: Histogram, Label: "operation",
+			Help:   "Time that the store took to answer.",
+			Values: []Value{{Label: "get", Durations: s.Get}, {Label: "put", Durations: s.Put}},
+		},
+		{
+			Name: "libssl_handshake_seconds", Kind: Histogram, Label: "kind",
+			Help:   "Time that handshakes took, waiting for the peer and the store included.",
+			Values: []Value{{Label: "full", Durations: s.Full}, {Label: "resumed", Durations: s.Resumed}},
+		},
+		one("libssl_handshakes_suspended_total", "Handshakes that were parked for a lookup.", Counter, float64(s.Suspended)),
+		one("libssl_handshakes_parked", "Handshakes that are parked now.", Gauge, float64(s.Parked)),
+		one("libssl_store_queue", "Operations of the store that are queued now.", Gauge, float64(s.Queue)),
+		one("libssl_store_breaker_open", "Whether the store is left alone after failures.", Gauge, open),
+	}
+}
+
+func ofContext(s libssl.Stats) []Metric {
+	return []Metric{
+		one("libssl_context_sessions", "Sessions in OpenSSL's internal cache now.", Gauge, float64(s.Number)),
+		{
+			Name: "libssl_context_handshakes_total", Kind: Counter, Label: "event",
+			Help: "OpenSSL's own counters of the context, SSL_CTX_sess_accept and its kin.",
+			Values: []Value{
+				{Label: "accept", Number: float64(s.Accept)},
+				{Label: "accept_good", Number: float64(s.AcceptGood)},
+				{Label: "connect", Number: float64(s.Connect)},
+				{Label: "connect_good", Number: float64(s.ConnectGood)},
+				{Label: "hits", Number: float64(s.Hits)},
+				{Label: "cb_hits", Number: float64(s.CallbackHits)},
+				{Label: "misses", Number: float64(s.Misses)},
+				{Label: "timeouts", Number: float64(s.Timeouts)},
+				{Label: "cache_full", Number: float64(s.CacheFull)},
+			},
+		},
+	}
+}
+
+// WriteText writes the metrics in the text format that Prometheus scrapes.
+func WriteText(w io.Writer, all []Metric) error {
+	b := bufio.NewWriter(w)
+	for _, m := range all {
+		fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s %s\n", m.Name, m.Help, m.Name, m.Kind)
+		for _, v := range m.Values {
+			labels := ""
+			if m.Label != "" {
+				labels = m.Label + "=" + strconv.Quote(v.Label)
+			}
+			if m.Kind != Histogram {
+				fmt.Fprintf(b, "%s%s %s\n", m.Name, braces(labels), number(v.Number))
+				continue
+			}
+			var upTo uint64
+			for i, bound := range libssl.HistogramBounds {
+				upTo += v.Durations.Counts[i]
+				fmt.Fprintf(b, "%s_bucket%s %d\n", m.Name, braces(labels, `le="`+number(bound.Seconds())+`"`), upTo)
+			}
+			fmt.Fprintf(b, "%s_bucket%s %d\n", m.Name, braces(labels, `le="+Inf"`), v.Durations.Count())
+			fmt.Fprintf(b, "%s_sum%s %s\n", m.Name, braces(labels), number(v.Durations.Sum.Seconds()))
+			fmt.Fprintf(b, "%s_count%s %d\n", m.Name, braces(labels), v.Durations.Count())
+		}
+	}
+	return b.Flush()
+}
+
+func braces(labels ...string) string {
+	var set []string
+	for _, l := range labels {
+		if l != "" {
+			set = append(set, l)
+		}
+	}
+	if len(set) == 0 {
+		return ""
+	}
+	return "{" + strings.Join(set, ",") + "}"
+}
+
+func number(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }

@@ -1,0 +1,57 @@
+// Package prom hands what a libssl session cache counts to Prometheus' client library. It is a module of its own, so
+// that only who wants it depends on that.
+package prom
+
+import (
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/metrics"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// NewCollector returns a collector of the metrics of a session cache and of the Context it is on; either may be nil.
+// Several caches in one registry need labels that tell them apart: prometheus.WrapRegistererWith.
+func NewCollector(sc *libssl.SessionCache, ctx *libssl.Context) prometheus.Collector {
+	return collector{sc, ctx}
+}
+
+type collector struct {
+	sc  *libssl.SessionCache
+	ctx *libssl.Context
+}
+
+func (c collector) Describe(out chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, out) }
+
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	for _, m := range metrics.Of(c.sc, c.ctx) {
+		var names []string
+		if m.Label != "" {
+			names = []string{m.Label}
+		}
+		desc := prometheus.NewDesc(m.Name, m.Help, names, nil)
+		for _, v := range m.Values {
+			var labels []string
+			if m.Label != "" {
+				labels = []string{v.Label}
+			}
+			switch m.Kind {
+			case metrics.Histogram:
+				out <- prometheus.MustNewConstHistogram(desc, v.Durations.Count(), v.Durations.Sum.Seconds(), buckets(v.Durations), labels...)
+			case metrics.Gauge:
+				out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v.Number, labels...)
+			default:
+				out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, v.Number, labels...)
+			}
+		}
+	}
+}
+
+// buckets are cumulative, as Prometheus wants them.
+func buckets(h libssl.Histogram) map[float64]uint64 {
+	all := make(map[float64]uint64, len(libssl.HistogramBounds))
+	var upTo uint64
+	for i, bound := range libssl.HistogramBounds {
+		upTo += h.Counts[i]
+		all[bound.Seconds()] = upTo
+	}
+	return all
+}

@@ -1,0 +1,93 @@
+package libssl_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store"
+	"github.com/stretchr/testify/require"
+)
+
+// A store that servers of several OpenSSLs share: entries of each release are resumed, or missed and left to those who
+// can read them.
+func TestUseStore_EntriesOfEachRelease(t *testing.T) {
+	const folder = "tests/conformance/testdata/sessions"
+	files, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		t.Run(file.Name(), func(t *testing.T) {
+			text, err := os.ReadFile(filepath.Join(folder, file.Name()))
+			require.NoError(t, err)
+			for {
+				server, rest := pem.Decode(text)
+				if server == nil {
+					return
+				}
+				client, rest := pem.Decode(rest)
+				text = rest
+				resumesOrMisses(t, madeNow(t, server.Bytes), madeNow(t, client.Bytes))
+			}
+		})
+	}
+}
+
+// madeNow is the session as if it had just been made: else it would have expired.
+func madeNow(t testing.TB, der []byte) []byte {
+	t.Helper()
+	field := []byte{0xa1, 6, 2, 4}
+	at := bytes.Index(der, field)
+	require.Positive(t, at)
+	binary.BigEndian.PutUint32(der[at+len(field):], uint32(time.Now().Unix()))
+	return der
+}
+
+func resumesOrMisses(t *testing.T, der, clientDER []byte) {
+	readable, err := libssl.ParseSession(der)
+	require.Equal(t, err == nil, readable != nil)
+	version := versions["TLSv1.2"]
+	if readable != nil {
+		defer readable.Release()
+		version = readable.Version()
+	}
+	f := newFleet(t, version)
+	f.name = ""
+	require.NoError(t, f.client.SetVerify(libssl.VerifyNone))
+	require.NoError(t, f.client.SetVersions(version, version)) // or a fresh one of 1.3 asks a 1.2 server for an id of its own
+	ctx, st, idContext := f.server(t), newSpy(), []byte("conformance")
+	require.NoError(t, ctx.SetSessionIDContext(idContext))
+	cache := useStore(t, ctx, st, &libssl.StoreOptions{Plaintext: true})
+
+	// Where nobody here can offer the session, its entry is in the place of one that can be offered.
+	var offer *libssl.Session
+	var id store.ID
+	if readable != nil {
+		offer, id = parse(t, clientDER), readable.ID()
+	} else {
+		v := f.visit(t, ctx, nil)
+		offer, id = v.next, v.id
+	}
+	entry := store.Record{ID: id, Expires: time.Now().Add(time.Hour)}
+	entry.Data = libssl.SealEntry(nil, id, idContext, time.Now(), der)
+	require.NoError(t, st.Put(context.Background(), entry))
+
+	v := f.visit(t, ctx, offer)
+	require.Equal(t, readable != nil, v.resumed)
+	stats := cache.Stats()
+	if readable != nil {
+		require.Equal(t, id, v.from)
+		require.EqualValues(t, 1, stats.Hits)
+	} else {
+		require.EqualValues(t, 1, stats.Undecodable)
+	}
+	require.Zero(t, stats.Rejected+stats.Misses+stats.Errors)
+	require.Empty(t, st.asked(&st.deletes))
+	require.Equal(t, entry.Data, st.record(t, id).Data, "it is left where it is")
+}

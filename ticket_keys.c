@@ -1,0 +1,156 @@
+/*
+ * ticket_keys.c: stateless tickets sealed with the keys of a ring. The keys are
+ * copied into C, so that no handshake calls into Go for them.
+ */
+#include "bridge.h"
+
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/rand.h>
+#include <time.h>
+#ifdef SCB_HAVE_TICKET_EVP
+#include <openssl/core_names.h>
+typedef EVP_MAC_CTX scb_mac_ctx;
+#else
+typedef HMAC_CTX scb_mac_ctx;
+#endif
+
+/* What hangs on an SSL_CTX with ticket keys, to its end. */
+typedef struct scb_tickets {
+    CRYPTO_RWLOCK *lock;
+    scb_ticket_key *keys; /* newest first */
+    size_t n;
+} scb_tickets;
+
+static int scb_tickets_idx = -1;
+
+static void scb_tickets_free(scb_tickets *t)
+{
+    OPENSSL_clear_free(t->keys, t->n * sizeof(*t->keys));
+    CRYPTO_THREAD_lock_free(t->lock);
+    OPENSSL_free(t);
+}
+
+static void scb_tickets_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
+{
+    (void)parent, (void)ad, (void)idx, (void)argl, (void)argp;
+    if (ptr != NULL)
+        scb_tickets_free(ptr);
+}
+
+int scb_tickets_init(void)
+{
+    scb_tickets_idx = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, scb_tickets_free_cb);
+    return scb_tickets_idx > 0;
+}
+
+static int scb_mac_init(scb_mac_ctx *mac, scb_ticket_key *key)
+{
+#ifdef SCB_HAVE_TICKET_EVP
+    char digest[] = "SHA256";
+    OSSL_PARAM params[3];
+
+    params[0] = OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, key->hmac, sizeof(key->hmac));
+    params[1] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0);
+    params[2] = OSSL_PARAM_construct_end();
+    return EVP_MAC_CTX_set_params(mac, params);
+#else
+    return HMAC_Init_ex(mac, key->hmac, sizeof(key->hmac), EVP_sha256(), NULL);
+#endif
+}
+
+/* The newest key whose time has come; the oldest where a clock was set back. */
+static scb_ticket_key *scb_sealing_key(scb_tickets *t)
+{
+    int64_t now = (int64_t)time(NULL);
+
+    for (size_t i = 0; i < t->n; i++)
+        if (t->keys[i].not_before <= now)
+            return &t->keys[i];
+    return &t->keys[t->n - 1];
+}
+
+static int scb_seal_ticket(scb_tickets *t, unsigned char name[16], unsigned char *iv, EVP_CIPHER_CTX *cipher,
+                           scb_mac_ctx *mac)
+{
+    scb_ticket_key *key = scb_sealing_key(t);
+
+    memcpy(name, key->name, sizeof(key->name));
+    if (RAND_bytes(iv, EVP_CIPHER_iv_length(EVP_aes_256_cbc())) != 1
+        || EVP_EncryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, key->aes, iv) != 1 || scb_mac_init(mac, key) != 1)
+        return -1;
+    return 1;
+}
+
+/* 2 has the client given a ticket under the key that seals now. */
+static int scb_open_ticket(scb_tickets *t, const unsigned char name[16], const unsigned char *iv,
+                           EVP_CIPHER_CTX *cipher, scb_mac_ctx *mac)
+{
+    for (size_t i = 0; i < t->n; i++) {
+        scb_ticket_key *key = &t->keys[i];
+
+        if (CRYPTO_memcmp(name, key->name, sizeof(key->name)) != 0)
+            continue;
+        if (EVP_DecryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, key->aes, iv) != 1 || scb_mac_init(mac, key) != 1)
+            return -1;
+        return key == scb_sealing_key(t) ? 1 : 2;
+    }
+    return 0; /* another fleet's, or older than the ring: a full handshake */
+}
+
+static int scb_ticket_key_cb(SSL *ssl, unsigned char name[16], unsigned char *iv, EVP_CIPHER_CTX *cipher,
+                             scb_mac_ctx *mac, int sealing)
+{
+    SSL_CTX *ctx = scb_ssl_origin(ssl);
+    scb_tickets *t = ctx == NULL ? NULL : SSL_CTX_get_ex_data(ctx, scb_tickets_idx);
+    int ret;
+
+    if (t == NULL)
+        return 0;
+    ERR_set_mark();
+    CRYPTO_THREAD_read_lock(t->lock);
+    ret = sealing ? scb_seal_ticket(t, name, iv, cipher, mac) : scb_open_ticket(t, name, iv, cipher, mac);
+    CRYPTO_THREAD_unlock(t->lock);
+    ERR_pop_to_mark();
+    return ret;
+}
+
+static scb_tickets *scb_tickets_of(SSL_CTX *ctx)
+{
+    scb_tickets *t = SSL_CTX_get_ex_data(ctx, scb_tickets_idx);
+
+    if (t != NULL || (t = OPENSSL_zalloc(sizeof(*t))) == NULL)
+        return t;
+    if ((t->lock = CRYPTO_THREAD_lock_new()) != NULL && SSL_CTX_set_ex_data(ctx, scb_tickets_idx, t))
+        return t;
+    scb_tickets_free(t);
+    return NULL;
+}
+
+int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, scb_errs **errs)
+{
+    scb_tickets *t;
+    scb_ticket_key *copy, *old;
+    size_t old_n;
+
+    ERR_clear_error();
+    if ((t = scb_tickets_of(ctx)) == NULL || (copy = OPENSSL_memdup(keys, n * sizeof(*keys))) == NULL) {
+        scb_take_errs(errs);
+        return SCB_FAIL;
+    }
+    CRYPTO_THREAD_write_lock(t->lock);
+    old = t->keys;
+    old_n = t->n;
+    t->keys = copy;
+    t->n = n;
+    CRYPTO_THREAD_unlock(t->lock);
+    OPENSSL_clear_free(old, old_n * sizeof(*old));
+#ifdef SCB_HAVE_TICKET_EVP
+    SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, scb_ticket_key_cb);
+#else
+    SSL_CTX_set_tlsext_ticket_key_cb(ctx, scb_ticket_key_cb);
+#endif
+    return SCB_OK;
+}

@@ -1,0 +1,90 @@
+package libssl
+
+// #include "bridge.h"
+import "C"
+
+import (
+	"errors"
+	"runtime"
+	"unsafe"
+	"weak"
+
+	"github.com/libssl-go/libssl/ticket"
+)
+
+// UseTicketKeys makes the Context's tickets stateless and seals them with the
+// keys of r: every server with the same ring, certificate and policy resumes
+// them, without a store. A change of the ring's keys reaches the Context at
+// once, while it serves; a ticket under an older key of the ring is accepted and
+// renewed. Corresponds to SSL_CTX_set_tlsext_ticket_key_evp_cb(3), and to
+// SSL_CTX_set_tlsext_ticket_key_cb(3) on 1.1.1.
+//
+// It clears OpNoTicket and, where no id context was set, has one computed as
+// UseStore does. Together with UseStore, before or after, the store serves the
+// TLS 1.2 clients that know no tickets. Single use cannot be had of tickets that
+// the client holds: with StoreOptions.SingleUse the answer is ErrUnsupported.
+//
+// Locks and threads: the keys are copied into C; no handshake calls into Go for
+// them. Another ring may be given at any time.
+func (c *Context) UseTicketKeys(r *ticket.Ring) error {
+	switch {
+	case c == nil:
+		return ErrClosed
+	case r == nil || r.Len() == 0:
+		return errors.New("libssl: use ticket keys: a ring without keys")
+	case c.made && c.role == ClientRole:
+		return unsupported("ticket keys on a client's Context")
+	}
+	c.setters.Lock()
+	defer c.setters.Unlock()
+	if sc := c.cache.Load(); sc != nil && sc.singleUse.Load() {
+		return unsupported("stateless tickets beside a store with SingleUse")
+	}
+	if c.maxEarlyData > 0 {
+		return unsupported("stateless tickets with early data")
+	}
+	if _, err := c.sessionIDContext(); err != nil {
+		return err
+	}
+	if err := c.setTicketKeys(r); err != nil {
+		return err
+	}
+	c.ClearOptions(OpNoTicket)
+	if c.stopTicketKeys != nil {
+		c.stopTicketKeys()
+	}
+	// The ring must not keep a forgotten Context from being collected.
+	of := weak.Make(c)
+	c.stopTicketKeys = r.OnChange(func() {
+		if c := of.Value(); c != nil {
+			if err := c.setTicketKeys(r); err != nil && !errors.Is(err, ErrClosed) {
+				c.misused("ticket keys", err)
+			}
+		}
+	})
+	runtime.AddCleanup(c, func(stop func()) { stop() }, c.stopTicketKeys)
+	return nil
+}
+
+func (c *Context) setTicketKeys(r *ticket.Ring) error {
+	c.ticketKeys.Lock() // or an older state of the ring might come last
+	defer c.ticketKeys.Unlock()
+	keys, err := r.TicketKeys()
+	if err != nil {
+		return err
+	}
+	in := make([]C.scb_ticket_key, len(keys))
+	defer clear(keys)
+	defer clear(in)
+	for i, k := range keys {
+		copy(unsafe.Slice((*byte)(&in[i].name[0]), len(k.Name)), k.Name[:])
+		copy(unsafe.Slice((*byte)(&in[i].aes[0]), len(k.AES)), k.AES[:])
+		copy(unsafe.Slice((*byte)(&in[i].hmac[0]), len(k.HMAC)), k.HMAC[:])
+		if !k.NotBefore.IsZero() {
+			in[i].not_before = C.int64_t(k.NotBefore.Unix())
+		}
+	}
+	return c.do("use ticket keys", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		return C.scb_ctx_set_ticket_keys(p, unsafe.SliceData(in), C.size_t(len(in)), errs)
+	})
+}

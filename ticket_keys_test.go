@@ -1,0 +1,206 @@
+package libssl_test
+
+import (
+	"crypto/tls"
+	"io"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store/memstore"
+	"github.com/libssl-go/libssl/ticket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// sealed is a server of the fleet that seals its tickets with ring.
+func (f *fleet) sealed(t testing.TB, ring *ticket.Ring) *libssl.Context {
+	t.Helper()
+	ctx := f.server(t)
+	require.NoError(t, ctx.UseTicketKeys(ring))
+	return ctx
+}
+
+// copyRing is a ring of its own with the keys of r, as another server loads it.
+func copyRing(t testing.TB, r *ticket.Ring) *ticket.Ring {
+	t.Helper()
+	pr, pw := io.Pipe()
+	go func() {
+		_, err := r.WriteTo(pw)
+		pw.CloseWithError(err)
+	}()
+	text, err := io.ReadAll(pr)
+	require.NoError(t, err)
+	other, err := ticket.ParseRing(text)
+	require.NoError(t, err)
+	return other
+}
+
+func TestUseTicketKeys_ServersWithOneRingResume(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		ring := newRing(t)
+		a, b, stranger := f.sealed(t, ring), f.sealed(t, copyRing(t, ring)), f.sealed(t, newRing(t))
+		first := f.visit(t, a, nil)
+		require.False(t, first.resumed)
+		require.True(t, first.next.HasTicket())
+		require.True(t, f.visit(t, a, first.next).resumed)
+		require.True(t, f.visit(t, b, first.next).resumed)
+		require.False(t, f.visit(t, stranger, first.next).resumed)
+	})
+}
+
+// A ticket under an older key is accepted and renewed; one under a key that has left the ring is not.
+func TestUseTicketKeys_RotationRenews(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		ring := newRing(t)
+		server := f.sealed(t, ring)
+		first := f.visit(t, server, nil)
+		require.NoError(t, ring.Rotate())
+		renewed := f.visit(t, server, first.next)
+		require.True(t, renewed.resumed)
+		for range ticket.RotatedKeys - 1 {
+			require.NoError(t, ring.Rotate())
+		}
+		require.False(t, f.visit(t, server, first.next).resumed, "its key has left the ring")
+		require.True(t, f.visit(t, server, renewed.next).resumed, "renewed under a key that is still there")
+	})
+}
+
+func TestUseTicketKeys_AKeySealsFromItsTimeOn(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		old := newRing(t)
+		ahead := copyRing(t, old)
+		require.NoError(t, ahead.RotateAt(time.Now().Add(time.Hour)))
+		late, early := f.sealed(t, old), f.sealed(t, ahead)
+		require.True(t, f.visit(t, late, f.visit(t, early, nil).next).resumed, "sealed under the key that both have")
+
+		began := copyRing(t, old)
+		require.NoError(t, began.RotateAt(time.Now().Add(-time.Second)))
+		require.False(t, f.visit(t, late, f.visit(t, f.sealed(t, began), nil).next).resumed, "sealed under one that late lacks")
+	})
+}
+
+func TestUseTicketKeys_NeverRepeatsAnIV(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		server := f.sealed(t, newRing(t))
+		seen := map[string]bool{}
+		for range 20 {
+			v := f.visit(t, server, nil)
+			der, err := v.next.MarshalBinary()
+			require.NoError(t, err)
+			tick := sessionField(t, der, fieldTicket)
+			require.Greater(t, len(tick), 32)
+			iv := string(tick[16:32])
+			require.False(t, seen[iv])
+			seen[iv] = true
+		}
+	})
+}
+
+func TestUseTicketKeys_RotatesUnderLoad(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		ring := newRing(t)
+		servers := []*libssl.Context{f.sealed(t, ring), f.sealed(t, ring)}
+		stop := make(chan struct{})
+		var rotating sync.WaitGroup
+		rotating.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					assert.NoError(t, ring.Rotate())
+				}
+			}
+		})
+		var clients sync.WaitGroup
+		var handshakes atomic.Int32
+		for i := range 4 {
+			clients.Go(func() {
+				var sess *libssl.Session
+				for n := range 25 {
+					cn, sn := tcpPipe(t)
+					c, s := f.ends(t, cn, sn, servers[(i+n)%2], sess)
+					if !assert.NoError(t, exchange(c, s)) {
+						return
+					}
+					handshakes.Add(1)
+					sess = sessionOf(t, c)
+					closeBoth(c, s)
+				}
+			})
+		}
+		clients.Wait()
+		close(stop)
+		rotating.Wait()
+		require.EqualValues(t, 100, handshakes.Load(), "none failed")
+	})
+}
+
+// The store serves clients that know no tickets; the others hold theirs.
+func TestUseTicketKeys_BesideAStore(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS12)
+	for _, name := range []string{"keys first", "store first"} {
+		t.Run(name, func(t *testing.T) {
+			server := f.server(t)
+			st := memstore.New(memstore.Options{})
+			if name == "keys first" {
+				require.NoError(t, server.UseTicketKeys(newRing(t)))
+			}
+			sc := useStore(t, server, st, nil)
+			if name == "store first" {
+				require.NoError(t, server.UseTicketKeys(newRing(t)))
+			}
+			v := f.visit(t, server, nil)
+			require.True(t, f.visit(t, server, v.next).resumed)
+			require.Zero(t, sc.Stats().Stored, "a ticket")
+
+			withoutTickets := *f
+			withoutTickets.client = newClient(t, f.ca)
+			withoutTickets.client.SetOptions(libssl.OpNoTicket)
+			v = withoutTickets.visit(t, server, nil)
+			require.True(t, withoutTickets.visit(t, server, v.next).resumed)
+			require.EqualValues(t, 1, sc.Stats().Stored, "an id")
+		})
+	}
+}
+
+func TestUseTicketKeys_IsBoundToThePolicy(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		ring := newRing(t)
+		open := f.sealed(t, ring)
+		strict := f.server(t)
+		require.NoError(t, strict.AddClientCAsPEM(f.ca.PEM))
+		require.NoError(t, strict.SetVerify(libssl.VerifyPeer))
+		require.NoError(t, strict.UseTicketKeys(ring))
+		v := f.visit(t, open, nil)
+		require.False(t, f.visit(t, strict, v.next).resumed)
+		v = f.visit(t, strict, nil)
+		require.True(t, f.visit(t, strict, v.next).resumed, "with an id context, which OpenSSL wants here")
+		require.False(t, f.visit(t, open, v.next).resumed)
+	})
+}
+
+func TestUseTicketKeys_Refuses(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	server := f.server(t)
+	require.Error(t, server.UseTicketKeys(nil))
+	require.Error(t, server.UseTicketKeys(new(ticket.Ring)))
+	require.ErrorIs(t, f.client.UseTicketKeys(newRing(t)), libssl.ErrUnsupported)
+	require.ErrorIs(t, (*libssl.Context)(nil).UseTicketKeys(newRing(t)), libssl.ErrClosed)
+
+	useStore(t, server, memstore.New(memstore.Options{}), &libssl.StoreOptions{SingleUse: true})
+	require.ErrorIs(t, server.UseTicketKeys(newRing(t)), libssl.ErrUnsupported)
+	other := f.sealed(t, newRing(t))
+	_, err := other.UseStore(memstore.New(memstore.Options{}), &libssl.StoreOptions{SingleUse: true})
+	require.ErrorIs(t, err, libssl.ErrUnsupported)
+
+	ring := newRing(t)
+	closed := f.sealed(t, ring)
+	closed.OnCallbackError(func(e *libssl.CallbackError) { t.Error(e) })
+	require.NoError(t, closed.Close())
+	require.ErrorIs(t, closed.UseTicketKeys(ring), libssl.ErrClosed)
+	require.NoError(t, ring.Rotate(), "and tells nobody")
+}
