@@ -5,7 +5,7 @@ nested = $(shell find . -mindepth 2 -name go.mod -not -path './.*' -printf '%h '
 tested = . $(foreach m,$(nested),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where that is allowed
 	@tests/setup.sh
@@ -33,6 +33,9 @@ leak: servers ## the suite under AddressSanitizer with leak detection, and under
 fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASAN=1 under AddressSanitizer
 	@tests/fuzz.sh $(or $(T),10s) $(if $(ASAN),-asan)
 
+soak: setup ## everything at once, for T (default 2m), and an account of it; RACE=1 with the race detector
+	go test $(if $(RACE),-race) -count=1 -v -timeout 0 ./tests/soak -soak.for=$(or $(T),2m)
+
 matrix: servers ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
 	@tests/matrix.sh $(V)
 
@@ -45,10 +48,7 @@ mutants: setup ## break each rule on purpose, and see the conformance suite noti
 bench: setup ## this code against C, crypto/tls and another binding
 	@bench/run.sh
 
-docker-test: ## the fleet of docker/compose.yml, where a Docker engine answers
-	@tests/docker.sh
-
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup servers build demo test lint leak fuzz matrix conform mutants bench docker-test clean
+.PHONY: help setup servers build demo test lint leak fuzz soak matrix conform mutants bench clean

@@ -114,6 +114,7 @@ int scb_ctx_verify_mode(SSL_CTX *ctx);
 uint64_t scb_ctx_set_options(SSL_CTX *ctx, uint64_t set, uint64_t clear);
 int scb_ctx_set_num_tickets(SSL_CTX *ctx, size_t n);
 int scb_ctx_set_max_early_data(SSL_CTX *ctx, uint32_t n);
+uint32_t scb_ctx_max_early_data(SSL_CTX *ctx);
 int scb_ctx_set_id_context(SSL_CTX *ctx, const unsigned char *sid, unsigned int len, scb_errs **errs);
 long scb_ctx_set_cache_mode(SSL_CTX *ctx, long mode);
 long scb_ctx_set_cache_size(SSL_CTX *ctx, long n);
@@ -165,7 +166,7 @@ void scb_session_up_ref(SSL_SESSION *s);
 void scb_session_free(SSL_SESSION *s);
 SSL_SESSION *scb_session_dup(SSL_SESSION *s, scb_errs **errs);
 scb_session_info scb_session_get_info(SSL_SESSION *s);
-int scb_session_has_cipher(SSL_SESSION *s);
+int scb_session_hand_over(SSL_SESSION *s, int copy);
 int scb_session_set_time(SSL_SESSION *s, int64_t t);
 int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
 

@@ -305,6 +305,42 @@ func TestHandshakeContext_CancelledClosesTheTransport(t *testing.T) {
 	}
 }
 
+// lastRead calls f when it has the nth read, before anybody sees that.
+type lastRead struct {
+	net.Conn
+	n int
+	f func()
+}
+
+func (l *lastRead) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	if l.n--; l.n == 0 {
+		l.f()
+	}
+	return n, err
+}
+
+func (l *lastRead) Close() error { return nil } // a cancellation that comes too late for it
+
+func TestHandshakeContext_CancelledAtItsEndIsFinal(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	server := f.server(t)
+	require.NoError(t, server.SetNumTickets(0))
+	cn, sn := tcpPipe(t)
+	defer sn.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	c, s := f.ends(t, cn, &lastRead{sn, 2, cancel}, server, nil) // the hello, and what ends the handshake
+	answered := make(chan error, 1)
+	go func() { answered <- c.Handshake() }()
+	require.ErrorIs(t, s.HandshakeContext(ctx), context.Canceled)
+	require.NoError(t, receive(t, "the client", answered), "it was complete")
+	require.ErrorIs(t, s.Handshake(), context.Canceled)
+	_, err := s.Read(make([]byte, 1))
+	require.ErrorIs(t, err, context.Canceled)
+	require.Zero(t, s.ConnectionState())
+}
+
 func TestHandshakeContext_CancelledBeforehandDoesNothing(t *testing.T) {
 	f := newFleet(t, tls.VersionTLS13)
 	cn, sn := tcpPipe(t)

@@ -264,6 +264,16 @@ func TestSetMaxEarlyData_IsSingleUse(t *testing.T) {
 	require.Zero(t, f.visit(t, before, nil).next.MaxEarlyData())
 }
 
+func TestSetMaxEarlyData_EndsWithTheStore(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	server, sc := f.early(t, memstore.New(memstore.Options{}), nil)
+	require.NotZero(t, f.visit(t, server, nil).next.MaxEarlyData())
+	require.NoError(t, sc.Close(t.Context()))
+	require.Zero(t, f.visit(t, server, nil).next.MaxEarlyData())
+	useStore(t, server, memstore.New(memstore.Options{}), nil)
+	require.NotZero(t, f.visit(t, server, nil).next.MaxEarlyData(), "it was not taken back")
+}
+
 // recorder keeps what a client sends, and sends nothing.
 type recorder struct {
 	net.Conn

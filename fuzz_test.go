@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"flag"
@@ -27,7 +28,7 @@ import (
 
 var updateSeeds = flag.Bool("update", false, "record the seeds of FuzzServer anew")
 
-// keptSessions are sessions that every release can read, in DER, made now.
+// keptSessions are sessions that every release can read, in DER, those of TLS 1.3 with early data allowed.
 func keptSessions(t testing.TB) (all []keptSession) {
 	t.Helper()
 	text, err := os.ReadFile("tests/conformance/testdata/sessions/1.1.1.pem")
@@ -39,9 +40,27 @@ func keptSessions(t testing.TB) (all []keptSession) {
 		}
 		client, rest := pem.Decode(rest)
 		text = rest
-		all = append(all, keptSession{madeNow(t, server.Bytes), madeNow(t, client.Bytes)})
+		all = append(all, keptSession{allowEarlyData(t, server.Bytes), allowEarlyData(t, client.Bytes)})
 	}
 }
+
+// allowEarlyData gives a session that ends before it the field max_early_data, if it is one of TLS 1.3.
+func allowEarlyData(t testing.TB, der []byte) []byte {
+	t.Helper()
+	if parse(t, der).Version() != tls.VersionTLS13 {
+		return der
+	}
+	var seq asn1.RawValue
+	_, err := asn1.Unmarshal(der, &seq)
+	require.NoError(t, err)
+	seq.FullBytes, seq.Bytes = nil, append(bytes.Clone(seq.Bytes), 0xaf, 4, 2, 2, maxEarly>>8, maxEarly&0xff)
+	der, err = asn1.Marshal(seq)
+	require.NoError(t, err)
+	require.EqualValues(t, maxEarly, parse(t, der).MaxEarlyData())
+	return der
+}
+
+const maxEarly = 1000
 
 type keptSession struct{ server, client []byte }
 
@@ -138,6 +157,9 @@ func (s *fuzzServers) make(t testing.TB, mode byte) *fuzzServer {
 		useStore(t, server.ctx, server.mem, &libssl.StoreOptions{
 			Plaintext: true, SingleUse: mode&fuzzSingleUse != 0, OnError: func(err error) { panic(err) },
 		})
+		if mode&fuzzSingleUse != 0 {
+			require.NoError(t, server.ctx.SetMaxEarlyData(maxEarly))
+		}
 	}
 	return server
 }
@@ -232,6 +254,9 @@ func FuzzServer(f *testing.F) {
 			c, err := libssl.Server(&script{rest: data, chunk: int(chunk)%4096 + 1}, server.ctx)
 			require.NoError(t, err)
 			defer c.Close()
+			if chunk%2 == 1 {
+				_, _ = io.ReadAll(earlyReader{c}) // which Handshake is the one to say
+			}
 			err = c.Handshake()
 			require.Error(t, err, "nobody can finish a handshake beforehand")
 			require.Equal(t, err, c.Handshake())
@@ -248,6 +273,11 @@ func FuzzServer(f *testing.F) {
 		}
 	})
 }
+
+// earlyReader reads a server's early data.
+type earlyReader struct{ *libssl.Conn }
+
+func (r earlyReader) Read(p []byte) (int, error) { return r.ReadEarlyData(p) }
 
 // flight records what a client sends.
 type flight struct {
@@ -270,21 +300,23 @@ func TestFuzzServer_GetsFarWithItsSeeds(t *testing.T) {
 		name  string
 		mode  byte
 		offer int // the kept session, -1 for none
+		early string
 	}{
-		{"12-fresh", 1, -1},
-		{"12-resuming", 1, kept12[0]},
-		{"12-resuming-single-use", 1 | fuzzSingleUse, kept12[0]},
-		{"12-with-certificate", 1 | fuzzClients, -1},
-		{"12-names", 1 | fuzzNames, kept12[1]},
-		{"12-stateless", 1 | fuzzStateless, -1},
-		{"13-fresh", 2, -1},
-		{"13-resuming", 2, kept13[0]},
-		{"13-resuming-single-use", 2 | fuzzSingleUse, kept13[0]},
-		{"13-retried", 2 | fuzzRetry, -1},
-		{"13-retried-resuming-single-use", 2 | fuzzRetry | fuzzSingleUse, kept13[0]},
-		{"13-with-certificate", 2 | fuzzClients, kept13[1]},
-		{"13-names", 2 | fuzzNames, kept13[0]},
-		{"13-stateless", 2 | fuzzStateless, -1},
+		{"12-fresh", 1, -1, ""},
+		{"12-resuming", 1, kept12[0], ""},
+		{"12-resuming-single-use", 1 | fuzzSingleUse, kept12[0], ""},
+		{"12-with-certificate", 1 | fuzzClients, -1, ""},
+		{"12-names", 1 | fuzzNames, kept12[1], ""},
+		{"12-stateless", 1 | fuzzStateless, -1, ""},
+		{"13-fresh", 2, -1, ""},
+		{"13-resuming", 2, kept13[0], ""},
+		{"13-resuming-single-use", 2 | fuzzSingleUse, kept13[0], ""},
+		{"13-retried", 2 | fuzzRetry, -1, ""},
+		{"13-retried-resuming-single-use", 2 | fuzzRetry | fuzzSingleUse, kept13[0], ""},
+		{"13-with-certificate", 2 | fuzzClients, kept13[1], ""},
+		{"13-names", 2 | fuzzNames, kept13[0], ""},
+		{"13-stateless", 2 | fuzzStateless, -1, ""},
+		{"13-early-data", 2 | fuzzSingleUse, kept13[0], "early data"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			server := servers.get(t, tt.mode)
@@ -294,8 +326,22 @@ func TestFuzzServer_GetsFarWithItsSeeds(t *testing.T) {
 			require.NoError(t, err)
 			s, err := libssl.Server(sn, server.ctx)
 			require.NoError(t, err)
+			deadline := time.Now().Add(30 * time.Second)
+			c.SetDeadline(deadline)
+			s.SetDeadline(deadline)
 			if tt.offer >= 0 {
 				servers.offer(t, c, tt.offer)
+			}
+			if tt.early != "" {
+				_, err := c.WriteEarlyData([]byte(tt.early))
+				require.NoError(t, err)
+				read := make(chan string)
+				go func() {
+					all, _ := io.ReadAll(earlyReader{s})
+					read <- string(all)
+				}()
+				require.NoError(t, c.Handshake())
+				require.Equal(t, tt.early, <-read)
 			}
 			require.NoError(t, exchange(c, s))
 			require.Equal(t, tt.offer >= 0, s.SessionReused())
@@ -305,7 +351,8 @@ func TestFuzzServer_GetsFarWithItsSeeds(t *testing.T) {
 			require.Equal(t, fuzzVersions[tt.mode%4][0], s.ConnectionState().Version)
 			closeBoth(c, s)
 			if *updateSeeds {
-				writeSeed(t, "FuzzServer", tt.name, fmt.Sprintf("byte(%d)\nuint16(1000)\n[]byte(%q)\n", tt.mode, sent.sent))
+				// An odd chunk has early data read, which without any changes nothing.
+				writeSeed(t, "FuzzServer", tt.name, fmt.Sprintf("byte(%d)\nuint16(1001)\n[]byte(%q)\n", tt.mode, sent.sent))
 			}
 		})
 	}

@@ -318,21 +318,18 @@ func (s *Session) handOver(flag CopyFlag) (*C.SSL_SESSION, error) {
 	switch {
 	case s.p == nil:
 		return nil, ErrReleased
-	case C.scb_session_has_cipher(s.p) == 0:
+	case flag != Copy && flag != Transfer:
+		return nil, fmt.Errorf("libssl: %w", badFlag(flag))
+	case flag == Transfer && !s.owned:
+		return nil, fmt.Errorf("%w: transfer of a borrowed session", ErrReleased)
+	case C.scb_session_hand_over(s.p, cbool(flag == Copy)) == 0:
 		return nil, errNoCipher
 	case flag == Copy:
-		C.scb_session_up_ref(s.p)
 		return s.p, nil
-	case flag != Transfer:
-		return nil, fmt.Errorf("libssl: %w", badFlag(flag))
-	case !s.owned:
-		return nil, fmt.Errorf("%w: transfer of a borrowed session", ErrReleased)
 	}
 	return s.disown(), nil
 }
 
-// errNoCipher refuses what only C can make and OpenSSL would follow into a NULL
-// pointer (SEMANTICS F2.10).
 var errNoCipher = errors.New("libssl: the session has no cipher and cannot be resumed")
 
 func badFlag(f CopyFlag) error { return fmt.Errorf("copy flag %d is neither Copy nor Transfer", f) }

@@ -53,6 +53,13 @@ void scb_session_up_ref(SSL_SESSION *s)
     SSL_SESSION_up_ref(s);
 }
 
+/* One reference for OpenSSL: one more, or the caller's own. 0 refuses what only C
+ * can make and OpenSSL would follow into a NULL pointer (SEMANTICS F2.10). */
+int scb_session_hand_over(SSL_SESSION *s, int copy)
+{
+    return SSL_SESSION_get0_cipher(s) != NULL && (!copy || SSL_SESSION_up_ref(s));
+}
+
 void scb_session_free(SSL_SESSION *s)
 {
     SSL_SESSION_free(s);
@@ -97,11 +104,6 @@ scb_session_info scb_session_get_info(SSL_SESSION *s)
     info.resumable = SSL_SESSION_is_resumable(s);
     info.has_ticket = SSL_SESSION_has_ticket(s);
     return info;
-}
-
-int scb_session_has_cipher(SSL_SESSION *s)
-{
-    return SSL_SESSION_get0_cipher(s) != NULL;
 }
 
 int scb_session_set_time(SSL_SESSION *s, int64_t t)

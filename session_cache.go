@@ -122,13 +122,12 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	if _, err := c.sessionIDContext(); err != nil {
 		return nil, err
 	}
-	if c.stopTicketKeys != nil && sc.opt.SingleUse {
-		return nil, unsupported("single use beside stateless tickets")
-	}
-	if c.maxEarlyData > 0 {
-		sc.opt.SingleUse = true
-	}
-	if sc.opt.SingleUse {
+	// What C has set on an SSL_CTX of its own counts too.
+	early := max(c.maxEarlyData, uint32(C.scb_ctx_max_early_data(p)))
+	if sc.opt.SingleUse || early > 0 {
+		if c.stopTicketKeys != nil {
+			return nil, unsupported("single use beside stateless tickets")
+		}
 		if err := sc.useOnce(); err != nil {
 			return nil, err
 		}
@@ -137,8 +136,8 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	if c.stopTicketKeys == nil { // else UseTicketKeys has said otherwise
 		c.SetOptions(OpNoTicket)
 	}
-	if c.maxEarlyData > 0 {
-		if err := c.offerEarlyData(c.maxEarlyData); err != nil {
+	if early > 0 {
+		if err := c.offerEarlyData(early); err != nil {
 			return nil, err
 		}
 	}
@@ -227,7 +226,7 @@ func (sc *SessionCache) report(err error) {
 }
 
 // Close ends the cache's work on its Context: sessions are neither stored nor
-// resumed any more, and the callbacks go. It waits until what is queued,
+// resumed any more, no early data is offered, and the callbacks go. It waits until what is queued,
 // removals and WriteBehind puts, has reached the store, or ctx is done; what was
 // lost is in the error. The store stays open.
 func (sc *SessionCache) Close(ctx context.Context) error {
@@ -240,6 +239,7 @@ func (sc *SessionCache) Close(ctx context.Context) error {
 	c.cache.CompareAndSwap(sc, nil)
 	if p, err := c.acquire(); err == nil {
 		C.scb_ctx_hook_ids(p, 0)
+		c.offerEarlyData(0) // nobody takes its entries any more
 		for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {
 			C.scb_sess_set(p, which, 0)
 		}

@@ -367,6 +367,11 @@ int scb_ctx_set_max_early_data(SSL_CTX *ctx, uint32_t n)
     return SSL_CTX_set_recv_max_early_data(ctx, n > before ? n : before) && SSL_CTX_set_max_early_data(ctx, n);
 }
 
+uint32_t scb_ctx_max_early_data(SSL_CTX *ctx)
+{
+    return SSL_CTX_get_max_early_data(ctx);
+}
+
 int scb_ctx_set_num_tickets(SSL_CTX *ctx, size_t n)
 {
     return SSL_CTX_set_num_tickets(ctx, n);

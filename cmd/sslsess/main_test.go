@@ -340,13 +340,13 @@ func TestCommand_WrongUsageIsStatus2(t *testing.T) {
 func TestCommand_Helps(t *testing.T) {
 	t.Parallel()
 	for want, lines := range map[string][][]string{
-		"usage: sslsess COMMAND":                    {{"help"}, {"-h"}, {"--help"}},
-		"usage: sslsess serve [flags]":              {{"help", "serve"}, {"serve", "-h"}, {"serve", "--help"}},
-		"usage: sslsess store COMMAND":              {{"help", "store"}, {"store", "help"}, {"store", "-h"}},
-		"usage: sslsess store rm [flags] URL ID...": {{"help", "store", "rm"}, {"store", "help", "rm"}, {"store", "rm", "-h"}},
-		"usage: sslsess keyring rotate FILE":        {{"help", "keyring", "rotate"}},
-		"(devel), " + libssl.Version():              {{"version"}, {"-version"}, {"--version"}},
-		"-handshake-timeout duration":               {{"help", "serve"}},
+		"usage: sslsess COMMAND":                     {{"help"}, {"-h"}, {"--help"}},
+		"usage: sslsess serve [flags]":               {{"help", "serve"}, {"serve", "-h"}, {"serve", "--help"}},
+		"usage: sslsess store COMMAND":               {{"help", "store"}, {"store", "help"}, {"store", "-h"}},
+		"usage: sslsess store rm [flags] URL ID...":  {{"help", "store", "rm"}, {"store", "help", "rm"}, {"store", "rm", "-h"}},
+		"usage: sslsess keyring rotate [flags] FILE": {{"help", "keyring", "rotate"}},
+		"(devel), " + libssl.Version():               {{"version"}, {"-version"}, {"--version"}},
+		"-handshake-timeout duration":                {{"help", "serve"}},
 	} {
 		for _, args := range lines {
 			r := sslsess(t, args...)

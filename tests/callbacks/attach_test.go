@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/internal/cref"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -423,5 +425,27 @@ func TestSessRemove_LocksOfCInsideRemoveSession(t *testing.T) {
 	require.Equal(t, []error{nil, libssl.ErrReentrant, nil}, errs)
 	for _, s := range kept {
 		s.Release()
+	}
+}
+
+// Early data that C has allowed makes a store's entries single-use, as SetMaxEarlyData does.
+func TestAttachContext_EarlyDataOfCIsSingleUse(t *testing.T) {
+	m := modes[3]
+	sslCtx, ctx := attached(t, m)
+	defer cref.FreeContext(sslCtx)
+	defer ctx.Close()
+	require.NoError(t, cref.SetMaxEarlyData(sslCtx, 100))
+	_, err := ctx.UseStore(struct{ store.Store }{memstore.New(memstore.Options{})}, &libssl.StoreOptions{Plaintext: true})
+	require.ErrorIs(t, err, libssl.ErrUnsupported)
+	sc, err := ctx.UseStore(memstore.New(memstore.Options{}), nil)
+	require.NoError(t, err)
+	defer sc.Close(t.Context())
+	client := newClient(t)
+	first := linkGo(t, client, ctx, nil).closed()
+	defer first.session.Release()
+	for _, resumed := range []bool{true, false} {
+		l := linkGo(t, client, ctx, first.session).closed()
+		l.session.Release()
+		require.Equal(t, resumed, l.reused)
 	}
 }

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/libssl-go/libssl/tests/internal/cref"
 )
@@ -153,13 +155,19 @@ func runScenario(scenario string) (string, error) {
 	return "", fmt.Errorf("no scenario is called %q", scenario)
 }
 
-// inChild runs a scenario that leaves one observation and returns its text: "crash" where the process died of it.
+// patience is for scenarios that take a second or two, on a machine that may be busy.
+const patience = time.Minute
+
+// inChild runs a scenario that leaves one observation and returns its text: "crash" where the process died of it, "hang"
+// where it had to be killed.
 func inChild(side, name string) string {
 	self, err := os.Executable()
 	if err != nil {
 		return "broken: " + err.Error()
 	}
-	cmd := exec.Command(self)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, self)
 	cmd.Env = append(os.Environ(), childVariable+"="+side+" "+name,
 		"GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0") // the race detector would wait a second for late reports
 	out, err := cmd.Output()
@@ -167,6 +175,9 @@ func inChild(side, name string) string {
 		if text, ok := strings.CutPrefix(line, childDone); ok && err == nil {
 			return strings.TrimSuffix(text, "\n")
 		}
+	}
+	if ctx.Err() != nil {
+		return "hang"
 	}
 	if _, ok := err.(*exec.ExitError); !ok {
 		return fmt.Sprintf("broken: %v", err)

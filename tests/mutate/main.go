@@ -35,13 +35,12 @@ func run(numbers []string) error {
 	if err != nil {
 		return err
 	}
-	// Beside the caches of the module's folder, where nobody's work is touched.
 	dir, err := os.MkdirTemp("", "mutate")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	tree := filepath.Join(dir, "tree")
+	tree := filepath.Join(dir, "tree") // what is committed: nobody's work is touched
 	if out, err := exec.Command("git", "clone", "-q", "--local", ".", tree).CombinedOutput(); err != nil {
 		return fmt.Errorf("git clone: %w: %s", err, out)
 	}

@@ -403,6 +403,25 @@ static void *ask(void *arg)
     return NULL;
 }
 
+static void *flush_another(void *ctx)
+{
+    cref_flush_at(ctx, 1);
+    return NULL;
+}
+
+/* On a busy machine a thread may not have run at all in the time allowed. So others, which come later and find a lock
+ * free, go to their ends first. */
+static void let_others_run(SSL_CTX *unlocked)
+{
+    for (int i = 0; i < 10; i++) {
+        pthread_t other;
+
+        if (pthread_create(&other, NULL, flush_another, unlocked) != 0)
+            abort();
+        pthread_join(other, NULL);
+    }
+}
+
 /* The thread that must wait lives until the lab is freed at the latest: the context must live as long. */
 int cref_lock_held(cref_lab *lab, SSL_CTX *ctx)
 {
@@ -426,6 +445,11 @@ int cref_lock_held(cref_lab *lab, SSL_CTX *ctx)
     pthread_mutex_lock(&a->mu);
     while (!a->done && err != ETIMEDOUT)
         err = pthread_cond_timedwait(&a->cond, &a->mu, &until);
+    if (!a->done) {
+        pthread_mutex_unlock(&a->mu);
+        let_others_run(ctx == lab->client ? lab->server : lab->client);
+        pthread_mutex_lock(&a->mu);
+    }
     held = !a->done;
     pthread_mutex_unlock(&a->mu);
     asking_release(a);
