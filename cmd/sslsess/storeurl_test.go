@@ -1,7 +1,12 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"net"
+	"net/http"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -10,6 +15,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/servertest"
 )
 
@@ -121,4 +128,65 @@ func TestStore_ServersThatCannotServe(t *testing.T) {
 			}
 		})
 	}
+}
+
+// memcached would give one entry to all hosts that ask at once.
+func TestStore_MemcachedRefusesSingleUse(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	st, closeStore, err := openStore("memcached://"+servertest.Memcached(t).Addr, true)
+	require.NoError(t, err)
+	defer closeStore()
+	for name, early := range map[string]uint32{"single use": 0, "early data": 1000} {
+		ctx, err := libssl.NewServerContext(f.cert, f.key)
+		require.NoError(t, err)
+		defer ctx.Close()
+		require.NoError(t, ctx.SetMaxEarlyData(early))
+		_, err = ctx.UseStore(st, &libssl.StoreOptions{Plaintext: true, SingleUse: early == 0})
+		require.ErrorIs(t, err, libssl.ErrUnsupported, name)
+		assert.ErrorContains(t, err, "take entries atomically, and *memcachestore.Store is no store.Taker", name)
+		cache, err := ctx.UseStore(memstore.New(memstore.Options{}), &libssl.StoreOptions{SingleUse: true})
+		require.NoError(t, err, "what was refused has left nothing")
+		require.NoError(t, cache.Close(t.Context()))
+	}
+}
+
+// A disk that is full costs resumptions, and is counted; one that is full at the start is an error. What the process may write is
+// bounded in place of the disk.
+func TestServe_DiskIsFull(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	store := "sqlite:" + filepath.Join(t.TempDir(), "sessions.db")
+	n, client := f.serve("-store", store, "-http", "127.0.0.1:0"), f.client("1.3")
+	stats := "http://" + n.says("http on ") + "/stats"
+	bound := func(size string) {
+		out, err := exec.Command("prlimit", "--pid", fmt.Sprint(n.cmd.Process.Pid), "--fsize="+size+":unlimited").CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	v := f.call(client, n.addr, nil)
+	require.True(t, f.call(client, n.addr, v.Session).Resumed)
+
+	bound("0")
+	v = f.call(client, n.addr, nil)
+	require.NoError(t, v.NoAnswer)
+	require.False(t, f.call(client, n.addr, v.Session).Resumed)
+	assert.Contains(t, n.says("store: "), "sqlitestore: put: disk I/O error: file too large")
+	resp, err := http.Get(stats)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	var s struct{ Cache libssl.CacheStats }
+	require.NoError(t, json.NewDecoder(resp.Body).Decode(&s))
+	assert.Positive(t, s.Cache.Errors)
+	assert.Positive(t, s.Cache.Misses)
+
+	out, err := exec.Command("prlimit", "--fsize=0", os.Args[0], "serve", "-listen", "127.0.0.1:0", "-store", store).CombinedOutput()
+	require.Error(t, err)
+	assert.Regexp(t, `\Asslsess[^\n]*sessions.db: disk I/O error: file too large\n\z`, string(out))
+
+	bound("unlimited")
+	eventually(t, "sessions are resumed again", func() bool {
+		v := f.call(client, n.addr, nil)
+		return f.call(client, n.addr, v.Session).Resumed
+	})
+	assert.Equal(t, 0, n.end(syscall.SIGTERM))
 }
