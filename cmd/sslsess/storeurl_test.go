@@ -31,10 +31,8 @@ func TestServe_StoresOfSeveralHosts(t *testing.T) {
 	for _, url := range []string{"valkey://:p%40ss%2Fword@" + redis.Addr + "/3", "memcached://" + memcached.Addr} {
 		for _, version := range []string{"1.2", "1.3"} {
 			a, b := f.serve("-store", url, "-keyring", ring), f.serve("-store", url, "-keyring", ring)
-			client := f.client(version)
-			v := f.call(client, a.addr, nil)
-			require.False(t, v.Resumed)
-			require.True(t, f.call(client, b.addr, v.Session).Resumed, "%s, TLS %s", url, version)
+			full, _ := f.resumed(f.client(version), a, b)
+			require.False(t, full.Resumed)
 		}
 		requireFailure(t, sslsess(t, "serve", "-listen", "127.0.0.1:0", "-cert", f.cert, "-key", f.key, "-store", url), 2, "-keyring, or -plaintext")
 	}
@@ -49,17 +47,13 @@ func TestServe_StoreGoesAwayAndComesBack(t *testing.T) {
 	redis, memcached := servertest.Redis(t, "redis-server"), servertest.Memcached(t)
 	for url, srv := range map[string]*servertest.Server{"redis://" + redis.Addr: redis, "memcached://" + memcached.Addr: memcached} {
 		n, client := f.serve("-store", url, "-keyring", ring), f.client("1.3")
-		v := f.call(client, n.addr, nil)
-		require.True(t, f.call(client, n.addr, v.Session).Resumed)
+		v, _ := f.resumed(client, n, n)
 		srv.Stop()
 		for range 8 { // more than open the breaker
 			require.False(t, f.call(client, n.addr, v.Session).Resumed)
 		}
 		srv.Start()
-		eventually(t, "sessions are resumed again", func() bool {
-			v := f.call(client, n.addr, nil)
-			return f.call(client, n.addr, v.Session).Resumed
-		})
+		f.resumed(client, n, n)
 		assert.Equal(t, 0, n.end(syscall.SIGTERM))
 	}
 }
@@ -163,14 +157,15 @@ func TestServe_DiskIsFull(t *testing.T) {
 		out, err := exec.Command("prlimit", "--pid", fmt.Sprint(n.cmd.Process.Pid), "--fsize="+size+":unlimited").CombinedOutput()
 		require.NoError(t, err, "%s", out)
 	}
-	v := f.call(client, n.addr, nil)
-	require.True(t, f.call(client, n.addr, v.Session).Resumed)
+	f.resumed(client, n, n)
 
 	bound("0")
-	v = f.call(client, n.addr, nil)
-	require.NoError(t, v.NoAnswer)
-	require.False(t, f.call(client, n.addr, v.Session).Resumed)
-	assert.Contains(t, n.says("store: "), "sqlitestore: put: disk I/O error: file too large")
+	eventually(t, "the server says so", func() bool { // it may have said something else less than a second ago
+		v := f.call(client, n.addr, nil)
+		require.NoError(t, v.NoAnswer)
+		require.False(t, f.call(client, n.addr, v.Session).Resumed)
+		return strings.Contains(n.errors(), "store: sqlitestore: put: disk I/O error: file too large")
+	})
 	resp, err := http.Get(stats)
 	require.NoError(t, err)
 	defer resp.Body.Close()
@@ -184,9 +179,6 @@ func TestServe_DiskIsFull(t *testing.T) {
 	assert.Regexp(t, `\Asslsess[^\n]*sessions.db: disk I/O error: file too large\n\z`, string(out))
 
 	bound("unlimited")
-	eventually(t, "sessions are resumed again", func() bool {
-		v := f.call(client, n.addr, nil)
-		return f.call(client, n.addr, v.Session).Resumed
-	})
+	f.resumed(client, n, n)
 	assert.Equal(t, 0, n.end(syscall.SIGTERM))
 }
