@@ -21,7 +21,8 @@ const MaxData = 64 << 10
 
 // Errors that every store answers alike; match them with errors.Is.
 var (
-	// ErrNotFound is the answer of Get and Take where the record is absent or expired.
+	// ErrNotFound is the answer of Get and Take where the record is absent or expired, or where what is kept under
+	// its id is not a whole record.
 	ErrNotFound = errors.New("store: not found")
 
 	// ErrTooLarge is the answer of Put where Data is longer than MaxData.
@@ -61,7 +62,11 @@ func (r Record) Validate() error {
 //
 // A store is best effort: it may drop a record before its time, to stay within its bounds or because the server behind
 // it restarted. What it may never do is answer with other bytes than were put last, or with a record that was deleted,
-// taken or replaced before the call began.
+// taken or replaced before the call began, but for a near store in front of a far one, which may do so within a bound that
+// its documentation states.
+//
+// Hosts that share a store have clocks that differ. Each goes by its own for what has expired: it must not drop, on a Get, what
+// another may still see, and how long a record lives must not depend on the clock of the server that holds it.
 //
 // All methods are safe for concurrent use. Calls on different IDs are independent; of concurrent calls on one ID each
 // happens entirely before or after the other, so that a Get sees one Put's record as a whole.
@@ -98,6 +103,13 @@ type Taker interface {
 	// however many processes, one returns it and all others ErrNotFound. A store that cannot keep that promise, for
 	// example because a retry or a replica might answer twice, must not implement Taker.
 	Take(ctx context.Context, id ID) (Record, error)
+}
+
+// ConditionalDeleter is implemented by stores that can delete a record only if nobody has replaced it meanwhile.
+type ConditionalDeleter interface {
+	// DeleteIf removes the record called r.ID if it is still r, in data and expiry, and reports whether it did. Comparing
+	// and deleting are one atomic step: a record that was put in between stays.
+	DeleteIf(ctx context.Context, r Record) (bool, error)
 }
 
 // Embedded is implemented by stores that no other host shares, and which therefore can make and keep the key that seals

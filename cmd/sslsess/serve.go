@@ -25,8 +25,19 @@ var serveCommand = command{
 	name:  "serve",
 	about: "a TLS server that keeps its sessions in a store",
 	long: `Servers resume each other's sessions where they share a store, its keys, a certificate
-and a policy. Store URLs are memory: (this process) and sqlite:PATH (the processes of
-one host; what it holds is sealed with the key in PATH.key unless -keyring names one).
+and a policy. Store URLs are
+
+  memory:                              this process
+  sqlite:PATH                          the processes of one host; what it holds is sealed with
+                                       the key in PATH.key unless -keyring names one
+  valkey://[user:pass@]host:port/db    Valkey or Redis, which several hosts share, with TLS if
+                                       it is valkeys://; redis:// and rediss:// are the same.
+                                       ?addr=host:port adds a node of a cluster or a sentinel,
+                                       &master_set=NAME says that they are sentinels
+  memcached://host:port                memcached, which several hosts share
+
+A store of several hosts needs -keyring or -plaintext. One that cannot be reached at the
+start is an error; one that goes away later costs resumptions, and no handshake.
 
 Once it is bound it prints "listening on ADDR" on standard output; everything else goes
 to standard error. It answers any HTTP/1.1 request with
