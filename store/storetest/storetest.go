@@ -56,6 +56,11 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		t.Run("DeleteIf", func(t *testing.T) { testDeleteIf(t, open(t)) })
 		t.Run("DeleteIfRace", func(t *testing.T) { testDeleteIfRace(t, open(t)) })
 	}
+	if _, ok := s.(store.Swapper); ok {
+		t.Run("Swap", func(t *testing.T) { testSwap(t, open(t)) })
+		t.Run("SwapExpired", func(t *testing.T) { testSwapExpired(t, open(t)) })
+		t.Run("SwapRace", func(t *testing.T) { s := open(t); testSwapRace(t, s, s) })
+	}
 	if _, ok := s.(store.Embedded); ok {
 		t.Run("SealingKey", func(t *testing.T) { testSealingKey(t, open(t)) })
 	}
@@ -156,7 +161,7 @@ func testIDs(t *testing.T, s store.Store) {
 func testData(t *testing.T, s store.Store) {
 	for _, data := range [][]byte{
 		nil, {}, {0}, {0, 0, 0}, []byte("\r\nEND\r\n"), []byte("'; --"), bytes.Repeat([]byte{0xff}, 1000),
-		randomBytes(600), randomBytes(store.MaxData - 1), randomBytes(store.MaxData),
+		randomBytes(600), randomBytes(maxData(s) - 1), randomBytes(maxData(s)),
 	} {
 		r := newRecord(t)
 		r.Data = data
@@ -168,7 +173,7 @@ func testData(t *testing.T, s store.Store) {
 func testRefused(t *testing.T, s store.Store) {
 	r := newRecord(t)
 	put(t, s, r)
-	for _, size := range []int{store.MaxData + 1, 100_000} {
+	for _, size := range []int{maxData(s) + 1, 100_000} {
 		big := r
 		big.Data = make([]byte, size)
 		if err := s.Put(ctx(t), big); !errors.Is(err, store.ErrTooLarge) {
@@ -320,6 +325,9 @@ func testContextEnded(t *testing.T, s store.Store) {
 		}
 		if deleter, ok := s.(store.ConditionalDeleter); ok {
 			calls["DeleteIf"] = func() error { _, err := deleter.DeleteIf(ctx, newRecord(t)); return err }
+		}
+		if swapper, ok := s.(store.Swapper); ok {
+			calls["Swap"] = func() error { _, err := swapper.Swap(ctx, store.Record{}, newRecord(t)); return err }
 		}
 		for name, call := range calls {
 			if err := call(); !errors.Is(err, ctx.Err()) {
@@ -578,6 +586,13 @@ func ctx(t *testing.T) context.Context {
 	c, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	return c
+}
+
+func maxData(s store.Store) int {
+	if limited, ok := s.(store.Limited); ok {
+		return limited.MaxData()
+	}
+	return store.MaxData
 }
 
 func inAnHour() time.Time { return time.Now().Add(time.Hour) }
