@@ -108,7 +108,7 @@ type Taker interface {
 // ConditionalDeleter is implemented by stores that can delete a record only if nobody has replaced it meanwhile.
 type ConditionalDeleter interface {
 	// DeleteIf removes the record called r.ID if it is still r, in data and expiry, and reports whether it did. Comparing
-	// and deleting are one atomic step: a record that was put in between stays.
+	// and deleting are one atomic step: a record that was put in between stays, and of concurrent calls one deletes.
 	DeleteIf(ctx context.Context, r Record) (bool, error)
 }
 
