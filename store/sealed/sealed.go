@@ -92,7 +92,8 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
-// additional is what a seal authenticates beside the data: all of it of known length but the id, whose length leads.
+// additional is what a seal authenticates beside the data: all of it of known length but the id, whose length leads. No store
+// keeps less than the milliseconds of an end.
 func additional(id store.ID, expires time.Time) []byte {
 	b := make([]byte, 0, 2+store.MaxIDLen+8)
 	b = append(b, format, byte(id.Len()))
@@ -105,17 +106,10 @@ func (s *Store) Put(ctx context.Context, r store.Record) error {
 	if err := ended(ctx); err != nil {
 		return err
 	}
-	if err := r.Validate(); err != nil {
-		return err
-	}
-	if len(r.Data) > MaxData {
-		return store.ErrTooLarge
-	}
-	r.Expires = time.UnixMilli(r.Expires.UnixMilli()) // no store keeps less of it
 	sealed := make([]byte, 1, overhead+len(r.Data))
 	sealed[0] = format
 	r.Data = s.keys.Seal(sealed, r.Data, additional(r.ID, r.Expires))
-	return s.inner.Put(ctx, r)
+	return s.inner.Put(ctx, r) // which refuses what must be refused: the seal adds what MaxData is less
 }
 
 // Delete implements store.Store.

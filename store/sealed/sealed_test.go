@@ -186,14 +186,15 @@ func TestStore_Tampering(t *testing.T) {
 		spoil  func(*store.Record)
 		reason error
 	}{
-		"empty":         {func(r *store.Record) { r.Data = nil }, ticket.ErrMalformed},
-		"not sealed":    {func(r *store.Record) { r.Data = []byte("secret 01") }, ticket.ErrMalformed},
-		"other format":  {func(r *store.Record) { r.Data[0] = 1 }, ticket.ErrMalformed},
-		"cut":           {func(r *store.Record) { r.Data = r.Data[:len(r.Data)-1] }, ticket.ErrForged},
-		"a bit":         {func(r *store.Record) { r.Data[len(r.Data)-1] ^= 1 }, ticket.ErrForged},
-		"other id":      {func(r *store.Record) { r.ID = other.ID }, ticket.ErrForged},
-		"prolonged":     {func(r *store.Record) { r.Expires = r.Expires.Add(time.Hour) }, ticket.ErrForged},
-		"a millisecond": {func(r *store.Record) { r.Expires = r.Expires.Add(-time.Millisecond) }, ticket.ErrForged},
+		"empty":             {func(r *store.Record) { r.Data = nil }, ticket.ErrMalformed},
+		"not sealed":        {func(r *store.Record) { r.Data = []byte("secret 01") }, ticket.ErrMalformed},
+		"other format":      {func(r *store.Record) { r.Data[0] = 1 }, ticket.ErrMalformed},
+		"cut":               {func(r *store.Record) { r.Data = r.Data[:len(r.Data)-1] }, ticket.ErrForged},
+		"a bit":             {func(r *store.Record) { r.Data[len(r.Data)-1] ^= 1 }, ticket.ErrForged},
+		"other id":          {func(r *store.Record) { r.ID = other.ID }, ticket.ErrForged},
+		"other id, as long": {func(r *store.Record) { r.ID = record(t, "02").ID }, ticket.ErrForged},
+		"prolonged":         {func(r *store.Record) { r.Expires = r.Expires.Add(time.Hour) }, ticket.ErrForged},
+		"a millisecond":     {func(r *store.Record) { r.Expires = r.Expires.Add(-time.Millisecond) }, ticket.ErrForged},
 		"libssl's entry": {func(r *store.Record) {
 			r.Data = append([]byte{format}, keys.Seal(nil, []byte("x"), []byte{1, 1, 1})...)
 		}, ticket.ErrForged},

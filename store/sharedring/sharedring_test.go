@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -619,6 +620,20 @@ func TestStop(t *testing.T) {
 		time.Sleep(3 * rotate)
 		assert.Equal(t, before, ring.String())
 	})
+}
+
+// Hosts agree on the order of keys also where two began to seal in one second.
+func TestMerged_SameDate(t *testing.T) {
+	var keys []ticket.Key
+	for range 5 {
+		k, err := ticket.NewKey(time.Unix(1_000_000, 0))
+		require.NoError(t, err)
+		keys = append(keys, k)
+	}
+	want := merged(keys, nil)
+	slices.Reverse(keys)
+	assert.Equal(t, want, merged(nil, keys))
+	assert.Equal(t, want, merged(keys[:3], keys[1:]))
 }
 
 // More keys than a ring may have are the newest of them, on all hosts alike.
