@@ -10,7 +10,9 @@
 //
 // To rotate the keys of a fleet write a file with a fresh key in front (see RotateAt) and give it to every server, which
 // may watch it (see WatchRing). A key opens as soon as a server has it and seals from its time on, so that servers which
-// reload at different moments agree.
+// reload at different moments agree. Package store/sharedring keeps a ring in the store that the servers share, where they
+// rotate it themselves.
+//
 // No method prints or marshals a key, except WriteTo and Save, whose purpose it is.
 package ticket
 

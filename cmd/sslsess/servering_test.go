@@ -109,6 +109,7 @@ func TestServe_BadKeyRingInTheStore(t *testing.T) {
 	defer closeStore()
 	ids := listed(t, url)
 	require.Len(t, ids, 1)
+	assert.Contains(t, sslsess(t, "help", "store").stdout, ids[0].ID)
 	id, err := store.ParseID(ids[0].ID)
 	require.NoError(t, err)
 	kept, err := st.Get(t.Context(), id)

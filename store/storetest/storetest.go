@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -56,6 +57,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	if _, ok := s.(store.ConditionalDeleter); ok {
 		t.Run("DeleteIf", func(t *testing.T) { testDeleteIf(t, open(t)) })
 		t.Run("DeleteIfRace", func(t *testing.T) { testDeleteIfRace(t, open(t)) })
+		t.Run("DeleteIfOnce", func(t *testing.T) { testDeleteIfOnce(t, open(t)) })
 	}
 	if _, ok := s.(store.Swapper); ok {
 		t.Run("Swap", func(t *testing.T) { testSwap(t, open(t)) })
@@ -490,6 +492,31 @@ func testDeleteIfRace(t *testing.T, s store.Store) {
 		})
 		wg.Wait()
 		wantFound(t, s, replaced)
+	}
+}
+
+// testDeleteIfOnce has goroutines delete the same records: each must have been deleted by one of them.
+func testDeleteIfOnce(t *testing.T, s store.Store) {
+	for range 20 {
+		r := newRecord(t)
+		put(t, s, r)
+		var deleted atomic.Int32
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				done, err := s.(store.ConditionalDeleter).DeleteIf(ctx(t), r)
+				if err != nil {
+					t.Errorf("DeleteIf: %v", err)
+				}
+				if done {
+					deleted.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if deleted.Load() != 1 {
+			t.Errorf("%d deleted the record, want 1", deleted.Load())
+		}
 	}
 }
 

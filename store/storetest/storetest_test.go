@@ -229,6 +229,7 @@ var broken = map[string]func() store.Store{
 	},
 	"DeleteIf":     func() store.Store { return deletesAny{memstore.New(memstore.Options{})} },
 	"DeleteIfRace": func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
+	"DeleteIfOnce": func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
 	"Swap":         func() store.Store { return swapsAny{memstore.New(memstore.Options{})} },
 	"SwapExpired":  func() store.Store { return &swapsOnce{Store: memstore.New(memstore.Options{})} },
 	"SwapRace":     func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
