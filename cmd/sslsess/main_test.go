@@ -316,6 +316,8 @@ func TestCommand_WrongUsageIsStatus2(t *testing.T) {
 		"flag after argument":    {[]string{"show", "f", "-json"}, "flags go before arguments"},
 		"-cert without -key":     {[]string{"serve", "-listen", ":0", "-cert", "c"}, "-cert and -key"},
 		"-keyring -plaintext":    {[]string{"serve", "-listen", ":0", "-keyring", "k", "-plaintext"}, "exclude each other"},
+		"-keyring env:":          {[]string{"serve", "-listen", ":0", "-keyring", "env:"}, "env: names nothing"},
+		"-keyring store:":        {[]string{"serve", "-listen", ":0", "-keyring", "store:"}, "store: names nothing"},
 		"no such version":        {[]string{"serve", "-listen", ":0", "-tls", "1.1"}, "1.2, 1.3"},
 		"no such tickets":        {[]string{"serve", "-listen", ":0", "-tickets", "some"}, "stateful, stateless, none"},
 		"negative -max-conns":    {[]string{"serve", "-listen", ":0", "-max-conns", "-1"}, "-max-conns"},

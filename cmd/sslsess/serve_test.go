@@ -575,6 +575,9 @@ func TestServe_BadConfigurationIsStatus1(t *testing.T) {
 		"garbage client CA":   {[]string{"-client-ca", garbage}, garbage},
 		"no key ring":         {[]string{"-keyring", none}, none},
 		"garbage key ring":    {[]string{"-keyring", garbage}, garbage},
+		"no ring in env":      {[]string{"-keyring", "env:LIBSSL_TEST_NO_RING"}, "LIBSSL_TEST_NO_RING"},
+		"no secret for store": {[]string{"-keyring", "store:" + none}, none},
+		"garbage for store":   {[]string{"-keyring", "store:" + garbage}, garbage},
 		"store in no folder":  {[]string{"-store", "sqlite:" + filepath.Join(none, "s.db")}, none},
 		"store is a folder":   {[]string{"-store", "sqlite:" + dir}, dir},
 	} {
@@ -608,7 +611,7 @@ func TestServe_StoreOfSeveralHostsNeedsKeys(t *testing.T) {
 		require.NoError(t, err)
 		defer ctx.Close()
 		c.flags.tickets = new(string)
-		ring, stop, err := c.flags.loadRing(logger)
+		ring, stop, err := c.flags.loadRing(t.Context(), nil, logger)
 		require.NoError(t, err)
 		defer stop()
 		cache, err := c.flags.useStore(ctx, hostless{memstore.New(memstore.Options{})}, ring, logger)
