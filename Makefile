@@ -1,8 +1,8 @@
 # libssl: build and test. README.md says what each target is for; .ci/run calls them in CI.
 
-# The module and the nested ones that have tests of their own. Hidden folders hold sysroots and build caches.
+# The module and the nested ones that have tests of their own; the page's need a browser. Hidden folders hold sysroots and build caches.
 nested = $(shell find . -mindepth 2 -name go.mod -not -path './.*' -printf '%h ')
-tested = . $(foreach m,$(nested),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
+tested = . $(foreach m,$(filter-out ./tests/page,$(nested)),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -10,21 +10,28 @@ help: ## this list
 setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where that is allowed
 	@tests/setup.sh
 
+servers: # what the tests of the stores run against
+	@tests/setup.sh redis-server memcached
+
 build: setup ## bin/sslsess
 	go build -o bin/sslsess ./cmd/sslsess
 
 demo: build ## three servers, one shared store, one client: who resumes where, and what it costs
 	@bin/sslsess demo
 
-test: setup ## everything, with the race detector
+test: servers ## everything, with the race detector
 	@set -e; for m in $(tested); do (cd $$m && set -x && go vet ./... && go test -race -count=1 ./...); done
+
+page: setup ## the page of sslsess serve -http, in headless Chromium
+	@tests/setup.sh chromium
+	cd tests/page && go vet ./... && go test -race -count=1 ./...
 
 lint: setup ## gofmt, go vet, and C without a warning
 	@bad=$$(find . -name '*.go' -not -path './.*' -exec gofmt -l {} +); [ -z "$$bad" ] || { echo "gofmt these:" $$bad; exit 1; }
 	@set -e; for m in . $(nested); do (cd $$m && go vet ./...); done
 	@tests/cwarnings.sh
 
-leak: setup ## the suite under AddressSanitizer with leak detection, and under Go's two cgo pointer checks
+leak: servers ## the suite under AddressSanitizer with leak detection, and under Go's two cgo pointer checks
 	tests/leak.sh
 
 fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASAN=1 under AddressSanitizer
@@ -33,7 +40,7 @@ fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASA
 soak: setup ## everything at once, for T (default 2m), and an account of it; RACE=1 with the race detector
 	go test $(if $(RACE),-race) -count=1 -v -timeout 0 ./tests/soak -soak.for=$(or $(T),2m)
 
-matrix: setup ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
+matrix: servers ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
 	@tests/matrix.sh $(V)
 
 conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only says whether that file is current
@@ -48,4 +55,4 @@ bench: setup ## this code against C, crypto/tls and another binding
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup build demo test lint leak fuzz soak matrix conform mutants bench clean
+.PHONY: help setup servers build demo test page lint leak fuzz soak matrix conform mutants bench clean

@@ -14,20 +14,21 @@ import (
 	"time"
 )
 
-// MaxData is the greatest length of Record.Data, which every store must accept and none may exceed.
+// MaxData is the greatest length of Record.Data, which every store must accept, unless it is Limited, and none may exceed.
 // A session has 100 to 1000 bytes; OpenSSL sets no limit of its own, so that a client with a monstrous
 // certificate could otherwise fill a store that many share.
 const MaxData = 64 << 10
 
 // Errors that every store answers alike; match them with errors.Is.
 var (
-	// ErrNotFound is the answer of Get and Take where the record is absent or expired.
+	// ErrNotFound is the answer of Get and Take where the record is absent or expired, or where what is kept under
+	// its id is not a whole record.
 	ErrNotFound = errors.New("store: not found")
 
-	// ErrTooLarge is the answer of Put where Data is longer than MaxData.
+	// ErrTooLarge is the answer of Put and Swap where Data is longer than MaxData, or than the MaxData of a Limited store.
 	ErrTooLarge = errors.New("store: record data exceeds 64 KiB")
 
-	// ErrZeroID is the answer of Put where the record's ID is the zero ID.
+	// ErrZeroID is the answer of Put and Swap where the record's ID is the zero ID.
 	ErrZeroID = errors.New("store: record has no id")
 )
 
@@ -46,7 +47,7 @@ type Record struct {
 }
 
 // Validate reports why no store may accept r: ErrZeroID, ErrTooLarge, or nil if it may.
-// It is for back ends, whose Put begins with it.
+// It is for back ends, whose Put and Swap begin with it.
 func (r Record) Validate() error {
 	switch {
 	case r.ID.IsZero():
@@ -61,7 +62,11 @@ func (r Record) Validate() error {
 //
 // A store is best effort: it may drop a record before its time, to stay within its bounds or because the server behind
 // it restarted. What it may never do is answer with other bytes than were put last, or with a record that was deleted,
-// taken or replaced before the call began.
+// taken or replaced before the call began, but for a near store in front of a far one, which may do so within a bound that
+// its documentation states.
+//
+// Hosts that share a store have clocks that differ. Each goes by its own for what has expired: it must not drop, on a Get, what
+// another may still see, and how long a record lives must not depend on the clock of the server that holds it.
 //
 // All methods are safe for concurrent use. Calls on different IDs are independent; of concurrent calls on one ID each
 // happens entirely before or after the other, so that a Get sees one Put's record as a whole.
@@ -98,6 +103,29 @@ type Taker interface {
 	// however many processes, one returns it and all others ErrNotFound. A store that cannot keep that promise, for
 	// example because a retry or a replica might answer twice, must not implement Taker.
 	Take(ctx context.Context, id ID) (Record, error)
+}
+
+// ConditionalDeleter is implemented by stores that can delete a record only if nobody has replaced it meanwhile.
+type ConditionalDeleter interface {
+	// DeleteIf removes the record called r.ID if it is still r, in data and expiry, and reports whether it did. Comparing
+	// and deleting are one atomic step: a record that was put in between stays, and of concurrent calls one deletes.
+	DeleteIf(ctx context.Context, r Record) (bool, error)
+}
+
+// Swapper is implemented by stores in which hosts can agree on a record: each replaces only what it has seen.
+type Swapper interface {
+	// Swap puts next in the place of old, and reports whether it did: if the record called next.ID is old, in ID, data and expiry, or
+	// if old is the zero Record and the store keeps nothing under next.ID. Comparing and putting are one atomic step, with regard to
+	// every other method. Like Put it answers ErrTooLarge and ErrZeroID, and a next that has already expired does
+	// replace. A record that has expired, or that Get does not find because it is no whole one, may count as kept for as long as it has not
+	// been removed: what this host takes for expired may be another's to use.
+	Swap(ctx context.Context, old, next Record) (bool, error)
+}
+
+// Limited is implemented by stores that add something of their own to a record's data, and so accept less than the package's MaxData.
+type Limited interface {
+	// MaxData is the greatest length of Record.Data that the store accepts.
+	MaxData() int
 }
 
 // Embedded is implemented by stores that no other host shares, and which therefore can make and keep the key that seals

@@ -21,6 +21,12 @@ func filledStore(t *testing.T) (url, first, second string) {
 	st, err := sqlitestore.Open(path)
 	require.NoError(t, err)
 	defer st.Close()
+	fill(t, st)
+	return "sqlite:" + path, "01", "02"
+}
+
+func fill(t *testing.T, st store.Store) {
+	t.Helper()
 	for i, expires := range []time.Duration{time.Hour, 2 * time.Hour, 50 * time.Millisecond} {
 		id, err := store.IDFromBytes([]byte{byte(i + 1)})
 		require.NoError(t, err)
@@ -30,7 +36,6 @@ func filledStore(t *testing.T) (url, first, second string) {
 			eventually(t, "the record expires", func() bool { return time.Now().After(r.Expires) })
 		}
 	}
-	return "sqlite:" + path, "01", "02"
 }
 
 func listed(t *testing.T, url string) []storeEntry {
@@ -119,8 +124,7 @@ func TestStore_RmRevokes(t *testing.T) {
 	f := newFleet(t)
 	url := "sqlite:" + filepath.Join(t.TempDir(), "sessions.db")
 	n, client := f.serve("-store", url), f.client("1.2")
-	v := f.call(client, n.addr, nil)
-	require.True(t, f.call(client, n.addr, v.Session).Resumed)
+	v, _ := f.resumed(client, n, n)
 	requireOK(t, sslsess(t, "store", "rm", url, v.Answer.SessionID))
 	require.False(t, f.call(client, n.addr, v.Session).Resumed)
 }

@@ -4,7 +4,8 @@
 //		storetest.Run(t, func(t *testing.T) store.Store { return mystore.New() })
 //	}
 //
-// Run it with -race. It uses the standard library only. Faulty, for tests of what uses a store, is here too.
+// Stores of a server that hosts share take RunServer in place of Run. Run either with -race. The package uses the standard
+// library only. Faulty, for tests of what uses a store, is here too.
 package storetest
 
 import (
@@ -14,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +53,16 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		t.Run("Take", func(t *testing.T) { testTake(t, open(t)) })
 		t.Run("TakeExpired", func(t *testing.T) { testTakeExpired(t, open(t)) })
 		t.Run("TakeOnce", func(t *testing.T) { testTakeOnce(t, open(t)) })
+	}
+	if _, ok := s.(store.ConditionalDeleter); ok {
+		t.Run("DeleteIf", func(t *testing.T) { testDeleteIf(t, open(t)) })
+		t.Run("DeleteIfRace", func(t *testing.T) { testDeleteIfRace(t, open(t)) })
+		t.Run("DeleteIfOnce", func(t *testing.T) { testDeleteIfOnce(t, open(t)) })
+	}
+	if _, ok := s.(store.Swapper); ok {
+		t.Run("Swap", func(t *testing.T) { testSwap(t, open(t)) })
+		t.Run("SwapExpired", func(t *testing.T) { testSwapExpired(t, open(t)) })
+		t.Run("SwapRace", func(t *testing.T) { s := open(t); testSwapRace(t, s, s) })
 	}
 	if _, ok := s.(store.Embedded); ok {
 		t.Run("SealingKey", func(t *testing.T) { testSealingKey(t, open(t)) })
@@ -152,7 +164,7 @@ func testIDs(t *testing.T, s store.Store) {
 func testData(t *testing.T, s store.Store) {
 	for _, data := range [][]byte{
 		nil, {}, {0}, {0, 0, 0}, []byte("\r\nEND\r\n"), []byte("'; --"), bytes.Repeat([]byte{0xff}, 1000),
-		randomBytes(600), randomBytes(store.MaxData - 1), randomBytes(store.MaxData),
+		randomBytes(600), randomBytes(maxData(s) - 1), randomBytes(maxData(s)),
 	} {
 		r := newRecord(t)
 		r.Data = data
@@ -164,12 +176,14 @@ func testData(t *testing.T, s store.Store) {
 func testRefused(t *testing.T, s store.Store) {
 	r := newRecord(t)
 	put(t, s, r)
-	big := r
-	big.Data = make([]byte, store.MaxData+1)
-	if err := s.Put(ctx(t), big); !errors.Is(err, store.ErrTooLarge) {
-		t.Errorf("Put of %d bytes: %v, want ErrTooLarge", len(big.Data), err)
+	for _, size := range []int{maxData(s) + 1, 100_000} {
+		big := r
+		big.Data = make([]byte, size)
+		if err := s.Put(ctx(t), big); !errors.Is(err, store.ErrTooLarge) {
+			t.Errorf("Put of %d bytes: %v, want ErrTooLarge", size, err)
+		}
+		wantFound(t, s, r)
 	}
-	wantFound(t, s, r)
 	if err := s.Put(ctx(t), store.Record{Data: []byte("x"), Expires: inAnHour()}); !errors.Is(err, store.ErrZeroID) {
 		t.Errorf("Put of the zero id: %v, want ErrZeroID", err)
 	}
@@ -312,6 +326,12 @@ func testContextEnded(t *testing.T, s store.Store) {
 		if taker, ok := s.(store.Taker); ok {
 			calls["Take"] = func() error { _, err := taker.Take(ctx, newID(t, 32)); return err }
 		}
+		if deleter, ok := s.(store.ConditionalDeleter); ok {
+			calls["DeleteIf"] = func() error { _, err := deleter.DeleteIf(ctx, newRecord(t)); return err }
+		}
+		if swapper, ok := s.(store.Swapper); ok {
+			calls["Swap"] = func() error { _, err := swapper.Swap(ctx, store.Record{}, newRecord(t)); return err }
+		}
 		for name, call := range calls {
 			if err := call(); !errors.Is(err, ctx.Err()) {
 				t.Errorf("%s: %v, want %v", name, err, ctx.Err())
@@ -411,6 +431,91 @@ func testTakeOnce(t *testing.T, s store.Store) {
 		}
 		if n != 1 {
 			t.Errorf("record %v was taken %d times", r.ID, n)
+		}
+	}
+}
+
+func testDeleteIf(t *testing.T, s store.Store) {
+	deleteIf := s.(store.ConditionalDeleter).DeleteIf
+	for _, data := range [][]byte{randomBytes(130), nil} {
+		was := newRecord(t)
+		was.Data = data
+		put(t, s, was)
+		otherData, otherExpiry, otherID := was, was, was
+		otherData.Data = randomBytes(len(was.Data) + 1)
+		otherExpiry.Expires = was.Expires.Add(time.Second)
+		otherID.ID = newID(t, 32)
+		for what, r := range map[string]store.Record{"data": otherData, "expiry": otherExpiry, "id": otherID} {
+			if done, err := deleteIf(ctx(t), r); done || err != nil {
+				t.Errorf("DeleteIf of a record of other %s: %v, %v", what, done, err)
+			}
+			wantFound(t, s, was)
+		}
+		// What was found may be replaced before it is deleted.
+		found, err := s.Get(ctx(t), was.ID)
+		if err != nil {
+			t.Fatalf("Get: %v", err)
+		}
+		put(t, s, otherData)
+		if done, err := deleteIf(ctx(t), found); done || err != nil {
+			t.Errorf("DeleteIf of a record that was replaced: %v, %v", done, err)
+		}
+		wantFound(t, s, otherData)
+		put(t, s, was)
+		if done, err := deleteIf(ctx(t), found); !done || err != nil {
+			t.Errorf("DeleteIf: %v, %v, want true", done, err)
+		}
+		wantAbsent(t, s, was.ID)
+		if done, err := deleteIf(ctx(t), was); done || err != nil {
+			t.Errorf("DeleteIf of an absent record: %v, %v", done, err)
+		}
+	}
+}
+
+// testDeleteIfRace has a record replaced while its first state is deleted: whichever comes first, the second state must stay.
+func testDeleteIfRace(t *testing.T, s store.Store) {
+	for range 50 {
+		was := newRecord(t)
+		put(t, s, was)
+		replaced := was
+		replaced.Data = randomBytes(50)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := s.(store.ConditionalDeleter).DeleteIf(ctx(t), was); err != nil {
+				t.Errorf("DeleteIf: %v", err)
+			}
+		})
+		wg.Go(func() {
+			if err := s.Put(ctx(t), replaced); err != nil {
+				t.Errorf("Put: %v", err)
+			}
+		})
+		wg.Wait()
+		wantFound(t, s, replaced)
+	}
+}
+
+// testDeleteIfOnce has goroutines delete the same records: each must have been deleted by one of them.
+func testDeleteIfOnce(t *testing.T, s store.Store) {
+	for range 20 {
+		r := newRecord(t)
+		put(t, s, r)
+		var deleted atomic.Int32
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				done, err := s.(store.ConditionalDeleter).DeleteIf(ctx(t), r)
+				if err != nil {
+					t.Errorf("DeleteIf: %v", err)
+				}
+				if done {
+					deleted.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if deleted.Load() != 1 {
+			t.Errorf("%d deleted the record, want 1", deleted.Load())
 		}
 	}
 }
@@ -520,6 +625,13 @@ func ctx(t *testing.T) context.Context {
 	c, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	return c
+}
+
+func maxData(s store.Store) int {
+	if limited, ok := s.(store.Limited); ok {
+		return limited.MaxData()
+	}
+	return store.MaxData
 }
 
 func inAnHour() time.Time { return time.Now().Add(time.Hour) }

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -225,9 +227,64 @@ var broken = map[string]func() store.Store{
 		}
 		return f
 	},
-	"SealingKey": func() store.Store { return freshKeys{memstore.New(memstore.Options{})} },
-	"List":       func() store.Store { return listsAll{memstore.New(memstore.Options{})} },
-	"Purge":      func() store.Store { return purgesAll{memstore.New(memstore.Options{})} },
+	"DeleteIf":     func() store.Store { return deletesAny{memstore.New(memstore.Options{})} },
+	"DeleteIfRace": func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
+	"DeleteIfOnce": func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
+	"Swap":         func() store.Store { return swapsAny{memstore.New(memstore.Options{})} },
+	"SwapExpired":  func() store.Store { return &swapsOnce{Store: memstore.New(memstore.Options{})} },
+	"SwapRace":     func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
+	"SealingKey":   func() store.Store { return freshKeys{memstore.New(memstore.Options{})} },
+	"List":         func() store.Store { return listsAll{memstore.New(memstore.Options{})} },
+	"Purge":        func() store.Store { return purgesAll{memstore.New(memstore.Options{})} },
+}
+
+type deletesAny struct{ *memstore.Store }
+
+func (s deletesAny) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
+	_, err := s.Take(ctx, r.ID)
+	return err == nil, nil
+}
+
+type looksFirst struct{ *memstore.Store }
+
+func (s looksFirst) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
+	if is, err := s.Get(ctx, r.ID); err != nil || !store.Same(is, r) {
+		return false, nil
+	}
+	time.Sleep(time.Millisecond) // lets the other in
+	return true, s.Delete(ctx, r.ID)
+}
+
+func (s looksFirst) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if is, _ := s.Get(ctx, next.ID); !store.Same(is, old) {
+		return false, nil
+	}
+	time.Sleep(time.Millisecond) // lets the others in
+	return true, s.Put(ctx, next)
+}
+
+type swapsAny struct{ *memstore.Store }
+
+func (s swapsAny) Swap(ctx context.Context, _, next store.Record) (bool, error) {
+	return true, s.Put(ctx, next)
+}
+
+// swapsOnce takes every id that was ever put for there.
+type swapsOnce struct {
+	*memstore.Store
+	ids sync.Map
+}
+
+func (s *swapsOnce) Put(ctx context.Context, r store.Record) error {
+	s.ids.Store(r.ID, true)
+	return s.Store.Put(ctx, r)
+}
+
+func (s *swapsOnce) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if _, known := s.ids.Load(next.ID); known && old.ID.IsZero() {
+		return false, nil
+	}
+	return s.Store.Swap(ctx, old, next)
 }
 
 type freshKeys struct{ *memstore.Store }
@@ -252,10 +309,14 @@ const brokenEnv = "STORETEST_BROKEN"
 // TestBroken runs the suite, in another process, on each of the broken stores, and expects it to fail where it should.
 func TestBroken(t *testing.T) {
 	if name := os.Getenv(brokenEnv); name != "" {
-		storetest.Run(t, func(*testing.T) store.Store { return broken[name]() })
+		if open := broken[name]; open != nil {
+			storetest.Run(t, func(*testing.T) store.Store { return open() })
+		} else {
+			storetest.RunServer(t, brokenServers[name]())
+		}
 		return
 	}
-	for name := range broken {
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(broken)), slices.Collect(maps.Keys(brokenServers))) {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.Command(os.Args[0], "-test.run=^TestBroken$/^"+name+"$", "-test.v")
 			cmd.Env = append(os.Environ(), brokenEnv+"="+name)

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store/memstore"
+	"github.com/libssl-go/libssl/tests/servertest"
+)
+
+// Two servers of a fleet, on a server of stores: one issues, the other resumes.
+func TestServe_StoresOfSeveralHosts(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	ring := filepath.Join(t.TempDir(), "ring")
+	requireOK(t, sslsess(t, "keyring", "new", ring))
+	redis := servertest.Redis(t, "redis-server", "--requirepass", "p@ss/word")
+	memcached := servertest.Memcached(t)
+	for _, url := range []string{"valkey://:p%40ss%2Fword@" + redis.Addr + "/3", "memcached://" + memcached.Addr} {
+		for _, version := range []string{"1.2", "1.3"} {
+			a, b := f.serve("-store", url, "-keyring", ring), f.serve("-store", url, "-keyring", ring)
+			full, _ := f.resumed(f.client(version), a, b)
+			require.False(t, full.Resumed)
+		}
+		requireFailure(t, sslsess(t, "serve", "-listen", "127.0.0.1:0", "-cert", f.cert, "-key", f.key, "-store", url), 2, "-keyring, or -plaintext")
+	}
+}
+
+// A store that goes away while the server serves costs resumptions, and no handshake; when it is back so are they.
+func TestServe_StoreGoesAwayAndComesBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	ring := filepath.Join(t.TempDir(), "ring")
+	requireOK(t, sslsess(t, "keyring", "new", ring))
+	redis, memcached := servertest.Redis(t, "redis-server"), servertest.Memcached(t)
+	for url, srv := range map[string]*servertest.Server{"redis://" + redis.Addr: redis, "memcached://" + memcached.Addr: memcached} {
+		n, client := f.serve("-store", url, "-keyring", ring), f.client("1.3")
+		v, _ := f.resumed(client, n, n)
+		srv.Stop()
+		for range 8 { // more than open the breaker
+			require.False(t, f.call(client, n.addr, v.Session).Resumed)
+		}
+		srv.Start()
+		f.resumed(client, n, n)
+		assert.Equal(t, 0, n.end(syscall.SIGTERM))
+	}
+}
+
+func TestStore_OfValkey(t *testing.T) {
+	t.Parallel()
+	srv := servertest.Redis(t, "redis-server")
+	url := "valkey://" + srv.Addr + "/0"
+	st, closeStore, err := openStore(url, true)
+	require.NoError(t, err)
+	defer closeStore()
+	fill(t, st)
+	require.Len(t, listed(t, url), 2)
+	r := sslsess(t, "store", "stat", url)
+	requireOK(t, r)
+	assert.Regexp(t, `(?m)^sessions +2$`, r.stdout)
+	requireOK(t, sslsess(t, "store", "rm", url, "01"))
+	require.Len(t, listed(t, url), 1)
+	r = sslsess(t, "store", "purge", url)
+	requireOK(t, r)
+	assert.Equal(t, "removed 1\n", r.stdout)
+	assert.Empty(t, listed(t, url))
+}
+
+func TestStore_OfMemcached(t *testing.T) {
+	t.Parallel()
+	srv := servertest.Memcached(t)
+	url := "memcached://" + srv.Addr
+	st, closeStore, err := openStore(url, true)
+	require.NoError(t, err)
+	defer closeStore()
+	fill(t, st)
+	requireFailure(t, sslsess(t, "store", "ls", url), 1, "cannot list")
+	requireFailure(t, sslsess(t, "store", "stat", url), 1, "cannot list")
+	requireFailure(t, sslsess(t, "store", "purge", url), 1, "cannot be purged")
+	requireOK(t, sslsess(t, "store", "rm", url, "01"))
+	requireFailure(t, sslsess(t, "store", "rm", url, "01"), 1, "no session 01")
+}
+
+// What is wrong is said at the start, on one line, and no password with it.
+func TestStore_ServersThatCannotServe(t *testing.T) {
+	t.Parallel()
+	const secret = "s3cret"
+	locked, memcached, free := servertest.Redis(t, "redis-server", "--requirepass", "another"), servertest.Memcached(t), servertest.FreeAddr(t)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { silent.Close() }) // after the parallel subtests
+	for name, c := range map[string]struct{ url, says string }{
+		"valkey unreachable":    {"valkey://:" + secret + "@" + free + "/0", "refused"},
+		"valkey wrong password": {"redis://u:" + secret + "@" + locked.Addr, "WRONGPASS"},
+		"valkey no password":    {"redis://" + locked.Addr, "NOAUTH"},
+		"valkey is memcached":   {"valkey://:" + secret + "@" + memcached.Addr, "another protocol"},
+		"valkey is silent":      {"valkey://:" + secret + "@" + silent.Addr().String(), "no answer"},
+		"memcached unreachable": {"memcached://" + free, "refused"},
+		"memcached is redis":    {"memcached://" + locked.Addr, "unexpected line"},
+		"memcached is silent":   {"memcached://" + silent.Addr().String(), "timeout"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, args := range [][]string{{"store", "ls", c.url}, {"serve", "-listen", "127.0.0.1:0", "-plaintext", "-store", c.url}} {
+				r := sslsess(t, args...)
+				requireFailure(t, r, 1, c.says)
+				assert.NotContains(t, r.stderr, secret)
+				assert.Empty(t, r.stdout)
+				assert.Equal(t, 1, strings.Count(r.stderr, "\n"), r.stderr)
+			}
+		})
+	}
+}
+
+// memcached would give one entry to all hosts that ask at once.
+func TestStore_MemcachedRefusesSingleUse(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	st, closeStore, err := openStore("memcached://"+servertest.Memcached(t).Addr, true)
+	require.NoError(t, err)
+	defer closeStore()
+	for name, early := range map[string]uint32{"single use": 0, "early data": 1000} {
+		ctx, err := libssl.NewServerContext(f.cert, f.key)
+		require.NoError(t, err)
+		defer ctx.Close()
+		require.NoError(t, ctx.SetMaxEarlyData(early))
+		_, err = ctx.UseStore(st, &libssl.StoreOptions{Plaintext: true, SingleUse: early == 0})
+		require.ErrorIs(t, err, libssl.ErrUnsupported, name)
+		assert.ErrorContains(t, err, "take entries atomically, and *memcachestore.Store is no store.Taker", name)
+		cache, err := ctx.UseStore(memstore.New(memstore.Options{}), &libssl.StoreOptions{SingleUse: true})
+		require.NoError(t, err, "what was refused has left nothing")
+		require.NoError(t, cache.Close(t.Context()))
+	}
+}
+
+// A disk that is full costs resumptions, and is counted; one that is full at the start is an error. What the process may write is
+// bounded in place of the disk.
+func TestServe_DiskIsFull(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	store := "sqlite:" + filepath.Join(t.TempDir(), "sessions.db")
+	n, client := f.serve("-store", store, "-http", "127.0.0.1:0"), f.client("1.3")
+	stats := "http://" + n.says("http on ") + "/stats"
+	bound := func(size string) {
+		out, err := exec.Command("prlimit", "--pid", fmt.Sprint(n.cmd.Process.Pid), "--fsize="+size+":unlimited").CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	f.resumed(client, n, n)
+
+	bound("0")
+	eventually(t, "the server says so", func() bool { // it may have said something else less than a second ago
+		v := f.call(client, n.addr, nil)
+		require.NoError(t, v.NoAnswer)
+		require.False(t, f.call(client, n.addr, v.Session).Resumed)
+		return strings.Contains(n.errors(), "store: sqlitestore: put: disk I/O error: file too large")
+	})
+	resp, err := http.Get(stats)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	var s struct{ Cache libssl.CacheStats }
+	require.NoError(t, json.NewDecoder(resp.Body).Decode(&s))
+	assert.Positive(t, s.Cache.Errors)
+	assert.Positive(t, s.Cache.Misses)
+
+	out, err := exec.Command("prlimit", "--fsize=0", os.Args[0], "serve", "-listen", "127.0.0.1:0", "-store", store).CombinedOutput()
+	require.Error(t, err)
+	assert.Regexp(t, `\Asslsess[^\n]*sessions.db: disk I/O error: file too large\n\z`, string(out))
+
+	bound("unlimited")
+	f.resumed(client, n, n)
+	assert.Equal(t, 0, n.end(syscall.SIGTERM))
+}

@@ -1,0 +1,242 @@
+// Package memcachestore is a store.Store in memcached, which a fleet of hosts shares.
+package memcachestore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/libssl-go/libssl/store"
+)
+
+// DefaultPrefix begins the keys of a store whose Options name no other prefix.
+const DefaultPrefix = "libssl:"
+
+const (
+	maxKey = 250 // memcached's own bound
+
+	// maxLife is memcached's bound for an expiry that is relative: more seconds would be a date, by the server's clock.
+	maxLife = 30 * 24 * time.Hour
+
+	// maxCalls run at once, each on a connection, which is kept for the next.
+	maxCalls = 64
+
+	// answerTimeout is how long a connection may owe an answer before it counts as broken, and so how long a call whose
+	// context ended may still hold one of them.
+	answerTimeout = time.Second
+)
+
+// Store keeps each record under one key, the prefix and the id in hexadecimal. It implements store.Store,
+// store.ConditionalDeleter and store.Swapper.
+//
+// It is no store.Taker, because memcached has no command that reads and deletes: of hosts that ask at once each would get the
+// record. So it cannot serve single use, nor early data. Nor can it list or purge: memcached does not tell its keys.
+//
+// The server is told how long a record lives, in seconds rounded up, so that it goes by its own clock; the exact end is
+// kept with the record and checked here. A record lives for 30 days at most. The server drops what it has no room for, and everything
+// when it restarts. Its slab pages should hold items of 64 KiB, as they do unless it is configured otherwise.
+//
+// The client library takes no context. Calls that wait end with theirs all the same; what they had asked of the server runs on
+// for up to a second, and may have its effect.
+type Store struct {
+	client *memcache.Client
+	slots  chan struct{} // as many tokens as calls run
+	prefix string
+	now    func() time.Time
+}
+
+// Options are what an address does not say.
+type Options struct {
+	// Prefix begins every key; DefaultPrefix if empty. Fleets that share a server need different ones. It has no spaces
+	// and no control characters.
+	Prefix string
+}
+
+// Open connects to the server at addr, host:port, and checks that it is a memcached.
+func Open(addr string, opts Options) (*Store, error) {
+	s, err := open(addr, opts)
+	if err != nil {
+		return nil, fmt.Errorf("memcachestore: %s: %w", addr, err)
+	}
+	return s, nil
+}
+
+func open(addr string, opts Options) (*Store, error) {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return nil, errors.New("the address is no host:port")
+	}
+	prefix := opts.Prefix
+	if prefix == "" {
+		prefix = DefaultPrefix
+	}
+	if len(prefix) > maxKey-2*store.MaxIDLen || strings.ContainsFunc(prefix, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return nil, errors.New("the prefix is too long, or has spaces or control characters")
+	}
+	// A host is looked up once, here: one whose name moves must be opened anew.
+	servers := new(memcache.ServerList)
+	if err := servers.SetServers(addr); err != nil {
+		return nil, err
+	}
+	client := memcache.NewFromSelector(servers)
+	client.Timeout, client.MaxIdleConns = answerTimeout, maxCalls
+	// What a Get is answered tells more than a Ping would: whether the server may be asked.
+	if _, err := client.Get(prefix + "check"); err != nil && !errors.Is(err, memcache.ErrCacheMiss) {
+		client.Close()
+		return nil, err
+	}
+	return &Store{client: client, slots: make(chan struct{}, maxCalls), prefix: prefix, now: time.Now}, nil
+}
+
+// Close closes the connections that no call uses.
+func (s *Store) Close() error { return s.client.Close() }
+
+// Get implements store.Store.
+func (s *Store) Get(ctx context.Context, id store.ID) (store.Record, error) {
+	item, err := do(ctx, s, "get", func() (*memcache.Item, error) { return s.client.Get(s.key(id)) })
+	if err != nil {
+		return store.Record{}, err
+	}
+	if item == nil {
+		return store.Record{}, store.ErrNotFound
+	}
+	r, err := store.Decode(id, item.Value)
+	if err != nil {
+		return store.Record{}, fmt.Errorf("memcachestore: get: %w", err)
+	}
+	if !s.now().Before(r.Expires) {
+		return store.Record{}, store.ErrNotFound
+	}
+	return r, nil
+}
+
+// Put implements store.Store.
+func (s *Store) Put(ctx context.Context, r store.Record) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	lives := r.Expires.Sub(s.now().Round(0))
+	if lives <= 0 {
+		return s.del(ctx, "put", r.ID) // a record that has ended replaces too
+	}
+	item := &memcache.Item{Key: s.key(r.ID), Value: store.Encode(r), Expiration: expiration(lives)}
+	_, err := do(ctx, s, "put", func() (*memcache.Item, error) { return nil, s.client.Set(item) })
+	return err
+}
+
+// expiration is how long the server is to keep a record that lives so long; negative ends it at once.
+func expiration(lives time.Duration) int32 {
+	if lives <= 0 {
+		return -1
+	}
+	// The server's seconds begin at any moment of its own: one more, lest the record go early.
+	return int32(min(math.Ceil(lives.Seconds())+1, maxLife.Seconds()))
+}
+
+// Delete implements store.Store.
+func (s *Store) Delete(ctx context.Context, id store.ID) error { return s.del(ctx, "delete", id) }
+
+func (s *Store) del(ctx context.Context, op string, id store.ID) error {
+	_, err := do(ctx, s, op, func() (*memcache.Item, error) { return nil, s.client.Delete(s.key(id)) })
+	return err
+}
+
+// DeleteIf implements store.ConditionalDeleter, in two round trips: memcached cannot delete on a condition, but it can
+// replace on one, here by an item that has ended.
+func (s *Store) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
+	item, err := do(ctx, s, "delete", func() (*memcache.Item, error) {
+		item, err := s.client.Get(s.key(r.ID))
+		if err != nil || string(item.Value) != string(store.Encode(r)) {
+			return nil, err
+		}
+		item.Value, item.Expiration = nil, -1
+		return stored(item, s.client.CompareAndSwap(item))
+	})
+	return item != nil, err
+}
+
+// Swap implements store.Swapper, by memcached's own commands for that: in one round trip where there is to be no old record, else in two.
+func (s *Store) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if err := next.Validate(); err != nil {
+		return false, err
+	}
+	value, expires := store.Encode(next), expiration(next.Expires.Sub(s.now().Round(0)))
+	item, err := do(ctx, s, "swap", func() (*memcache.Item, error) {
+		if old.ID.IsZero() {
+			item := &memcache.Item{Key: s.key(next.ID), Value: value, Expiration: expires}
+			return stored(item, s.client.Add(item))
+		}
+		item, err := s.client.Get(s.key(next.ID))
+		if err != nil || string(item.Value) != string(store.Encode(old)) {
+			return nil, err
+		}
+		item.Value, item.Expiration = value, expires
+		return stored(item, s.client.CompareAndSwap(item))
+	})
+	return item != nil, err
+}
+
+// stored is item, or nil where err says that its condition did not hold.
+func stored(item *memcache.Item, err error) (*memcache.Item, error) {
+	switch {
+	case err == nil:
+		return item, nil
+	case errors.Is(err, memcache.ErrCASConflict) || errors.Is(err, memcache.ErrNotStored):
+		return nil, nil
+	}
+	return nil, err
+}
+
+// do runs f, which asks the server, when one of the slots is free. All waiting ends with ctx. A miss is a nil item.
+//
+// Where a connection turns out to be broken the others that were idle with it most likely are, since the server restarted:
+// they are closed and f is run again, once. All that f does may be done twice.
+func do(ctx context.Context, s *Store, op string, f func() (*memcache.Item, error)) (*memcache.Item, error) {
+	type result struct {
+		item *memcache.Item
+		err  error
+	}
+	results := make(chan result, 1)
+	err := ctx.Err()
+	if err == nil {
+		select {
+		case s.slots <- struct{}{}:
+			go func() {
+				defer func() { <-s.slots }()
+				item, err := f()
+				if broken(err) {
+					s.client.Close()
+					item, err = f()
+				}
+				results <- result{item, err}
+			}()
+			select {
+			case r := <-results:
+				if r.err == nil || errors.Is(r.err, memcache.ErrCacheMiss) {
+					return r.item, nil
+				}
+				err = r.err
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	return nil, fmt.Errorf("memcachestore: %s: %w", op, err)
+}
+
+// broken reports whether err is that of a connection which did not last, as opposed to one that could not be made, or to a server
+// that is slow or has something to say.
+func broken(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, io.EOF) || errors.As(err, &op) && op.Op != "dial" && !op.Timeout()
+}
+
+func (s *Store) key(id store.ID) string { return s.prefix + id.String() }

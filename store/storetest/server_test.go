@@ -1,0 +1,178 @@
+package storetest_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/storetest"
+)
+
+// server is what stands behind clients: a map of encoded records with ends, and connections that break at a restart.
+type server struct {
+	mu    sync.Mutex
+	kept  map[store.ID]value
+	start int // how often it was started
+}
+
+type value struct {
+	encoded []byte
+	end     time.Time
+}
+
+// client is a store of a server. Its faults are for brokenServers.
+type client struct {
+	*server
+	skew      time.Duration
+	connected *int
+
+	absolute, gullible, forlorn, eager, rash bool
+}
+
+func (c *client) now() time.Time { return time.Now().Add(c.skew) }
+
+// lock connects, checks the context, and removes what has ended.
+func (c *client) lock(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	c.mu.Lock()
+	if *c.connected != c.start {
+		if !c.forlorn {
+			*c.connected = c.start
+		}
+		c.mu.Unlock()
+		return errors.New("connection lost")
+	}
+	for id, v := range c.kept {
+		if !time.Now().Before(v.end) {
+			delete(c.kept, id)
+		}
+	}
+	return nil
+}
+
+func (c *client) Get(ctx context.Context, id store.ID) (store.Record, error) {
+	if err := c.lock(ctx); err != nil {
+		return store.Record{}, err
+	}
+	defer c.mu.Unlock()
+	v, ok := c.kept[id]
+	if !ok {
+		return store.Record{}, store.ErrNotFound
+	}
+	r, err := store.Decode(id, bytes.Clone(v.encoded))
+	if err != nil && c.gullible {
+		return store.Record{ID: id, Data: bytes.Clone(v.encoded)}, nil
+	}
+	if err == nil && !c.now().Before(r.Expires) {
+		if c.eager {
+			delete(c.kept, id)
+		}
+		return store.Record{}, store.ErrNotFound
+	}
+	return r, err
+}
+
+func (c *client) Put(ctx context.Context, r store.Record) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer c.mu.Unlock()
+	end := time.Now().Add(r.Expires.Sub(c.now()))
+	if c.absolute {
+		end = r.Expires
+	}
+	c.kept[r.ID] = value{store.Encode(r), end}
+	return nil
+}
+
+func (c *client) Delete(ctx context.Context, id store.ID) error {
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer c.mu.Unlock()
+	delete(c.kept, id)
+	return nil
+}
+
+func (c *client) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if err := next.Validate(); err != nil {
+		return false, err
+	}
+	if err := c.lock(ctx); err != nil {
+		return false, err
+	}
+	kept, there := c.kept[next.ID]
+	if c.rash { // between looking and putting it lets others in
+		c.mu.Unlock()
+		time.Sleep(time.Millisecond)
+		c.mu.Lock()
+	}
+	defer c.mu.Unlock()
+	if r, err := store.Decode(next.ID, bytes.Clone(kept.encoded)); c.eager && err == nil && !c.now().Before(r.Expires) {
+		there = false
+	}
+	if there != !old.ID.IsZero() || there && !bytes.Equal(kept.encoded, store.Encode(old)) {
+		return false, nil
+	}
+	c.kept[next.ID] = value{store.Encode(next), time.Now().Add(next.Expires.Sub(c.now()))}
+	return true, nil
+}
+
+// served makes a server whose clients have the faults that spoil gives them.
+func served(spoil func(*client)) storetest.Server {
+	srv := &server{kept: map[store.ID]value{}}
+	openAt := func(_ *testing.T, skew time.Duration) store.Store {
+		connected := srv.start
+		c := &client{server: srv, skew: skew, connected: &connected}
+		spoil(c)
+		return c
+	}
+	return storetest.Server{
+		Open:   func(t *testing.T) store.Store { return openAt(t, 0) },
+		OpenAt: openAt,
+		Restart: func(*testing.T) {
+			srv.mu.Lock()
+			defer srv.mu.Unlock()
+			srv.start++
+			clear(srv.kept)
+		},
+		Damage: func(_ *testing.T, id store.ID, f func([]byte) []byte) {
+			srv.mu.Lock()
+			defer srv.mu.Unlock()
+			v := srv.kept[id]
+			v.encoded = f(bytes.Clone(v.encoded))
+			srv.kept[id] = v
+		},
+	}
+}
+
+// brokenServers have one fault each, by the name of the subtest that must find it.
+var brokenServers = map[string]func() storetest.Server{
+	"Shared": func() storetest.Server { // a server each
+		s := served(func(*client) {})
+		s.Open = func(t *testing.T) store.Store { return served(func(*client) {}).Open(t) }
+		return s
+	},
+	"ClockSkew":      func() storetest.Server { return served(func(c *client) { c.absolute = true }) },
+	"Damaged":        func() storetest.Server { return served(func(c *client) { c.gullible = true }) },
+	"Restarted":      func() storetest.Server { return served(func(c *client) { c.forlorn = true }) },
+	"SharedSwapRace": func() storetest.Server { return served(func(c *client) { c.rash = true }) },
+	"SwapClockAhead": func() storetest.Server { return served(func(c *client) { c.eager = true }) },
+	"ClockAhead":     func() storetest.Server { return served(func(c *client) { c.eager = true }) },
+}
+
+func TestRunServer(t *testing.T) { storetest.RunServer(t, served(func(*client) {})) }
+
+// What the server cannot do is not tested.
+func TestRunServer_Minimal(t *testing.T) {
+	storetest.RunServer(t, storetest.Server{Open: served(func(*client) {}).Open})
+}
