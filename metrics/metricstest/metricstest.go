@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/store/memstore"
@@ -36,5 +37,7 @@ func Served(t testing.TB) (*libssl.SessionCache, *libssl.Context) {
 	require.NoError(t, err)
 	c.Abort()
 	s.Abort()
+	// Its sessions go, and then nothing changes any more.
+	require.Eventually(t, func() bool { return sc.Stats().Queue == 0 }, time.Minute, time.Millisecond)
 	return sc, ctx
 }
