@@ -33,6 +33,16 @@ const (
 	outcomeNone // says nothing about the store
 )
 
+// breakerChange is what a call's outcome changed.
+type breakerChange uint8
+
+const (
+	breakerSame    breakerChange = iota
+	breakerFailing               // the first failure in a second
+	breakerOpened
+	breakerClosed
+)
+
 func (b *breaker) time() time.Time {
 	if b.now != nil {
 		return b.now()
@@ -55,9 +65,9 @@ func (b *breaker) allow() (probe, ok bool) {
 	return false, false
 }
 
-func (b *breaker) done(probe bool, o outcome) {
+func (b *breaker) done(probe bool, o outcome) breakerChange {
 	if o == outcomeNone {
-		return
+		return breakerSame
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,23 +75,30 @@ func (b *breaker) done(probe bool, o outcome) {
 		// Calls from before it opened say nothing new.
 		if probe && o == outcomeGood {
 			b.open, b.row, b.window, b.calls, b.failed = false, 0, time.Time{}, 0, 0
+			return breakerClosed
 		}
-		return
+		return breakerSame
 	}
 	t := b.time()
 	if t.Sub(b.window) >= breakerPeriod {
 		b.window, b.calls, b.failed = t, 0, 0
 	}
 	b.calls++
+	change := breakerSame
 	if o == outcomeGood {
 		b.row = 0
 	} else {
 		b.row++
 		b.failed++
+		if b.failed == 1 {
+			change = breakerFailing
+		}
 	}
 	if b.row >= breakerRow || (b.calls >= breakerMinCalls && 2*b.failed >= b.calls) {
 		b.open, b.next = true, t.Add(breakerPeriod)
+		return breakerOpened
 	}
+	return change
 }
 
 func (b *breaker) isOpen() bool {

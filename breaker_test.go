@@ -139,3 +139,31 @@ func TestBreaker_OneOfManyTries(t *testing.T) {
 		require.EqualValues(t, 1, tries.Load())
 	}
 }
+
+func TestBreaker_SaysWhatChanged(t *testing.T) {
+	b, clock := newTestBreaker()
+	try := func(o outcome) breakerChange {
+		probe, ok := b.allow()
+		require.True(t, ok)
+		return b.done(probe, o)
+	}
+	require.Equal(t, breakerSame, try(outcomeGood))
+	require.Equal(t, breakerFailing, try(outcomeBad))
+	require.Equal(t, breakerSame, try(outcomeBad), "once a second")
+	require.Equal(t, breakerSame, try(outcomeGood))
+	require.Equal(t, breakerSame, try(outcomeBad))
+	clock.advance(breakerPeriod)
+	require.Equal(t, breakerFailing, try(outcomeBad))
+	for range breakerRow - 3 {
+		require.Equal(t, breakerSame, try(outcomeBad))
+	}
+	require.Equal(t, breakerOpened, try(outcomeBad))
+	require.Equal(t, breakerSame, b.done(false, outcomeBad), "a call from before")
+	for _, o := range []outcome{outcomeBad, outcomeNone} {
+		clock.advance(breakerPeriod)
+		require.Equal(t, breakerSame, try(o))
+	}
+	clock.advance(breakerPeriod)
+	require.Equal(t, breakerClosed, try(outcomeGood))
+	require.Equal(t, breakerFailing, try(outcomeBad))
+}

@@ -50,7 +50,8 @@ type Conn struct {
 	hmu   sync.Mutex  // one handshake at a time
 	done  atomic.Bool // the handshake is
 	early earlyState
-	hsErr error // what ended it
+	took  time.Duration // inside its calls, of which early data and timeouts make several
+	hsErr error         // what ended it
 
 	rmu     sync.Mutex // one reader
 	in      *buffer    // ciphertext that OpenSSL has not taken yet
@@ -541,13 +542,14 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 	n, err = c.handshake(ctx, op, p)
 	err = c.closedError(err)
 	c.rmu.Unlock()
+	c.took += time.Since(begin)
 	if stop != nil && !stop() {
 		err = ctx.Err() // for good: the connection below is closed, or about to be
 		c.hsErr = err
 	} else if err == nil {
 		if op == C.SCB_OP_HANDSHAKE {
 			c.done.Store(true)
-			c.ctx.shookHands(c, time.Since(begin))
+			c.ctx.shookHands(c)
 		}
 	} else if ne, ok := err.(net.Error); (!ok || !ne.Timeout()) && err != io.EOF {
 		c.hsErr = err

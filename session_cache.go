@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -51,6 +53,15 @@ type StoreOptions struct {
 	// store, entries that were lost. It is called on whatever goroutine met the
 	// error and must not block.
 	OnError func(error)
+
+	// Logger hears what a person should know; nil logs nothing. What it hears
+	// follows the store's state and not the handshakes, so that an outage is a few
+	// records: at Error that the store is left alone after failures, and a panic in
+	// it; at Warn a failure of the store, at most one a second, and a full queue; at
+	// Info that the store answers again, and what was missed meanwhile. At Debug it
+	// hears each single failure. No record holds a key, an id or a session. Like
+	// OnError its Handler is called where things happen and must not block.
+	Logger *slog.Logger
 }
 
 const (
@@ -73,6 +84,7 @@ type SessionCache struct {
 	singleUse atomic.Bool // TLS 1.3 entries are taken
 
 	breaker breaker
+	outage  atomic.Pointer[outage] // while the breaker is open
 	stats   counters
 	shards  [queueShards]shard
 	drained sync.WaitGroup
@@ -218,10 +230,19 @@ func (sc *SessionCache) useOnce() error {
 	return nil
 }
 
-func (sc *SessionCache) report(err error) {
+// report tells OnError and the Logger of what no handshake may see.
+func (sc *SessionCache) report(level slog.Level, msg string, err error, attrs ...slog.Attr) {
+	sc.log(level, msg, append(attrs, slog.Any("error", err))...)
 	if f := sc.opt.OnError; f != nil {
 		defer func() { _ = recover() }()
 		f(err)
+	}
+}
+
+func (sc *SessionCache) log(level slog.Level, msg string, attrs ...slog.Attr) {
+	if l := sc.opt.Logger; l != nil {
+		defer func() { _ = recover() }()
+		l.LogAttrs(context.Background(), level, msg, attrs...)
 	}
 }
 
@@ -293,7 +314,7 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	}
 	der := C.scb_session_der(sess, originSize, nil)
 	if der.len == 0 {
-		sc.report(errors.New("libssl: a new session cannot be encoded"))
+		sc.report(slog.LevelDebug, "session not stored", errors.New("libssl: a new session cannot be encoded"))
 		return
 	}
 	p := &put{cache: sc, rec: store.Record{ID: idOf(i.id, i.id_len), Expires: expires}}
@@ -302,7 +323,7 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	rec.Data = sealEntry(sc.seal, rec.ID, sid, origin, unsafe.Slice((*byte)(unsafe.Pointer(der.p)), int(der.len)))
 	C.scb_wipe(unsafe.Pointer(der.p), der.len)
 	if err := rec.Validate(); err != nil { // a monstrous certificate of the client's, no failure of the store
-		sc.report(fmt.Errorf("libssl: a new session cannot be stored: %w", err))
+		sc.report(slog.LevelDebug, "session not stored", fmt.Errorf("libssl: a new session cannot be stored: %w", err))
 		return
 	}
 	if conn != nil {
@@ -335,18 +356,22 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID, p *C.uchar, 
 	}
 	c := C.scb_session_check(ssl, bytesPtr(a.der), C.size_t(len(a.der)), p, C.uint(n),
 		bytesPtr(a.idContext), C.uint(len(a.idContext)), C.int64_t(time.Now().Unix()))
-	switch {
-	case c.sess != nil:
+	if c.sess != nil {
 		a.used = true
 		if conn != nil {
 			conn.resume.origin, conn.resume.from = a.origin, id
 		}
+	}
+	switch {
+	case a.counted: // for the hello before a HelloRetryRequest
+	case c.sess != nil:
 		sc.stats.hits.Add(1)
 	case c.why == C.SCB_ENTRY_UNDECODABLE:
 		sc.stats.undecodable.Add(1)
 	default:
 		sc.stats.reject(Rejection(c.why))
 	}
+	a.counted = true
 	return c.sess
 }
 
@@ -416,6 +441,7 @@ type answer struct {
 	origin    time.Time
 	taken     *store.Record
 	used      bool
+	counted   bool
 }
 
 func (r *resumption) find(id store.ID) *answer {
@@ -470,7 +496,7 @@ func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Contex
 	a, room := r.add(w.id)
 	sid, err := current.sessionIDContext()
 	if err != nil {
-		sc.report(err)
+		sc.report(slog.LevelDebug, "session not looked up", err)
 		return a
 	}
 	take := w.psk && sc.singleUse.Load()
@@ -541,9 +567,12 @@ var (
 	errQueueFull    = errors.New("libssl: the store does not keep up")
 )
 
-type storePanic struct{ value any }
+type storePanic struct {
+	value any
+	stack []byte
+}
 
-func (p storePanic) Error() string { return fmt.Sprintf("libssl: the store panicked: %v", p.value) }
+func (p *storePanic) Error() string { return fmt.Sprintf("libssl: the store panicked: %v", p.value) }
 
 // request is one operation of the store's. It is no func, which would be on the
 // heap.
@@ -562,11 +591,13 @@ const (
 	opDelete
 )
 
+func (op operation) String() string { return [...]string{"get", "take", "put", "delete"}[op] }
+
 // do makes the request.
 func (sc *SessionCache) do(ctx context.Context, r request) (rec store.Record, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = storePanic{r}
+			err = &storePanic{r, debug.Stack()}
 		}
 	}()
 	switch r.op {
@@ -583,35 +614,77 @@ func (sc *SessionCache) do(ctx context.Context, r request) (rec store.Record, er
 
 // call makes a request, within timeout, whatever the store does.
 func (sc *SessionCache) call(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
+	lookup := r.op == opGet || r.op == opTake
 	probe, ok := sc.breaker.allow()
 	if !ok {
 		sc.stats.skipped.Add(1)
+		if lookup {
+			sc.stats.lookupsSkipped.Add(1)
+		}
 		return store.Record{}, errBreakerOpen
 	}
 	begin := time.Now()
 	rec, err := sc.bounded(ctx, timeout, r)
-	if r.op == opGet || r.op == opTake {
+	if lookup {
 		sc.stats.get.observe(time.Since(begin))
 	} else if r.op == opPut {
 		sc.stats.put.observe(time.Since(begin))
 	}
+	total, ofLookups := &sc.stats.errors, &sc.stats.lookupErrors
 	switch {
 	case err == nil || errors.Is(err, store.ErrNotFound):
-		sc.breaker.done(probe, outcomeGood)
+		if sc.breaker.done(probe, outcomeGood) == breakerClosed {
+			sc.answersAgain()
+		}
+		return rec, err
 	case err == errStoreTimeout:
-		sc.stats.timeouts.Add(1)
-		sc.breaker.done(probe, outcomeBad)
+		total, ofLookups = &sc.stats.timeouts, &sc.stats.lookupTimeouts
 	case ctx.Err() != nil: // the handshake was given up
 		sc.breaker.done(probe, outcomeNone)
 		return rec, err
-	default:
-		sc.stats.errors.Add(1)
-		sc.breaker.done(probe, outcomeBad)
 	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		sc.report(err)
+	total.Add(1)
+	if lookup {
+		ofLookups.Add(1)
 	}
+	sc.failed(r.op, err, sc.breaker.done(probe, outcomeBad))
 	return rec, err
+}
+
+// outage is how things stood when the breaker opened.
+type outage struct {
+	begin         time.Time
+	skipped, lost uint64
+}
+
+// failed reports an operation's failure and what it changed.
+func (sc *SessionCache) failed(op operation, err error, change breakerChange) {
+	level := slog.LevelDebug
+	attrs := []slog.Attr{slog.String("operation", op.String())}
+	p, panicked := err.(*storePanic)
+	if panicked {
+		attrs = append(attrs, slog.String("stack", string(p.stack)))
+	}
+	switch {
+	case change != breakerFailing: // told already
+	case panicked:
+		level = slog.LevelError
+	default:
+		level = slog.LevelWarn
+	}
+	sc.report(level, "store failed", err, attrs...)
+	if change == breakerOpened {
+		sc.outage.Store(&outage{time.Now(), sc.stats.skipped.Load(), sc.stats.lost.Load()})
+		sc.log(slog.LevelError, "store left alone", slog.Any("error", err))
+	}
+}
+
+// answersAgain tells what an outage has cost.
+func (sc *SessionCache) answersAgain() {
+	if o := sc.outage.Swap(nil); o != nil {
+		sc.log(slog.LevelInfo, "store answers again", slog.Duration("after", time.Since(o.begin)),
+			slog.Uint64("skipped", sc.stats.skipped.Load()-o.skipped), slog.Uint64("lost", sc.stats.lost.Load()-o.lost))
+	}
 }
 
 func (sc *SessionCache) bounded(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
@@ -641,6 +714,7 @@ func (sc *SessionCache) bounded(ctx context.Context, timeout time.Duration, r re
 		cancel()
 		go func() {
 			if late := <-results; r.op == opTake && late.err == nil && late.rec.ID == r.id {
+				sc.stats.taken.Add(1)
 				sc.putBack(context.Background(), &late.rec)
 			}
 		}()
@@ -705,6 +779,7 @@ type shard struct {
 	jobs     []request
 	draining bool
 	closed   bool
+	full     bool // since a job found no room, until the jobs are taken up
 }
 
 func (s *shard) close() {
@@ -728,6 +803,11 @@ func (sc *SessionCache) enqueue(j request) error {
 	case s.closed:
 		return ErrClosed
 	case len(s.jobs) >= queueLimit/queueShards:
+		if !s.full {
+			s.full = true
+			// Elsewhere: OpenSSL may hold its lock here.
+			sc.drained.Go(func() { sc.log(slog.LevelWarn, "queue full", slog.Any("error", errQueueFull)) })
+		}
 		return errQueueFull
 	}
 	s.jobs = append(s.jobs, j)
@@ -743,7 +823,7 @@ func (sc *SessionCache) drain(s *shard) {
 	for {
 		s.mu.Lock()
 		jobs := s.jobs
-		s.jobs = nil
+		s.jobs, s.full = nil, false
 		s.draining = len(jobs) > 0
 		s.mu.Unlock()
 		if len(jobs) == 0 {

@@ -453,7 +453,7 @@ func TestStore_ResumesAfterAHelloRetryRequest(t *testing.T) {
 				asked = &st.takes
 			}
 			require.Equal(t, []store.ID{second.from}, st.asked(asked), "the second question is answered from memory")
-			require.EqualValues(t, 2, cache.Stats().Hits)
+			require.EqualValues(t, 1, cache.Stats().Hits, "one lookup")
 			require.EqualValues(t, 2, cache.Stats().Suspended)
 			require.EqualValues(t, 2, names.Load(), "once for each hello")
 			require.Zero(t, cache.Stats().PutBack)
@@ -1023,6 +1023,7 @@ func TestStore_TakeThatComesTooLateIsPutBack(t *testing.T) {
 	require.Equal(t, taken, receive(t, "the entry", back))
 	slow.Store(false)
 	require.EqualValues(t, 1, cache.Stats().PutBack)
+	require.EqualValues(t, 1, cache.Stats().Taken)
 	require.Equal(t, before, st.record(t, taken))
 	require.True(t, f.visit(t, patient, sess).resumed)
 }
@@ -1051,33 +1052,45 @@ func TestStore_BudgetsHaveDefaults(t *testing.T) {
 	})
 }
 
+// outageOf is a spy that is down while the flag is set.
+func outageOf(down *atomic.Bool) *spy {
+	st := newSpy()
+	state := func() error {
+		if down.Load() {
+			return errDown
+		}
+		return nil
+	}
+	st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+		if err := state(); err != nil {
+			return store.Record{}, err
+		}
+		return st.mem.Get(ctx, id)
+	}
+	st.OnPut = func(ctx context.Context, r store.Record) error {
+		if err := state(); err != nil {
+			return err
+		}
+		return st.mem.Put(ctx, r)
+	}
+	return st
+}
+
+// breakerClock is the breaker's clock from now on, and stands still.
+func breakerClock(cache *libssl.SessionCache) *atomic.Int64 {
+	var clock atomic.Int64
+	clock.Store(time.Now().UnixNano())
+	cache.SetBreakerClock(func() time.Time { return time.Unix(0, clock.Load()) })
+	return &clock
+}
+
 func TestStore_BreakerSparesAFailingStore(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
-		st := newSpy()
 		var down atomic.Bool
-		state := func() error {
-			if down.Load() {
-				return errDown
-			}
-			return nil
-		}
-		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
-			if err := state(); err != nil {
-				return store.Record{}, err
-			}
-			return st.mem.Get(ctx, id)
-		}
-		st.OnPut = func(ctx context.Context, r store.Record) error {
-			if err := state(); err != nil {
-				return err
-			}
-			return st.mem.Put(ctx, r)
-		}
+		st := outageOf(&down)
 		var errs heard
 		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, LookupTimeout: time.Minute, PutTimeout: time.Minute})
-		var clock atomic.Int64
-		clock.Store(time.Now().UnixNano())
-		cache.SetBreakerClock(func() time.Time { return time.Unix(0, clock.Load()) })
+		clock := breakerClock(cache)
 
 		sess := f.visit(t, server, nil).next
 		calls := func() int { return len(st.asked(&st.gets)) + len(st.asked(&st.puts)) }

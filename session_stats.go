@@ -11,6 +11,7 @@ import (
 
 type counters struct {
 	hits, misses, errors, timeouts, undecodable         atomic.Uint64
+	lookupErrors, lookupTimeouts, lookupsSkipped        atomic.Uint64
 	untagged, suspended, stored, removed, lost, putBack atomic.Uint64
 	skipped, taken                                      atomic.Uint64
 	rejections                                          [rejectionCount]atomic.Uint64
@@ -42,12 +43,41 @@ var rejectionNames = map[Rejection]string{
 
 func (r Rejection) String() string { return rejectionNames[r] }
 
+// RejectionCounts are counts by Rejection. As JSON they are an object with the
+// reasons' names.
+type RejectionCounts [rejectionCount]uint64
+
+// MarshalJSON implements json.Marshaler.
+func (c RejectionCounts) MarshalJSON() ([]byte, error) {
+	named := make(map[string]uint64, len(c))
+	for why, name := range rejectionNames {
+		named[name] = c[why]
+	}
+	return json.Marshal(named)
+}
+
+// UnmarshalJSON implements json.Unmarshaler. Names it does not know, another
+// version's, it passes over.
+func (c *RejectionCounts) UnmarshalJSON(b []byte) error {
+	var named map[string]uint64
+	if err := json.Unmarshal(b, &named); err != nil {
+		return err
+	}
+	for why, name := range rejectionNames {
+		c[why] = named[name]
+	}
+	return nil
+}
+
 // Rejections are all reasons.
 func Rejections() []Rejection {
 	return []Rejection{RejectedForged, RejectedNoCipher, RejectedOtherID, RejectedVersion, RejectedIDContext, RejectedExpired, RejectedLifetime}
 }
 
-// CacheStats are a SessionCache's counters.
+// CacheStats are a SessionCache's counters. A lookup counts once, as one of
+// Hits, Misses, Rejected, Undecodable, LookupErrors, LookupTimeouts and
+// LookupsSkipped; as none of them where the handshake was given up meanwhile or
+// OpenSSL did not ask for what was found.
 type CacheStats struct {
 	Hits        uint64 // sessions that OpenSSL was given
 	Misses      uint64 // the store had nothing
@@ -56,7 +86,11 @@ type CacheStats struct {
 	Rejected    uint64 // entries that were tampered with, expired, or of another host, policy or version
 	Undecodable uint64 // entries that this process cannot read; another member of the fleet may
 
-	Untagged  uint64 // ids that this fleet cannot have issued: never looked up
+	LookupErrors   uint64 // of Errors, those of lookups
+	LookupTimeouts uint64 // of Timeouts, those of lookups
+	LookupsSkipped uint64 // of Skipped, lookups
+
+	Untagged  uint64 // of Misses, ids that this fleet cannot have issued: never looked up
 	Suspended uint64 // handshakes that were parked for a lookup
 	Skipped   uint64 // operations left out while the breaker was open
 	Stored    uint64 // entries written
@@ -69,10 +103,10 @@ type CacheStats struct {
 	Open      bool   // the breaker is open
 
 	// RejectedFor splits Rejected by its reason.
-	RejectedFor [rejectionCount]uint64
+	RejectedFor RejectionCounts
 
 	Get, Put      Histogram // the store's answers, late ones up to the timeout
-	Full, Resumed Histogram // handshakes that went well on Conns, waiting for the peer and the store included
+	Full, Resumed Histogram // handshakes that went well on Conns, waiting for the peer and the store included, the caller's pauses not
 }
 
 // Stats reads the counters.
@@ -80,8 +114,9 @@ func (sc *SessionCache) Stats() CacheStats {
 	s := &sc.stats
 	st := CacheStats{
 		Hits: s.hits.Load(), Misses: s.misses.Load(), Errors: s.errors.Load(), Timeouts: s.timeouts.Load(),
-		Undecodable: s.undecodable.Load(),
-		Untagged:    s.untagged.Load(), Suspended: s.suspended.Load(), Skipped: s.skipped.Load(),
+		Undecodable:  s.undecodable.Load(),
+		LookupErrors: s.lookupErrors.Load(), LookupTimeouts: s.lookupTimeouts.Load(), LookupsSkipped: s.lookupsSkipped.Load(),
+		Untagged: s.untagged.Load(), Suspended: s.suspended.Load(), Skipped: s.skipped.Load(),
 		Stored: s.stored.Load(), Removed: s.removed.Load(), Taken: s.taken.Load(), PutBack: s.putBack.Load(), Lost: s.lost.Load(),
 		Parked: int(s.parked.Load()), Queue: int(s.queue.Load()), Open: sc.breaker.isOpen(),
 		Get: s.get.read(), Put: s.put.read(), Full: s.full.read(), Resumed: s.resumed.read(),
@@ -148,13 +183,13 @@ func (h *histogram) read() (out Histogram) {
 }
 
 // shookHands counts a handshake where there is a store.
-func (c *Context) shookHands(conn *Conn, took time.Duration) {
+func (c *Context) shookHands(conn *Conn) {
 	sc := c.cache.Load()
 	switch {
 	case sc == nil:
 	case conn.SessionReused():
-		sc.stats.resumed.observe(took)
+		sc.stats.resumed.observe(conn.took)
 	default:
-		sc.stats.full.observe(took)
+		sc.stats.full.observe(conn.took)
 	}
 }

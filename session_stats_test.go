@@ -1,9 +1,12 @@
 package libssl_test
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"expvar"
+	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,4 +84,95 @@ func TestStats_CountTakenEntries(t *testing.T) {
 	v := f.visit(t, server, nil)
 	require.True(t, f.visit(t, server, v.next).resumed)
 	require.EqualValues(t, 1, sc.Stats().Taken)
+}
+
+func TestStats_CountALookupOnce(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st, ring := newSpy(), newRing(t)
+		type get func(ctx context.Context, id store.ID) (store.Record, error)
+		var answer atomic.Pointer[get]
+		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) { return (*answer.Load())(ctx, id) }
+		answers := func(g get) { answer.Store(&g) }
+		answers(st.mem.Get)
+		var full atomic.Bool
+		st.OnPut = func(ctx context.Context, r store.Record) error {
+			if full.Load() {
+				return errDown
+			}
+			return st.mem.Put(ctx, r)
+		}
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: ring, LookupTimeout: budget})
+		i := f.issue(t, server, st, ring)
+		lookups := uint64(0)
+		counts := func(want uint64, of func(libssl.CacheStats) uint64) {
+			t.Helper()
+			require.Equal(t, want == 0, f.visit(t, server, i.sess).resumed)
+			lookups++
+			s := found(cache)
+			if want > 0 {
+				require.Equal(t, want, of(s))
+			}
+			require.Equal(t, lookups, s.Hits+s.Misses+s.Rejected+s.Undecodable+s.LookupErrors+s.LookupTimeouts+s.LookupsSkipped)
+		}
+		counts(0, nil)
+		require.EqualValues(t, 1, cache.Stats().Hits)
+		answers(func(context.Context, store.ID) (store.Record, error) { return store.Record{}, store.ErrNotFound })
+		counts(1, func(s libssl.CacheStats) uint64 { return s.Misses })
+		answers(func(context.Context, store.ID) (store.Record, error) {
+			return store.Record{ID: i.id, Data: []byte{1}}, nil
+		})
+		counts(1, func(s libssl.CacheStats) uint64 { return s.Rejected + s.Undecodable })
+		answers(func(ctx context.Context, _ store.ID) (store.Record, error) {
+			<-ctx.Done()
+			return store.Record{}, ctx.Err()
+		})
+		counts(1, func(s libssl.CacheStats) uint64 { return s.LookupTimeouts })
+		answers(func(context.Context, store.ID) (store.Record, error) { return store.Record{}, errDown })
+		counts(1, func(s libssl.CacheStats) uint64 { return s.LookupErrors })
+
+		// Puts fail too, and are no lookups.
+		full.Store(true)
+		f.visit(t, server, nil)
+		require.EqualValues(t, f.tickets, cache.Stats().Errors-cache.Stats().LookupErrors)
+		for !cache.Stats().Open {
+			counts(cache.Stats().LookupErrors+1, func(s libssl.CacheStats) uint64 { return s.LookupErrors })
+		}
+		counts(1, func(s libssl.CacheStats) uint64 { return s.LookupsSkipped })
+		require.EqualValues(t, 1+f.tickets, cache.Stats().Skipped)
+	})
+}
+
+// A handshake that a timeout cut in two took the time of both parts.
+func TestStats_AHandshakesTimeIsThatOfAllItsCalls(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS12)
+	server, cache := f.node(t, memstore.New(memstore.Options{}), nil)
+	cn, sn := tcpPipe(t)
+	c, s := f.ends(t, cn, sn, server, nil)
+	const first = 50 * time.Millisecond
+	s.SetReadDeadline(time.Now().Add(first))
+	begin := time.Now()
+	require.ErrorIs(t, s.Handshake(), os.ErrDeadlineExceeded)
+	waited := time.Since(begin)
+	s.SetReadDeadline(time.Time{})
+	require.NoError(t, exchange(c, s))
+	full := cache.Stats().Full
+	require.EqualValues(t, 1, full.Count())
+	require.Greater(t, full.Sum, waited-time.Millisecond)
+	require.Zero(t, full.Counts[0])
+}
+
+func TestStats_NameRejectionsInJSON(t *testing.T) {
+	var c libssl.RejectionCounts
+	c[libssl.RejectedExpired] = 3
+	text, err := json.Marshal(c)
+	require.NoError(t, err)
+	var named map[string]uint64
+	require.NoError(t, json.Unmarshal(text, &named))
+	require.Len(t, named, len(libssl.Rejections()))
+	require.EqualValues(t, 3, named["expired"])
+
+	var read libssl.RejectionCounts
+	require.NoError(t, json.Unmarshal([]byte(`{"expired":3,"a later version's":1}`), &read))
+	require.Equal(t, c, read)
+	require.Error(t, json.Unmarshal([]byte(`[1]`), &read))
 }

@@ -1,13 +1,14 @@
 // Package metrics names what a session cache and its Context count, for monitoring: once, so that every exporter says
-// the same. It depends on no monitoring system; metrics/prom does, in a module of its own.
+// the same. It depends on no monitoring system; metrics/prom and metrics/otel do, in modules of their own.
 package metrics
 
 import (
 	"bufio"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/libssl-go/libssl"
 )
@@ -73,6 +74,9 @@ func ofCache(s libssl.CacheStats) []Metric {
 				{Label: "untagged", Number: float64(s.Untagged)},
 				{Label: "undecodable", Number: float64(s.Undecodable)},
 				{Label: "rejected", Number: float64(s.Rejected)},
+				{Label: "late", Number: float64(s.LookupTimeouts)},
+				{Label: "error", Number: float64(s.LookupErrors)},
+				{Label: "skipped", Number: float64(s.LookupsSkipped)},
 			},
 		},
 		rejected,
@@ -134,44 +138,60 @@ func ofContext(s libssl.Stats) []Metric {
 	}
 }
 
+// Sample is one number of a metric: a value, or a part of a Histogram.
+type Sample struct {
+	Name   string
+	Labels []Label
+	Number float64
+}
+
+// Label is a label with its value.
+type Label struct{ Name, Value string }
+
+// Samples are the metric's numbers, as Prometheus names them: of a Histogram, for each value, the buckets, each with
+// what the shorter ones count and the bound in label le, the sum and the count.
+func (m Metric) Samples() (all []Sample) {
+	for _, v := range m.Values {
+		var labels []Label
+		if m.Label != "" {
+			labels = []Label{{m.Label, v.Label}}
+		}
+		if m.Kind != Histogram {
+			all = append(all, Sample{m.Name, labels, v.Number})
+			continue
+		}
+		var upTo uint64
+		for i, n := range v.Durations.Counts {
+			le := math.Inf(1)
+			if i < len(libssl.HistogramBounds) {
+				le = libssl.HistogramBounds[i].Seconds()
+			}
+			upTo += n
+			all = append(all, Sample{m.Name + "_bucket", append(slices.Clip(labels), Label{"le", number(le)}), float64(upTo)})
+		}
+		all = append(all, Sample{m.Name + "_sum", labels, v.Durations.Sum.Seconds()}, Sample{m.Name + "_count", labels, float64(upTo)})
+	}
+	return all
+}
+
 // WriteText writes the metrics in the text format that Prometheus scrapes.
 func WriteText(w io.Writer, all []Metric) error {
 	b := bufio.NewWriter(w)
 	for _, m := range all {
 		fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s %s\n", m.Name, m.Help, m.Name, m.Kind)
-		for _, v := range m.Values {
-			labels := ""
-			if m.Label != "" {
-				labels = m.Label + "=" + strconv.Quote(v.Label)
+		for _, s := range m.Samples() {
+			b.WriteString(s.Name)
+			for i, l := range s.Labels {
+				b.WriteByte("{,"[min(i, 1)])
+				b.WriteString(l.Name + "=" + strconv.Quote(l.Value))
 			}
-			if m.Kind != Histogram {
-				fmt.Fprintf(b, "%s%s %s\n", m.Name, braces(labels), number(v.Number))
-				continue
+			if len(s.Labels) > 0 {
+				b.WriteByte('}')
 			}
-			var upTo uint64
-			for i, bound := range libssl.HistogramBounds {
-				upTo += v.Durations.Counts[i]
-				fmt.Fprintf(b, "%s_bucket%s %d\n", m.Name, braces(labels, `le="`+number(bound.Seconds())+`"`), upTo)
-			}
-			fmt.Fprintf(b, "%s_bucket%s %d\n", m.Name, braces(labels, `le="+Inf"`), v.Durations.Count())
-			fmt.Fprintf(b, "%s_sum%s %s\n", m.Name, braces(labels), number(v.Durations.Sum.Seconds()))
-			fmt.Fprintf(b, "%s_count%s %d\n", m.Name, braces(labels), v.Durations.Count())
+			b.WriteString(" " + number(s.Number) + "\n")
 		}
 	}
 	return b.Flush()
-}
-
-func braces(labels ...string) string {
-	var set []string
-	for _, l := range labels {
-		if l != "" {
-			set = append(set, l)
-		}
-	}
-	if len(set) == 0 {
-		return ""
-	}
-	return "{" + strings.Join(set, ",") + "}"
 }
 
 func number(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }

@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"store/sharedring": {"store", "ticket"},
 	"store/tiered":     {"store", "store/memstore"},
 	"ticket":           {},
+	"metrics":          {"."},
 }
 
 // goPackage is what `go list -json` says of a package.

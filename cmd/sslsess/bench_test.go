@@ -3,9 +3,14 @@ package main
 import (
 	"encoding/json"
 	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/libssl-go/libssl"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -52,6 +57,55 @@ func TestBench_DrawsAHistogram(t *testing.T) {
 	assert.Contains(t, r.stdout, "█")
 	assert.Regexp(t, `\n3 clients, 0\.\d s: \d+ handshakes, 0 failed, 0 not resumed\n$`, r.stdout)
 	assert.Empty(t, r.stderr, "nobody watches")
+}
+
+// Somebody who watches sees one line that changes, and it is gone at the end. script, which every Debian has, is the
+// terminal.
+func TestBench_ShowsProgressOnATerminal(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	n := f.serve()
+	bench := strings.Join([]string{"exec", os.Args[0], "bench", "-insecure", "-d", "1s", "-c", "2", "-mode", "mixed", n.addr}, " ")
+	out, err := exec.CommandContext(t.Context(), "script", "--quiet", "--return", "--command", bench, "/dev/null").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	lines := strings.Split(string(out), "\r\x1b[K")
+	require.Greater(t, len(lines), 2)
+	require.Empty(t, lines[0])
+	for _, line := range lines[1 : len(lines)-1] {
+		require.Regexp(t, `^\d+\.\d s: \d+ full, \d+ resumed, 0 failed, \d+/s$`, line)
+	}
+	require.Regexp(t, `^HANDSHAKES `, lines[len(lines)-1])
+}
+
+// Many clients go to the servers in turn, and resume on each what another issued.
+func TestBench_ManyClientsAndServers(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	url := "sqlite:" + filepath.Join(t.TempDir(), "sessions.db")
+	var nodes []*node
+	var addrs []string
+	for range 3 {
+		n := f.serve("-store", url, "-http", "127.0.0.1:0")
+		nodes, addrs = append(nodes, n), append(addrs, n.addr)
+	}
+	// The store may be too slow for so many at once on a busy machine: what then was to resume is full.
+	r := sslsess(t, append([]string{"bench", "-json", "-ca", f.caFile, "-mode", "resumed", "-n", "300", "-c", "100"}, addrs...)...)
+	var report benchReport
+	require.NoError(t, json.Unmarshal([]byte(r.stdout), &report), r.stderr)
+	assert.Equal(t, addrs, report.Addrs)
+	assert.Equal(t, 100, report.Concurrency)
+	assert.EqualValues(t, 300, report.Full.Count+report.Resumed.Count)
+	assert.Equal(t, report.Full.Count, report.NotResumed)
+	assert.Positive(t, report.Resumed.Count)
+	assert.Zero(t, report.Failed)
+	for _, n := range nodes {
+		resp, err := http.Get("http://" + n.says("http on ") + "/stats")
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		var s struct{ Cache libssl.CacheStats }
+		require.NoError(t, json.NewDecoder(resp.Body).Decode(&s))
+		assert.Greater(t, s.Cache.Full.Count()+s.Cache.Resumed.Count(), uint64(50), "its share")
+	}
 }
 
 // Servers that share nothing do not resume each other's sessions, which is what the status says.

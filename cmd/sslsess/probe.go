@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -21,7 +22,11 @@ var probeCommand = command{
 	long: `It makes a full handshake with the first address and tries to resume its session on
 every one, the first included. The status is 0 only where all resumed. Times are of
 the handshake alone, without the TCP connection; node is the server's name where it is
-sslsess serve.`,
+sslsess serve.
+
+With -matrix each address issues a session in turn: a row is what became of one's, a
+column what a server made of everybody's. With -json that is a list of what -json
+prints otherwise, one for each address.`,
 	flags: probe,
 }
 
@@ -62,6 +67,7 @@ func probe(fs *flag.FlagSet) action {
 	insecure := fs.Bool("insecure", false, "do not verify the servers' certificates")
 	serverName := fs.String("servername", "", "`name` to ask for and verify (default: the host of each address)")
 	version := tlsFlag(fs)
+	matrix := fs.Bool("matrix", false, "try the sessions of each address, not only of the first")
 	asJSON := fs.Bool("json", false, "print JSON")
 	return func(ctx context.Context, std stdio, addrs []string) error {
 		if err := wantArgs(addrs, 1, -1); err != nil {
@@ -81,14 +87,26 @@ func probe(fs *flag.FlagSet) action {
 		}
 		defer sslCtx.Close()
 
-		report := probeAll(ctx, sslCtx, *serverName, addrs)
-		if *asJSON {
-			err = printJSON(std.out, report)
-		} else {
-			err = report.print(std.out)
+		issuers := addrs[:1]
+		if *matrix {
+			issuers = addrs
 		}
-		if err == nil && report.Resumed < report.Total {
-			err = fmt.Errorf("%d of %d did not resume", report.Total-report.Resumed, report.Total)
+		var rows probeMatrix
+		for i := range issuers {
+			rows = append(rows, probeAll(ctx, sslCtx, *serverName, addrs, i))
+		}
+		switch {
+		case *asJSON && *matrix:
+			err = printJSON(std.out, rows)
+		case *asJSON:
+			err = printJSON(std.out, rows[0])
+		case *matrix:
+			err = rows.print(std.out)
+		default:
+			err = rows[0].print(std.out)
+		}
+		if resumed, total := rows.count(); err == nil && resumed < total {
+			err = fmt.Errorf("%d of %d did not resume", total-resumed, total)
 		}
 		return err
 	}
@@ -118,8 +136,12 @@ func newClientContext(ca string, insecure bool, version string) (*libssl.Context
 	return ctx, nil
 }
 
-func probeAll(ctx context.Context, sslCtx *libssl.Context, serverName string, addrs []string) probeReport {
-	report := probeReport{IssuedBy: addrs[0], Total: len(addrs)}
+// noSession is the error of those that were not tried.
+const noSession = "there is no session to try"
+
+// probeAll has one of the addresses issue a session and tries it on all.
+func probeAll(ctx context.Context, sslCtx *libssl.Context, serverName string, addrs []string, issuer int) probeReport {
+	report := probeReport{IssuedBy: addrs[issuer], Total: len(addrs)}
 	name := func(addr string) string {
 		if serverName != "" {
 			return serverName
@@ -128,7 +150,7 @@ func probeAll(ctx context.Context, sslCtx *libssl.Context, serverName string, ad
 		return host
 	}
 	var first probeNode
-	full, err := call(ctx, sslCtx, addrs[0], name(addrs[0]), nil)
+	full, err := call(ctx, sslCtx, addrs[issuer], name(addrs[issuer]), nil)
 	defer full.Session.Release()
 	if err != nil {
 		first.Error = err.Error()
@@ -146,13 +168,13 @@ func probeAll(ctx context.Context, sslCtx *libssl.Context, serverName string, ad
 	}
 	for i, addr := range addrs {
 		n := probeNode{}
-		if i == 0 {
+		if i == issuer {
 			n = first
 		}
 		n.Addr = addr
 		if full.Session == nil {
 			if n.Error == "" {
-				n.Error = "there is no session to try"
+				n.Error = noSession
 			}
 		} else if v, err := call(ctx, sslCtx, addr, name(addr), full.Session); err != nil {
 			n.Error = err.Error()
@@ -181,6 +203,52 @@ func (r probeReport) print(w io.Writer) error {
 			msOrDash(n.FullMS), msOrDash(n.ResumedMS), oneLine(n.Error))
 	}
 	fmt.Fprintf(tw, "\nissued by %s, resumed on %d of %d\n", r.IssuedBy, r.Resumed, r.Total)
+	return tw.Flush()
+}
+
+// probeMatrix is a row for each issuer, of the same addresses.
+type probeMatrix []probeReport
+
+func (m probeMatrix) count() (resumed, total int) {
+	for _, row := range m {
+		resumed, total = resumed+row.Resumed, total+row.Total
+	}
+	return resumed, total
+}
+
+// name is what the server of a column calls itself, or its address where no one heard.
+func (m probeMatrix) name(column int) string {
+	for _, row := range m {
+		if n := row.Nodes[column]; n.Node != "" {
+			return n.Node
+		}
+	}
+	return m[0].Nodes[column].Addr
+}
+
+func (m probeMatrix) print(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(tw, "ISSUED BY")
+	for i := range m {
+		fmt.Fprintf(tw, "\tON %s", m.name(i))
+	}
+	var errors strings.Builder
+	for i, row := range m {
+		fmt.Fprintf(tw, "\n%s", m.name(i))
+		for j, n := range row.Nodes {
+			switch {
+			case n.Resumed:
+				fmt.Fprintf(tw, "\tyes, %.2f ms", *n.ResumedMS)
+			case n.Error == noSession:
+				fmt.Fprint(tw, "\t-")
+			default:
+				fmt.Fprint(tw, "\tno")
+				fmt.Fprintf(&errors, "%s on %s: %s\n", m.name(i), m.name(j), oneLine(n.Error))
+			}
+		}
+	}
+	resumed, total := m.count()
+	fmt.Fprintf(tw, "\n\n%sresumed %d of %d\n", &errors, resumed, total)
 	return tw.Flush()
 }
 

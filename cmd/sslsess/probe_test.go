@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -100,6 +101,68 @@ func TestProbe_StatusIs1UnlessAllResume(t *testing.T) {
 	r := sslsess(t, "probe", "-ca", f.caFile, one.addr, stranger.addr)
 	requireFailure(t, r, 1, "1 of 2 did not resume")
 	assert.Contains(t, r.stdout, "issued by one, resumed on 1 of 2")
+}
+
+// Two share a store and a ring; the third shares the store, and has a ring of its own.
+func TestProbe_MatrixShowsWhoResumesWhom(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	dir := t.TempDir()
+	ring := func(name string) string {
+		path := filepath.Join(dir, name)
+		requireOK(t, sslsess(t, "keyring", "new", path))
+		return path
+	}
+	shared, own := ring("shared"), ring("own")
+	url := "sqlite:" + filepath.Join(dir, "sessions.db")
+	var nodes []*node
+	var addrs []string
+	for _, n := range []struct{ name, keys string }{{"n1", shared}, {"n2", shared}, {"n3", own}} {
+		server := f.serve("-node", n.name, "-store", url, "-keyring", n.keys)
+		nodes, addrs = append(nodes, server), append(addrs, server.addr)
+	}
+	probe := func(args ...string) result {
+		return sslsess(t, append(append([]string{"probe", "-matrix", "-ca", f.caFile}, args...), addrs...)...)
+	}
+	for _, version := range []string{"1.2", "1.3"} {
+		r := probe("-json", "-tls", version)
+		require.Equal(t, 1, r.status, r.stderr)
+		var matrix []probeReport
+		require.NoError(t, json.Unmarshal([]byte(r.stdout), &matrix))
+		require.Len(t, matrix, 3)
+		for i, row := range matrix {
+			assert.Equal(t, []string{"n1", "n2", "n3"}[i], row.IssuedBy)
+			assert.Equal(t, 3, row.Total)
+			assert.Equal(t, []int{2, 2, 1}[i], row.Resumed)
+			require.Len(t, row.Nodes, 3)
+			for j, n := range row.Nodes {
+				assert.Equal(t, addrs[j], n.Addr)
+				assert.Equal(t, (i == 2) == (j == 2), n.Resumed, "%s: %d on %d", version, i, j)
+				assert.Equal(t, i == j || !n.Resumed, n.FullMS != nil)
+			}
+		}
+	}
+
+	r := probe()
+	requireFailure(t, r, 1, "4 of 9 did not resume")
+	yes := ` +yes, \d+\.\d\d ms`
+	assert.Regexp(t, `(?m)\AISSUED BY  ON n1 +ON n2 +ON n3\nn1`+yes+yes+` +no\nn2`+yes+yes+` +no\nn3 +no +no`+yes+`\n\n`, r.stdout)
+	assert.Contains(t, r.stdout, "\nn1 on n3: not resumed: it made a full handshake\n")
+	assert.Regexp(t, `\nresumed 5 of 9\n\z`, r.stdout)
+
+	// One that is away issues nothing and resumes nothing; the others do as before.
+	away := addrs[2]
+	nodes[2].end(syscall.SIGTERM)
+	r = probe()
+	requireFailure(t, r, 1, "5 of 9 did not resume")
+	assert.Regexp(t, `\n`+away+` +- +- +no\n`, r.stdout)
+	assert.Regexp(t, `\nn2 on `+away+`: .*refused\n`, r.stdout)
+	assert.NotContains(t, r.stdout, "no session to try")
+
+	addrs = addrs[:2]
+	r = probe()
+	requireOK(t, r)
+	assert.Contains(t, r.stdout, "resumed 4 of 4")
 }
 
 func TestProbe_Verifies(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -57,8 +58,8 @@ to standard error. It answers any HTTP/1.1 request with
 
 where version is spelled as OpenSSL does (TLSv1.3), cipher as the IANA does
 (TLS_AES_256_GCM_SHA384), and ids are in hexadecimal. With -backend it forwards the
-bytes of each connection instead. With -http it serves a page
-with live numbers, /healthz, /stats in JSON and /metrics for Prometheus.
+bytes of each connection instead. With -http it serves a page with live numbers,
+/healthz, /stats and /history in JSON, and /metrics for Prometheus.
 
 SIGTERM and SIGINT end it politely, with status 0.`,
 	flags: serve,
@@ -298,7 +299,7 @@ func openSharedRing(ctx context.Context, st store.Store, file string, onError fu
 }
 
 func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, ring *ticket.Ring, logger *log.Logger) (*libssl.SessionCache, error) {
-	opt := &libssl.StoreOptions{Keys: ring, Plaintext: f.plaintext, OnError: (&seldom{log: logger}).printError}
+	opt := &libssl.StoreOptions{Keys: ring, Plaintext: f.plaintext, Logger: slog.New(slog.NewTextHandler(printed{logger}, withoutTime))}
 	if _, embedded := st.(store.Embedded); !embedded && ring == nil && !f.plaintext {
 		return nil, usagef("a store of several hosts needs -keyring, or -plaintext where its readers may read the traffic")
 	}
@@ -319,8 +320,12 @@ func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, ring *ticket.
 //go:embed page.html
 var page []byte
 
+// pagePolicy lets the page do what it does, and nothing that it might be tricked into.
+const pagePolicy = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
 // serveStats serves what -http is for, until stop.
-func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache, logger *log.Logger) (stop func() error, err error) {
+func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache, logger *log.Logger) (stop func(), err error) {
 	l, err := net.Listen("tcp", f.http)
 	if err != nil {
 		return nil, fmt.Errorf("-http: %w", err)
@@ -335,8 +340,14 @@ func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache,
 			Context libssl.Stats      `json:"context"`
 		}{f.node, libssl.Version(), cache.Stats(), ctx.Stats()})
 	})
+	past := newHistory(func() (full, resumed uint64) {
+		s := cache.Stats()
+		return s.Full.Count(), s.Resumed.Count()
+	})
+	mux.HandleFunc("GET /history", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, past.read()) })
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", pagePolicy)
 		w.Write(page)
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
@@ -345,8 +356,13 @@ func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache,
 	})
 	srv := &http.Server{Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout, ErrorLog: logger}
 	go srv.Serve(l)
+	ctxHistory, cancel := context.WithCancel(context.Background())
+	go past.run(ctxHistory)
 	logger.Printf("http on %s", l.Addr())
-	return srv.Close, nil
+	return func() {
+		cancel()
+		srv.Close()
+	}, nil
 }
 
 func writeJSON(w http.ResponseWriter, v any) {
@@ -482,16 +498,27 @@ func (s *server) handshake(ctx context.Context, nc net.Conn, serve func(*conn)) 
 	serve(c)
 }
 
-// seldom prints a line a second at most, and how many it left out: neither a
-// store that is away nor a port scan may fill the log.
+// printed writes lines to a log, with its prefix.
+type printed struct{ log *log.Logger }
+
+func (p printed) Write(line []byte) (int, error) { return len(line), p.log.Output(0, string(line)) }
+
+// withoutTime is for logs whose lines have none.
+var withoutTime = &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}}
+
+// seldom prints a line a second at most, and how many it left out: no port scan
+// may fill the log.
 type seldom struct {
 	log  *log.Logger
 	mu   sync.Mutex
 	last time.Time
 	left int
 }
-
-func (l *seldom) printError(err error) { l.print("store", err) }
 
 func (l *seldom) print(about any, err error) {
 	l.mu.Lock()
