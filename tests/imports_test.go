@@ -34,6 +34,8 @@ var mayImport = map[string][]string{
 	"store/storetest": {"store"},
 	"store/memstore":  {"store"},
 	"ticket":          {},
+
+	"porting/spacemonkey": {"."},
 }
 
 // goPackage is what `go list -json` says of a package.
