@@ -11,7 +11,7 @@ setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where t
 	@tests/setup.sh
 
 servers: # what the tests of the stores run against
-	@tests/setup.sh redis-server memcached
+	@tests/setup.sh redis-server memcached chromium
 
 build: setup ## bin/sslsess
 	go build -o bin/sslsess ./cmd/sslsess
