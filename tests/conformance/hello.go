@@ -110,7 +110,7 @@ var helloFacts = []Fact{
 		Cases: []Case{
 			{
 				Name: "parked for each hello", C: "parked 2, looked up 2, given 2, resumed yes",
-				Go:  "parked 2, looked up 1, given 2, resumed yes",
+				Go:  "parked 2, looked up 1, given 1, resumed yes",
 				Why: "the second question is answered from the connection's memory",
 			},
 			{Name: "calls, each hello", C: "HHGHHG", Go: absent, Why: noHelloAccess},
