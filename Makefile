@@ -1,8 +1,8 @@
 # libssl: build and test. README.md says what each target is for; .ci/run calls them in CI.
 
-# The module and the nested ones that have tests of their own; the page's need a browser. Hidden folders hold sysroots and build caches.
+# The module and the nested ones that have tests of their own. Hidden folders hold sysroots and build caches.
 nested = $(shell find . -mindepth 2 -name go.mod -not -path './.*' -printf '%h ')
-tested = . $(foreach m,$(filter-out ./tests/page,$(nested)),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
+tested = . $(foreach m,$(nested),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -11,7 +11,7 @@ setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where t
 	@tests/setup.sh
 
 servers: # what the tests of the stores run against
-	@tests/setup.sh redis-server memcached
+	@tests/setup.sh redis-server memcached chromium
 
 build: setup ## bin/sslsess
 	go build -o bin/sslsess ./cmd/sslsess
@@ -21,10 +21,6 @@ demo: build ## three servers, one shared store, one client: who resumes where, a
 
 test: servers ## everything, with the race detector
 	@set -e; for m in $(tested); do (cd $$m && set -x && go vet ./... && go test -race -count=1 ./...); done
-
-page: setup ## the page of sslsess serve -http, in headless Chromium
-	@tests/setup.sh chromium
-	cd tests/page && go vet ./... && go test -race -count=1 ./...
 
 lint: setup ## gofmt, go vet, and C without a warning
 	@bad=$$(find . -name '*.go' -not -path './.*' -exec gofmt -l {} +); [ -z "$$bad" ] || { echo "gofmt these:" $$bad; exit 1; }
@@ -55,4 +51,4 @@ bench: setup ## this code against C, crypto/tls and another binding
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup servers build demo test page lint leak fuzz soak matrix conform mutants bench clean
+.PHONY: help setup servers build demo test lint leak fuzz soak matrix conform mutants bench clean

@@ -137,9 +137,13 @@ func ParseSessionPEM(text []byte) (*Session, error) {
 	return ParseSession(block.Bytes)
 }
 
-// WrapSession makes a Session of an SSL_SESSION pointer that C code has. With
-// Copy it takes a reference of its own, with Transfer it takes over the
-// caller's.
+// WrapSession makes a Session of an SSL_SESSION pointer that C code has.
+//
+// Ownership: with Copy it takes a reference of its own (SSL_SESSION_up_ref) and
+// C's stays C's; with Transfer it takes over the caller's, which C must not free
+// any more, so that is the flag for SSL_get1_session and d2i_SSL_SESSION. The
+// Session is to be released in both cases. After an error nothing has changed
+// hands.
 func WrapSession(p unsafe.Pointer, f CopyFlag) (*Session, error) {
 	if p == nil {
 		return nil, errors.New("libssl: wrap session: nil pointer")
@@ -155,8 +159,11 @@ func WrapSession(p unsafe.Pointer, f CopyFlag) (*Session, error) {
 	return newSession(s), nil
 }
 
-// Pointer is the SSL_SESSION, nil if the Session is dead. It is borrowed: good
-// for as long as this Session is alive.
+// Pointer is the SSL_SESSION, for C code, nil if the Session is dead.
+//
+// Ownership: borrowed, good until Release or, in a handler, until that returns;
+// keep the Session reachable meanwhile. C code that keeps it takes a reference
+// of its own (SSL_SESSION_up_ref), and must not free the Session's.
 func (s *Session) Pointer() (p unsafe.Pointer) {
 	s.with(func(c *C.SSL_SESSION) { p = unsafe.Pointer(c) })
 	return p

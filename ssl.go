@@ -68,5 +68,9 @@ func (s *SSL) Version() uint16 {
 	return uint16(C.scb_ssl_version(p))
 }
 
-// Pointer is the SSL, for C code that the handler calls.
+// Pointer is the SSL, for C code that the handler calls, nil after the call.
+//
+// Ownership: borrowed, and the connection is in the middle of a handshake: C
+// code may look and may take references to what it finds (SSL_get1_session), but
+// must not free, read, write or shut down.
 func (s *SSL) Pointer() unsafe.Pointer { return unsafe.Pointer(s.pointer()) }

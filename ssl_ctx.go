@@ -230,8 +230,12 @@ func (c *Context) Close() error {
 	return nil
 }
 
-// Pointer is the SSL_CTX, nil once closed. It is borrowed: C code that keeps it
-// takes a reference of its own.
+// Pointer is the SSL_CTX, for C code, nil once closed.
+//
+// Ownership: borrowed, good until Close, so keep the Context reachable. C code
+// that keeps it takes a reference of its own (SSL_CTX_up_ref); the handlers then
+// last as long as that one. What C sets on it is in force for Go's connections
+// too, but the callbacks that this package has installed are not to be replaced.
 func (c *Context) Pointer() unsafe.Pointer {
 	p, err := c.acquire()
 	if err != nil {

@@ -164,7 +164,7 @@ func TestServe_DiskIsFull(t *testing.T) {
 		v := f.call(client, n.addr, nil)
 		require.NoError(t, v.NoAnswer)
 		require.False(t, f.call(client, n.addr, v.Session).Resumed)
-		return strings.Contains(n.errors(), `msg="store failed" operation=put error="sqlitestore: put: disk I/O error: file too large"`)
+		return strings.Contains(n.errors(), "sqlitestore: put: disk I/O error: file too large")
 	})
 	resp, err := http.Get(stats)
 	require.NoError(t, err)

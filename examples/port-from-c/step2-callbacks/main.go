@@ -1,0 +1,83 @@
+// Command step2-callbacks is step 1 with the table and the callbacks in Go,
+// letter by letter: sessions are still kept as references, and get still says
+// that OpenSSL takes its own.
+package main
+
+// #cgo pkg-config: libssl libcrypto
+// #include <stdlib.h>
+// #include "server.h"
+import "C"
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"os/signal"
+	"syscall"
+	"unsafe"
+
+	"github.com/libssl-go/libssl"
+)
+
+func main() {
+	clientCAs := flag.String("a", "", "demand certificates of clients, signed by these `CAs`")
+	lifetime := flag.Int("t", 300, "lifetime of a session in `seconds`")
+	flag.Parse()
+	if flag.NArg() != 2 {
+		log.Fatal("usage: step2-callbacks [-a CLIENT_CAS.pem] [-t SECONDS] CERT.pem KEY.pem")
+	}
+	if err := run(flag.Arg(0), flag.Arg(1), *clientCAs, *lifetime); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// run serves until SIGTERM.
+func run(cert, key, clientCAs string, lifetime int) error {
+	signal.Ignore(syscall.SIGPIPE) // C writes to sockets whose other end has gone
+	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer cancel()
+
+	sslCtx := newContext(cert, key, clientCAs, lifetime)
+	if sslCtx == nil {
+		return errors.New("the SSL_CTX could not be made")
+	}
+	defer C.SSL_CTX_free(sslCtx)
+	ctx, err := libssl.AttachContext(unsafe.Pointer(sslCtx))
+	if err != nil {
+		return err
+	}
+	defer ctx.Close()
+	sessions.install(ctx)
+
+	var port C.int
+	fd, err := C.server_listen(&port)
+	if fd < 0 {
+		return fmt.Errorf("listen: %w", err)
+	}
+	fmt.Printf("listening on 127.0.0.1:%d\n", port)
+	ended := make(chan error, 1)
+	go func() { ended <- syscall.Errno(C.server_run(sslCtx, fd)) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("accept: %w", err)
+	case <-stop.Done():
+		return nil
+	}
+}
+
+func newContext(cert, key, clientCAs string, lifetime int) *C.SSL_CTX {
+	c, k := C.CString(cert), C.CString(key)
+	defer C.free(unsafe.Pointer(c))
+	defer C.free(unsafe.Pointer(k))
+	var cas *C.char
+	if clientCAs != "" {
+		cas = C.CString(clientCAs)
+		defer C.free(unsafe.Pointer(cas))
+	}
+	return C.server_ctx(c, k, cas, C.long(lifetime))
+}
+
+//export goTableSize
+func goTableSize() C.long { return C.long(sessions.size()) }
