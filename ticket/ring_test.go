@@ -199,12 +199,10 @@ func TestWatchRing_FollowsTheFile(t *testing.T) {
 
 	require.NoError(t, os.Remove(path))
 	require.ErrorIs(t, <-failures, fs.ErrNotExist)
-	require.NoError(t, os.WriteFile(path, []byte("garbage"), 0o600))
-	for { // it may have been looked at half-written
-		if err := <-failures; strings.Contains(err.Error(), "line 1 is not a key") {
-			break
-		}
-	}
+	garbage := filepath.Join(t.TempDir(), "garbage")
+	require.NoError(t, os.WriteFile(garbage, []byte("garbage"), 0o600))
+	require.NoError(t, os.Rename(garbage, path)) // at once: half-written it would be a second failure
+	require.ErrorContains(t, <-failures, "line 1 is not a key")
 	require.Equal(t, keyB+"\n"+keyA+"\n", text(t, r), "the keys stay")
 	require.NoError(t, parse(t, keyC).Save(path))
 	<-changes
