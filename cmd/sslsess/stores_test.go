@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/libssl-go/libssl/internal/storeurl"
 	"github.com/libssl-go/libssl/tests/servertest"
 )
 
@@ -61,7 +62,7 @@ func TestStore_OfValkey(t *testing.T) {
 	t.Parallel()
 	srv := servertest.Redis(t, "redis-server")
 	url := "valkey://" + srv.Addr + "/0"
-	st, closeStore, err := openStore(url, true)
+	st, closeStore, err := storeurl.Open(url, true)
 	require.NoError(t, err)
 	defer closeStore()
 	fill(t, st)
@@ -81,7 +82,7 @@ func TestStore_OfMemcached(t *testing.T) {
 	t.Parallel()
 	srv := servertest.Memcached(t)
 	url := "memcached://" + srv.Addr
-	st, closeStore, err := openStore(url, true)
+	st, closeStore, err := storeurl.Open(url, true)
 	require.NoError(t, err)
 	defer closeStore()
 	fill(t, st)
