@@ -15,7 +15,7 @@ go build "$@" -buildmode=c-shared -ldflags="-s -w -extldflags '-Wl,-soname,libls
 	-o "$out/lib/liblssl.so.$abi" ./cabi
 go build "$@" -buildmode=c-archive -ldflags="-s -w" -o "$out/lib/liblssl.a" ./cabi
 # One object that shows what the shared library shows: programs may have an SQLite of their own.
-ld -r --whole-archive "$out/lib/liblssl.a" -o "$out/lib/lssl.o"
+ld -r -d --whole-archive "$out/lib/liblssl.a" -o "$out/lib/lssl.o"
 objcopy --wildcard --keep-global-symbol='lssl_*' "$out/lib/lssl.o"
 rm "$out/lib/liblssl.a"
 ar rcs "$out/lib/liblssl.a" "$out/lib/lssl.o"

@@ -102,7 +102,7 @@ func (l Library) Static(t testing.TB) []string {
 
 func (l Library) pkgConfig(t testing.TB, args ...string) []string {
 	t.Helper()
-	cmd := exec.Command("pkg-config", append(args, "lssl")...)
+	cmd := exec.Command("pkg-config", append(args, "lssl", "libcrypto")...)
 	cmd.Env = append(os.Environ(), "PKG_CONFIG_PATH="+filepath.Join(l.Dir, "lib", "pkgconfig")+":"+os.Getenv("PKG_CONFIG_PATH"))
 	out, err := cmd.Output()
 	require.NoError(t, err)
