@@ -137,7 +137,7 @@ func TestParking_HandshakeWaitsForItsSession(t *testing.T) {
 				require.Equal(t, cref.Parked, p.Step())
 			}
 			require.EqualValues(t, 1, l.places.Load())
-			require.Equal(t, 1, sc.Stats().Parked)
+			require.Eventually(t, func() bool { return sc.Stats().Parked == 1 }, ample, time.Millisecond)
 			open()
 			s := <-l.ready
 			require.Equal(t, p.Server(), s.ssl)
