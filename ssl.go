@@ -48,8 +48,8 @@ func (s *SSL) Context() *Context {
 }
 
 // ServerName is the name the client asked for. Before OpenSSL has dealt with
-// that extension, which is when get handlers run, it is empty for a TLS 1.2
-// client. Corresponds to SSL_get_servername(3).
+// that extension, which is when get handlers run, it is empty. Corresponds to
+// SSL_get_servername(3).
 func (s *SSL) ServerName() string {
 	p := s.pointer()
 	if p == nil {

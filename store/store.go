@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// MaxData is the greatest length of Record.Data, which every store must accept and none may exceed.
+// MaxData is the greatest length of Record.Data, which every store must accept, unless it is Limited, and none may exceed.
 // A session has 100 to 1000 bytes; OpenSSL sets no limit of its own, so that a client with a monstrous
 // certificate could otherwise fill a store that many share.
 const MaxData = 64 << 10
@@ -25,10 +25,10 @@ var (
 	// its id is not a whole record.
 	ErrNotFound = errors.New("store: not found")
 
-	// ErrTooLarge is the answer of Put where Data is longer than MaxData.
+	// ErrTooLarge is the answer of Put and Swap where Data is longer than MaxData, or than the MaxData of a Limited store.
 	ErrTooLarge = errors.New("store: record data exceeds 64 KiB")
 
-	// ErrZeroID is the answer of Put where the record's ID is the zero ID.
+	// ErrZeroID is the answer of Put and Swap where the record's ID is the zero ID.
 	ErrZeroID = errors.New("store: record has no id")
 )
 
@@ -47,7 +47,7 @@ type Record struct {
 }
 
 // Validate reports why no store may accept r: ErrZeroID, ErrTooLarge, or nil if it may.
-// It is for back ends, whose Put begins with it.
+// It is for back ends, whose Put and Swap begin with it.
 func (r Record) Validate() error {
 	switch {
 	case r.ID.IsZero():
@@ -108,8 +108,24 @@ type Taker interface {
 // ConditionalDeleter is implemented by stores that can delete a record only if nobody has replaced it meanwhile.
 type ConditionalDeleter interface {
 	// DeleteIf removes the record called r.ID if it is still r, in data and expiry, and reports whether it did. Comparing
-	// and deleting are one atomic step: a record that was put in between stays.
+	// and deleting are one atomic step: a record that was put in between stays, and of concurrent calls one deletes.
 	DeleteIf(ctx context.Context, r Record) (bool, error)
+}
+
+// Swapper is implemented by stores in which hosts can agree on a record: each replaces only what it has seen.
+type Swapper interface {
+	// Swap puts next in the place of old, and reports whether it did: if the record called next.ID is old, in ID, data and expiry, or
+	// if old is the zero Record and the store keeps nothing under next.ID. Comparing and putting are one atomic step, with regard to
+	// every other method. Like Put it answers ErrTooLarge and ErrZeroID, and a next that has already expired does
+	// replace. A record that has expired, or that Get does not find because it is no whole one, may count as kept for as long as it has not
+	// been removed: what this host takes for expired may be another's to use.
+	Swap(ctx context.Context, old, next Record) (bool, error)
+}
+
+// Limited is implemented by stores that add something of their own to a record's data, and so accept less than the package's MaxData.
+type Limited interface {
+	// MaxData is the greatest length of Record.Data that the store accepts.
+	MaxData() int
 }
 
 // Embedded is implemented by stores that no other host shares, and which therefore can make and keep the key that seals

@@ -23,20 +23,21 @@ import (
 const module = "github.com/libssl-go/libssl"
 
 // pure packages are for everyone: no cgo, nothing but the standard library.
-var pure = []string{"store", "store/storetest", "store/memstore", "store/tiered", "ticket"}
+var pure = []string{"store", "store/storetest", "store/memstore", "store/sealed", "store/sharedring", "store/tiered", "ticket"}
 
 // mayImport is who may import whom inside the module. The root package is ".". A package that isn't named may import
 // what it likes, except what the other tests here say.
 var mayImport = map[string][]string{
-	".":               {"cgo", "internal/parking", "store", "ticket"},
-	"cgo":             {},
-	"store":           {},
-	"store/storetest": {"store"},
-	"store/memstore":  {"store"},
-	"store/tiered":    {"store", "store/memstore"},
-	"ticket":          {},
-
+	".":                {"cgo", "internal/parking", "store", "ticket"},
+	"cgo":              {},
 	"internal/parking": {},
+	"store":            {},
+	"store/storetest":  {"store"},
+	"store/memstore":   {"store"},
+	"store/sealed":     {"store", "ticket"},
+	"store/sharedring": {"store", "ticket"},
+	"store/tiered":     {"store", "store/memstore"},
+	"ticket":           {},
 }
 
 // goPackage is what `go list -json` says of a package.

@@ -22,10 +22,11 @@ if [ -e "$root/.packages" ]; then
 		CGO_CFLAGS="${CGO_CFLAGS--O2 -g} -I$root/usr/include -I$root/usr/include/$arch"
 		CGO_LDFLAGS="${CGO_LDFLAGS-} -L$libs -Wl,-rpath,$libs"
 	fi
+	# Go's build cache does not look into the sysroot, but at the flags: what was built against another one at the same
+	# place is built anew, and what has no C in it is shared.
+	CGO_CFLAGS+=" -DSYSROOT_PACKAGES=$(cksum <"$root/.packages" | tr -d ' ')"
 	export CGO_CFLAGS CGO_LDFLAGS
 	export PKG_CONFIG_PATH=$libs/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
-	# Go's build cache does not notice another libssl at the same place.
-	export GOCACHE=${here%/tests}/.sysroots/cache/$version
 	# Each OpenSSL reads the configuration and the modules it came with, not those of the machine's.
 	export OPENSSL_CONF=$root/etc/ssl/openssl.cnf
 	export OPENSSL_MODULES=$libs/ossl-modules

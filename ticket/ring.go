@@ -10,13 +10,14 @@
 //
 // To rotate the keys of a fleet write a file with a fresh key in front (see RotateAt) and give it to every server, which
 // may watch it (see WatchRing). A key opens as soon as a server has it and seals from its time on, so that servers which
-// reload at different moments agree.
+// reload at different moments agree. Package store/sharedring keeps a ring in the store that the servers share, where they
+// rotate it themselves.
+//
 // No method prints or marshals a key, except WriteTo and Save, whose purpose it is.
 package ticket
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
@@ -84,7 +85,16 @@ func FromKey(secret []byte) (*Ring, error) {
 // appears twice is an error, since the second is surely a slip of the editor, and so are no key at all, more than MaxKeys,
 // and keys that all wait for their time. Errors name the line and never quote a key.
 func ParseRing(text []byte) (*Ring, error) {
-	var keys []*key
+	keys, err := ParseKeys(text)
+	if err != nil {
+		return nil, err
+	}
+	return RingOf(keys)
+}
+
+// ParseKeys is ParseRing for keys that are yet to become a ring: they may all wait for their time.
+func ParseKeys(text []byte) ([]Key, error) {
+	var keys []Key
 	var lines []int // where each of keys was
 	n := 0
 	for line := range bytes.Lines(text) {
@@ -111,7 +121,7 @@ func ParseRing(text []byte) (*Ring, error) {
 			}
 		}
 		for i, k := range keys {
-			if subtle.ConstantTimeCompare(k.secret[:], secret[:]) == 1 {
+			if subtle.ConstantTimeCompare(k.k.secret[:], secret[:]) == 1 {
 				return nil, fmt.Errorf("ticket: line %d repeats the key of line %d", n, lines[i])
 			}
 		}
@@ -123,26 +133,15 @@ func ParseRing(text []byte) (*Ring, error) {
 			return nil, err
 		}
 		k.notBefore = notBefore
-		keys, lines = append(keys, k), append(lines, n)
+		keys, lines = append(keys, Key{k}), append(lines, n)
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("ticket: no key in the ring")
+		return nil, errNoKey
 	}
-	if first := earliest(keys); first.After(time.Now()) {
-		return nil, fmt.Errorf("ticket: no key of the ring seals before %s: is the clock right?", first.Format(time.RFC3339))
-	}
-	return ringOf(keys), nil
+	return keys, nil
 }
 
-func earliest(keys []*key) time.Time {
-	first := keys[0].notBefore
-	for _, k := range keys {
-		if k.notBefore.Before(first) {
-			first = k.notBefore
-		}
-	}
-	return first
-}
+var errNoKey = errors.New("ticket: no key in the ring")
 
 // RingFromEnv reads a ring from an environment variable, in the format of ParseRing, where commas may stand for line ends.
 func RingFromEnv(name string) (*Ring, error) {
@@ -206,16 +205,13 @@ func (r *Ring) Rotate() error { return r.RotateAt(time.Time{}) }
 //
 // One key should not seal more than 2^32 times, the bound for random nonces in AES-GCM.
 func (r *Ring) RotateAt(notBefore time.Time) error {
-	var secret [KeySize]byte
-	rand.Read(secret[:]) // never fails: the runtime ends the process first
-	fresh, err := newKey(secret)
+	fresh, err := NewKey(notBefore)
 	if err != nil {
 		return err
 	}
-	fresh.notBefore = notBefore.Truncate(time.Second)
 	for {
 		old := r.list.Load()
-		next := &keyList{keys: []*key{fresh}}
+		next := &keyList{keys: []*key{fresh.k}}
 		if old != nil {
 			next.keys = append(next.keys, old.keys[:min(len(old.keys), RotatedKeys-1)]...)
 		}

@@ -19,8 +19,11 @@ var keyringCommand = command{
 	long: `A key ring is a file of 32-byte keys in hexadecimal, one a line, newest first, with
 mode 0600. The newest key seals, all of them open. Give every server of a fleet the
 same file; to rotate its keys, rotate one copy and give that to all. A running serve
-follows its file. With rotate -after the fresh key seals only once that time has gone
-by, which is when every server should have the file.`,
+follows its file. A ring that changes rarely can also be the secret under which servers
+keep another, which they rotate themselves, in their store: serve -keyring store:FILE.
+
+With rotate -after the fresh key seals only once that time has gone by, which is when
+every server should have the file.`,
 	subs: []command{
 		{name: "new", args: "[FILE]", about: "make a ring of one fresh key, on standard output unless FILE says where", flags: keyringNew},
 		{name: "rotate", args: "FILE", about: "put a fresh key in front and drop the oldest ones", flags: keyringRotate},

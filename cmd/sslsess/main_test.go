@@ -244,6 +244,18 @@ func (f *testFleet) call(client *libssl.Context, addr string, offer *libssl.Sess
 	return v
 }
 
+// resumed is a session that from issued and to resumed. Where a store misses its deadline, as it may on a busy machine, it is
+// another session's turn.
+func (f *testFleet) resumed(client *libssl.Context, from, to *node) (full, resumed visit) {
+	f.t.Helper()
+	eventually(f.t, "a session is resumed", func() bool {
+		full = f.call(client, from.addr, nil)
+		resumed = f.call(client, to.addr, full.Session)
+		return resumed.Resumed
+	})
+	return full, resumed
+}
+
 // dial returns a connection after its handshake.
 func (f *testFleet) dial(client *libssl.Context, addr string) *libssl.Conn {
 	f.t.Helper()
@@ -304,6 +316,8 @@ func TestCommand_WrongUsageIsStatus2(t *testing.T) {
 		"flag after argument":    {[]string{"show", "f", "-json"}, "flags go before arguments"},
 		"-cert without -key":     {[]string{"serve", "-listen", ":0", "-cert", "c"}, "-cert and -key"},
 		"-keyring -plaintext":    {[]string{"serve", "-listen", ":0", "-keyring", "k", "-plaintext"}, "exclude each other"},
+		"-keyring env:":          {[]string{"serve", "-listen", ":0", "-keyring", "env:"}, "env: names nothing"},
+		"-keyring store:":        {[]string{"serve", "-listen", ":0", "-keyring", "store:"}, "store: names nothing"},
 		"no such version":        {[]string{"serve", "-listen", ":0", "-tls", "1.1"}, "1.2, 1.3"},
 		"no such tickets":        {[]string{"serve", "-listen", ":0", "-tickets", "some"}, "stateful, stateless, none"},
 		"negative -max-conns":    {[]string{"serve", "-listen", ":0", "-max-conns", "-1"}, "-max-conns"},

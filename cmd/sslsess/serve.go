@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/libssl-go/libssl/internal/storeurl"
 	"github.com/libssl-go/libssl/metrics"
 	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/sharedring"
 	"github.com/libssl-go/libssl/ticket"
 )
 
@@ -30,7 +32,7 @@ and a policy. Store URLs are
 
   memory:                              this process
   sqlite:PATH                          the processes of one host; what it holds is sealed with
-                                       the key in PATH.key unless -keyring names one
+                                       the key in PATH.key unless -keyring names a ring
   valkey://[user:pass@]host:port/db    Valkey or Redis, which several hosts share, with TLS if
                                        it is valkeys://; redis:// and rediss:// are the same.
                                        ?addr=host:port adds a node of a cluster or a sentinel,
@@ -39,6 +41,15 @@ and a policy. Store URLs are
 
 A store of several hosts needs -keyring or -plaintext. One that cannot be reached at the
 start is an error; one that goes away later costs resumptions, and no handshake.
+
+The key ring of -keyring, which all servers of a fleet share, is one of
+
+  FILE                                 a file (see sslsess help keyring), followed while it changes
+  env:NAME                             the environment variable NAME, with commas for line ends
+  store:FILE                           a ring that the servers keep in the store: the first of them
+                                       makes it, whoever is first rotates it once a day, and it is
+                                       sealed there under the ring in FILE, which they share and
+                                       follow and which rarely changes
 
 Once it is bound it prints "listening on ADDR" on standard output; everything else goes
 to standard error. It answers any HTTP/1.1 request with
@@ -82,7 +93,7 @@ func serve(fs *flag.FlagSet) action {
 	fs.StringVar(&f.cert, "cert", "", "certificate chain, a PEM `file`; without one a certificate is made, which no other server shares")
 	fs.StringVar(&f.key, "key", "", "the certificate's key, a PEM `file`")
 	fs.StringVar(&f.store, "store", "memory:", "`URL` of the session store")
-	fs.StringVar(&f.keyring, "keyring", "", "`file` of keys that seal what the store holds, followed while it changes (see sslsess help keyring)")
+	fs.StringVar(&f.keyring, "keyring", "", "the `ring` of keys that seal what the store holds: a file, env:NAME or store:FILE")
 	fs.BoolVar(&f.plaintext, "plaintext", false, "do not seal what the store holds: whoever reads it can read the traffic")
 	f.tls = tlsFlag(fs)
 	f.tickets = choiceFlag(fs, "tickets", "how sessions are resumed, a `mode`: stateful (ids in TLS 1.2, stateful tickets in 1.3), stateless (encrypted tickets, under the keys of -keyring where given, else this process's own) or none (ids in 1.2, nothing in 1.3)",
@@ -113,6 +124,8 @@ func (f *serveFlags) check() error {
 		return usagef("-cert and -key go together")
 	case f.keyring != "" && f.plaintext:
 		return usagef("-keyring and -plaintext exclude each other")
+	case f.keyring == envRing || f.keyring == storeRing:
+		return usagef("-keyring %s names nothing: it is a file, env:NAME or store:FILE", f.keyring)
 	case f.handshakeTimeout <= 0:
 		return usagef("-handshake-timeout must be more than 0")
 	case f.maxConns < 0:
@@ -149,11 +162,11 @@ func (f *serveFlags) serve(ctx context.Context, std stdio) error {
 	if err := f.configure(sslCtx, logger); err != nil {
 		return err
 	}
-	ring, stopWatching, err := f.loadRing(logger)
+	ring, stopFollowing, err := f.loadRing(ctx, st, logger)
 	if err != nil {
 		return err
 	}
-	defer stopWatching()
+	defer stopFollowing()
 	cache, err := f.useStore(sslCtx, st, ring, logger)
 	if err != nil {
 		return err
@@ -242,17 +255,47 @@ func (f *serveFlags) configure(ctx *libssl.Context, logger *log.Logger) error {
 // watchInterval is how soon a server sees that its key ring was rotated.
 const watchInterval = 5 * time.Second
 
-// loadRing reads the ring of -keyring and follows its file; nil without one.
-func (f *serveFlags) loadRing(logger *log.Logger) (ring *ticket.Ring, stop func(), err error) {
+// What -keyring may begin with. A file whose name does has a path in front.
+const (
+	envRing   = "env:"
+	storeRing = "store:"
+)
+
+// loadRing reads the ring of -keyring and follows it where it can change; nil without one.
+func (f *serveFlags) loadRing(ctx context.Context, st store.Store, logger *log.Logger) (ring *ticket.Ring, stop func(), err error) {
+	onError := func(err error) { logger.Print(err) }
 	if f.keyring == "" {
 		return nil, func() {}, nil
+	} else if name, ok := strings.CutPrefix(f.keyring, envRing); ok {
+		ring, err = ticket.RingFromEnv(name)
+		return ring, func() {}, err
+	} else if file, ok := strings.CutPrefix(f.keyring, storeRing); ok {
+		ring, stop, err = openSharedRing(ctx, st, file, onError)
+	} else {
+		ring, stop, err = ticket.WatchRing(f.keyring, watchInterval, onError)
 	}
-	ring, stop, err = ticket.WatchRing(f.keyring, watchInterval, func(err error) { logger.Print(err) })
 	if err != nil {
 		return nil, nil, err
 	}
 	ring.OnChange(func() { logger.Printf("%s: %v", f.keyring, ring) })
 	return ring, stop, nil
+}
+
+// openSharedRing opens the ring in the store, which is sealed under the one in a file.
+func openSharedRing(ctx context.Context, st store.Store, file string, onError func(error)) (*ticket.Ring, func(), error) {
+	secret, stopSecret, err := ticket.WatchRing(file, watchInterval, onError)
+	if err != nil {
+		return nil, nil, err
+	}
+	ring, stop, err := sharedring.Open(ctx, st, sharedring.Options{Secret: secret, OnError: onError})
+	if err != nil {
+		stopSecret()
+		return nil, nil, err
+	}
+	return ring, func() {
+		stop()
+		stopSecret()
+	}, nil
 }
 
 func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, ring *ticket.Ring, logger *log.Logger) (*libssl.SessionCache, error) {

@@ -17,7 +17,10 @@ var storeCommand = command{
 	about: "what a session store holds",
 	long: `A URL is sqlite:PATH, or valkey://, valkeys://, redis:// or rediss:// with
 [user:pass@]host:port/db. What memory: holds only the process that serves can tell, and
-memcached tells nobody what it holds: there is only rm for memcached://host:port.`,
+memcached tells nobody what it holds: there is only rm for memcached://host:port.
+
+A key ring that servers keep there (serve -keyring store:FILE) is an entry like others, of the
+id 6c696273736c206b65792072696e67. Removed, it is put back by the servers that have it.`,
 	subs: []command{
 		{name: "ls", args: "URL", about: "list the sessions: id, expiry, size", flags: storeLs},
 		{name: "stat", args: "URL", about: "count the sessions and their bytes", flags: storeStat},

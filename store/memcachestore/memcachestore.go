@@ -33,8 +33,8 @@ const (
 	answerTimeout = time.Second
 )
 
-// Store keeps each record under one key, the prefix and the id in hexadecimal. It implements store.Store and
-// store.ConditionalDeleter.
+// Store keeps each record under one key, the prefix and the id in hexadecimal. It implements store.Store,
+// store.ConditionalDeleter and store.Swapper.
 //
 // It is no store.Taker, because memcached has no command that reads and deletes: of hosts that ask at once each would get the
 // record. So it cannot serve single use, nor early data. Nor can it list or purge: memcached does not tell its keys.
@@ -125,11 +125,18 @@ func (s *Store) Put(ctx context.Context, r store.Record) error {
 	if lives <= 0 {
 		return s.del(ctx, "put", r.ID) // a record that has ended replaces too
 	}
-	// Its seconds begin at any moment of the server's own: one more, lest the record go early.
-	seconds := min(math.Ceil(lives.Seconds())+1, maxLife.Seconds())
-	item := &memcache.Item{Key: s.key(r.ID), Value: store.Encode(r), Expiration: int32(seconds)}
+	item := &memcache.Item{Key: s.key(r.ID), Value: store.Encode(r), Expiration: expiration(lives)}
 	_, err := do(ctx, s, "put", func() (*memcache.Item, error) { return nil, s.client.Set(item) })
 	return err
+}
+
+// expiration is how long the server is to keep a record that lives so long; negative ends it at once.
+func expiration(lives time.Duration) int32 {
+	if lives <= 0 {
+		return -1
+	}
+	// The server's seconds begin at any moment of its own: one more, lest the record go early.
+	return int32(min(math.Ceil(lives.Seconds())+1, maxLife.Seconds()))
 }
 
 // Delete implements store.Store.
@@ -149,14 +156,41 @@ func (s *Store) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
 			return nil, err
 		}
 		item.Value, item.Expiration = nil, -1
-		if err := s.client.CompareAndSwap(item); errors.Is(err, memcache.ErrCASConflict) || errors.Is(err, memcache.ErrNotStored) {
-			return nil, nil
-		} else if err != nil {
-			return nil, err
-		}
-		return item, nil
+		return stored(item, s.client.CompareAndSwap(item))
 	})
 	return item != nil, err
+}
+
+// Swap implements store.Swapper, by memcached's own commands for that: in one round trip where there is to be no old record, else in two.
+func (s *Store) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if err := next.Validate(); err != nil {
+		return false, err
+	}
+	value, expires := store.Encode(next), expiration(next.Expires.Sub(s.now().Round(0)))
+	item, err := do(ctx, s, "swap", func() (*memcache.Item, error) {
+		if old.ID.IsZero() {
+			item := &memcache.Item{Key: s.key(next.ID), Value: value, Expiration: expires}
+			return stored(item, s.client.Add(item))
+		}
+		item, err := s.client.Get(s.key(next.ID))
+		if err != nil || string(item.Value) != string(store.Encode(old)) {
+			return nil, err
+		}
+		item.Value, item.Expiration = value, expires
+		return stored(item, s.client.CompareAndSwap(item))
+	})
+	return item != nil, err
+}
+
+// stored is item, or nil where err says that its condition did not hold.
+func stored(item *memcache.Item, err error) (*memcache.Item, error) {
+	switch {
+	case err == nil:
+		return item, nil
+	case errors.Is(err, memcache.ErrCASConflict) || errors.Is(err, memcache.ErrNotStored):
+		return nil, nil
+	}
+	return nil, err
 }
 
 // do runs f, which asks the server, when one of the slots is free. All waiting ends with ctx. A miss is a nil item.

@@ -23,6 +23,7 @@ import (
 var (
 	_ store.Store              = (*Store)(nil)
 	_ store.ConditionalDeleter = (*Store)(nil)
+	_ store.Swapper            = (*Store)(nil)
 )
 
 func mustOpen(t *testing.T, addr string, opts Options) *Store {

@@ -129,17 +129,26 @@ func (s *Store) Put(_ context.Context, r store.Record) error {
 	if err := r.Validate(); err != nil {
 		return err
 	}
-	now := s.now()
-	e := &entry{id: r.ID, data: bytes.Clone(r.Data), expires: r.Expires.Round(0)} // wall-clock time, like everyone else's
+	now, e := s.now(), newEntry(r)
 	sh := s.lock(r.ID)
 	defer sh.mu.Unlock()
-	if old := sh.entries[r.ID]; old != nil {
+	s.put(sh, e, now)
+	return nil
+}
+
+func newEntry(r store.Record) *entry {
+	return &entry{id: r.ID, data: bytes.Clone(r.Data), expires: r.Expires.Round(0)} // wall-clock time, like everyone else's
+}
+
+// put is called with the shard's lock held.
+func (s *Store) put(sh *shard, e *entry, now time.Time) {
+	if old := sh.entries[e.id]; old != nil {
 		sh.remove(old)
 	}
 	sh.sweep(now, sweepPerPut)
 	if !now.Before(e.expires) {
 		clear(e.data)
-		return nil
+		return
 	}
 	for len(sh.entries) >= s.maxEntries || sh.bytes+int64(len(e.data)) > s.maxBytes {
 		victim := sh.byAge.next
@@ -149,7 +158,25 @@ func (s *Store) Put(_ context.Context, r store.Record) error {
 		sh.remove(victim)
 	}
 	sh.add(e)
-	return nil
+}
+
+// Swap implements store.Swapper.
+func (s *Store) Swap(_ context.Context, old, next store.Record) (bool, error) {
+	if err := next.Validate(); err != nil {
+		return false, err
+	}
+	now, e := s.now(), newEntry(next)
+	sh := s.lock(next.ID)
+	defer sh.mu.Unlock()
+	var kept store.Record
+	if was := sh.live(next.ID, now); was != nil {
+		kept = store.Record{ID: was.id, Data: was.data, Expires: was.expires}
+	}
+	if !store.Same(old, kept) {
+		return false, nil
+	}
+	s.put(sh, e, now)
+	return true, nil
 }
 
 // Delete implements store.Store.

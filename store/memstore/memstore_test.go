@@ -20,6 +20,7 @@ var (
 	_ store.Store              = (*Store)(nil)
 	_ store.Taker              = (*Store)(nil)
 	_ store.ConditionalDeleter = (*Store)(nil)
+	_ store.Swapper            = (*Store)(nil)
 	_ store.Embedded           = (*Store)(nil)
 	_ store.Local              = (*Store)(nil)
 	_ store.Lister             = (*Store)(nil)

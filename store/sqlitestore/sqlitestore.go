@@ -43,7 +43,7 @@ const (
 )
 
 // Store keeps records in a file. It implements store.Store, store.Taker, store.ConditionalDeleter,
-// store.Embedded, store.Lister and store.Purger.
+// store.Swapper, store.Embedded, store.Lister and store.Purger.
 //
 // Any number of processes of one host may have the file open at once, each with one Store; a Take is atomic between them
 // all. The file must not be on a network file system, where SQLite's locks do not work.
@@ -62,12 +62,12 @@ type Store struct {
 	writer  chan struct{} // one while a write runs
 	puts    atomic.Uint64
 
-	get, put, del, delIf, take, sweep, list *sql.Stmt
+	get, put, del, delIf, take, add, swap, sweep, list *sql.Stmt
 }
 
 // Open opens the store in the file path, which it makes with mode 0600 if there is none, together with path-wal and path-shm
 // beside it. It refuses a file that others than its owner can read or write, that is no SQLite database, that belongs to another
-// application, or whose tables are of another version of this package.
+// application, or whose tables are of another version of this package, and fails where nothing can be written.
 func Open(path string) (*Store, error) {
 	s, err := open(path)
 	if err != nil {
@@ -126,6 +126,9 @@ func open(path string) (_ *Store, err error) {
 		{&s.del, "DELETE FROM records WHERE id = ?"},
 		{&s.delIf, "DELETE FROM records WHERE id = ? AND data = ? AND expires = ?"},
 		{&s.take, "DELETE FROM records WHERE id = ? RETURNING data, expires"},
+		{&s.add, "INSERT INTO records (id, data, expires) VALUES (?1, ?2, ?3) " +
+			"ON CONFLICT (id) DO UPDATE SET data = ?2, expires = ?3 WHERE expires <= ?4"},
+		{&s.swap, "UPDATE records SET data = ?, expires = ? WHERE id = ? AND data = ? AND expires = ?"},
 		{&s.sweep, "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE expires <= ? LIMIT ?)"},
 		{&s.list, "SELECT id, length(data), expires FROM records WHERE id > ? AND expires > ? ORDER BY id LIMIT ?"},
 	} {
@@ -177,8 +180,9 @@ func (s *Store) setUp() (err error) {
 	case version != schemaVersion:
 		return fmt.Errorf("has tables of version %d, and this program knows version %d", version, schemaVersion)
 	default:
-		// Deletes nothing, and fails where nothing can be written, which BEGIN IMMEDIATE does not.
-		if _, err := conn.ExecContext(ctx, "DELETE FROM records WHERE id = x''"); err != nil {
+		// Changes nothing, and writes all the same: it fails where nothing can be written, which BEGIN IMMEDIATE and statements
+		// that find nothing to do don't.
+		if _, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion)); err != nil {
 			return err
 		}
 	}
@@ -269,9 +273,29 @@ func (s *Store) Delete(ctx context.Context, id store.ID) error {
 
 // DeleteIf implements store.ConditionalDeleter.
 func (s *Store) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
+	return s.changes(ctx, "delete", s.delIf, r.ID.Bytes(), blob(r.Data), r.Expires.UnixMilli())
+}
+
+// Swap implements store.Swapper.
+func (s *Store) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if err := next.Validate(); err != nil {
+		return false, err
+	}
+	id, data, expires := next.ID.Bytes(), blob(next.Data), next.Expires.UnixMilli()
+	switch old.ID {
+	case next.ID:
+		return s.changes(ctx, "swap", s.swap, data, expires, id, blob(old.Data), old.Expires.UnixMilli())
+	case store.ID{}:
+		return s.changes(ctx, "swap", s.add, id, data, expires, time.Now().UnixMilli())
+	}
+	return false, ctx.Err()
+}
+
+// changes runs a statement that changes one record or none, and reports whether it did.
+func (s *Store) changes(ctx context.Context, op string, stmt *sql.Stmt, args ...any) (bool, error) {
 	var n int64
-	err := s.do(ctx, "delete", s.writer, func() error {
-		res, err := s.delIf.Exec(r.ID.Bytes(), blob(r.Data), r.Expires.UnixMilli())
+	err := s.do(ctx, op, s.writer, func() error {
+		res, err := stmt.Exec(args...)
 		if err != nil {
 			return err
 		}

@@ -33,6 +33,12 @@ const recovers = 5 * time.Second
 func RunServer(t *testing.T, s Server) {
 	Run(t, s.Open)
 	t.Run("Shared", func(t *testing.T) { testShared(t, s) })
+	if _, ok := s.Open(t).(store.Swapper); ok {
+		t.Run("SharedSwapRace", func(t *testing.T) { testSwapRace(t, s.Open(t), s.Open(t)) })
+		if s.OpenAt != nil {
+			t.Run("SwapClockAhead", func(t *testing.T) { testSwapClockAhead(t, s) })
+		}
+	}
 	if s.OpenAt != nil {
 		t.Run("ClockSkew", func(t *testing.T) { testClockSkew(t, s) })
 		t.Run("ClockAhead", func(t *testing.T) { testClockAhead(t, s) })

@@ -30,7 +30,7 @@ type client struct {
 	skew      time.Duration
 	connected *int
 
-	absolute, gullible, forlorn, eager bool
+	absolute, gullible, forlorn, eager, rash bool
 }
 
 func (c *client) now() time.Time { return time.Now().Add(c.skew) }
@@ -103,6 +103,30 @@ func (c *client) Delete(ctx context.Context, id store.ID) error {
 	return nil
 }
 
+func (c *client) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if err := next.Validate(); err != nil {
+		return false, err
+	}
+	if err := c.lock(ctx); err != nil {
+		return false, err
+	}
+	kept, there := c.kept[next.ID]
+	if c.rash { // between looking and putting it lets others in
+		c.mu.Unlock()
+		time.Sleep(time.Millisecond)
+		c.mu.Lock()
+	}
+	defer c.mu.Unlock()
+	if r, err := store.Decode(next.ID, bytes.Clone(kept.encoded)); c.eager && err == nil && !c.now().Before(r.Expires) {
+		there = false
+	}
+	if there != !old.ID.IsZero() || there && !bytes.Equal(kept.encoded, store.Encode(old)) {
+		return false, nil
+	}
+	c.kept[next.ID] = value{store.Encode(next), time.Now().Add(next.Expires.Sub(c.now()))}
+	return true, nil
+}
+
 // served makes a server whose clients have the faults that spoil gives them.
 func served(spoil func(*client)) storetest.Server {
 	srv := &server{kept: map[store.ID]value{}}
@@ -138,10 +162,12 @@ var brokenServers = map[string]func() storetest.Server{
 		s.Open = func(t *testing.T) store.Store { return served(func(*client) {}).Open(t) }
 		return s
 	},
-	"ClockSkew":  func() storetest.Server { return served(func(c *client) { c.absolute = true }) },
-	"Damaged":    func() storetest.Server { return served(func(c *client) { c.gullible = true }) },
-	"Restarted":  func() storetest.Server { return served(func(c *client) { c.forlorn = true }) },
-	"ClockAhead": func() storetest.Server { return served(func(c *client) { c.eager = true }) },
+	"ClockSkew":      func() storetest.Server { return served(func(c *client) { c.absolute = true }) },
+	"Damaged":        func() storetest.Server { return served(func(c *client) { c.gullible = true }) },
+	"Restarted":      func() storetest.Server { return served(func(c *client) { c.forlorn = true }) },
+	"SharedSwapRace": func() storetest.Server { return served(func(c *client) { c.rash = true }) },
+	"SwapClockAhead": func() storetest.Server { return served(func(c *client) { c.eager = true }) },
+	"ClockAhead":     func() storetest.Server { return served(func(c *client) { c.eager = true }) },
 }
 
 func TestRunServer(t *testing.T) { storetest.RunServer(t, served(func(*client) {})) }

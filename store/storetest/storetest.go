@@ -4,7 +4,8 @@
 //		storetest.Run(t, func(t *testing.T) store.Store { return mystore.New() })
 //	}
 //
-// Stores of a server that hosts share take RunServer in place of Run. Run either with -race. The package uses the standard library only. Faulty, for tests of what uses a store, is here too.
+// Stores of a server that hosts share take RunServer in place of Run. Run either with -race. The package uses the standard
+// library only. Faulty, for tests of what uses a store, is here too.
 package storetest
 
 import (
@@ -14,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +57,12 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	if _, ok := s.(store.ConditionalDeleter); ok {
 		t.Run("DeleteIf", func(t *testing.T) { testDeleteIf(t, open(t)) })
 		t.Run("DeleteIfRace", func(t *testing.T) { testDeleteIfRace(t, open(t)) })
+		t.Run("DeleteIfOnce", func(t *testing.T) { testDeleteIfOnce(t, open(t)) })
+	}
+	if _, ok := s.(store.Swapper); ok {
+		t.Run("Swap", func(t *testing.T) { testSwap(t, open(t)) })
+		t.Run("SwapExpired", func(t *testing.T) { testSwapExpired(t, open(t)) })
+		t.Run("SwapRace", func(t *testing.T) { s := open(t); testSwapRace(t, s, s) })
 	}
 	if _, ok := s.(store.Embedded); ok {
 		t.Run("SealingKey", func(t *testing.T) { testSealingKey(t, open(t)) })
@@ -156,7 +164,7 @@ func testIDs(t *testing.T, s store.Store) {
 func testData(t *testing.T, s store.Store) {
 	for _, data := range [][]byte{
 		nil, {}, {0}, {0, 0, 0}, []byte("\r\nEND\r\n"), []byte("'; --"), bytes.Repeat([]byte{0xff}, 1000),
-		randomBytes(600), randomBytes(store.MaxData - 1), randomBytes(store.MaxData),
+		randomBytes(600), randomBytes(maxData(s) - 1), randomBytes(maxData(s)),
 	} {
 		r := newRecord(t)
 		r.Data = data
@@ -168,7 +176,7 @@ func testData(t *testing.T, s store.Store) {
 func testRefused(t *testing.T, s store.Store) {
 	r := newRecord(t)
 	put(t, s, r)
-	for _, size := range []int{store.MaxData + 1, 100_000} {
+	for _, size := range []int{maxData(s) + 1, 100_000} {
 		big := r
 		big.Data = make([]byte, size)
 		if err := s.Put(ctx(t), big); !errors.Is(err, store.ErrTooLarge) {
@@ -321,6 +329,9 @@ func testContextEnded(t *testing.T, s store.Store) {
 		if deleter, ok := s.(store.ConditionalDeleter); ok {
 			calls["DeleteIf"] = func() error { _, err := deleter.DeleteIf(ctx, newRecord(t)); return err }
 		}
+		if swapper, ok := s.(store.Swapper); ok {
+			calls["Swap"] = func() error { _, err := swapper.Swap(ctx, store.Record{}, newRecord(t)); return err }
+		}
 		for name, call := range calls {
 			if err := call(); !errors.Is(err, ctx.Err()) {
 				t.Errorf("%s: %v, want %v", name, err, ctx.Err())
@@ -440,7 +451,18 @@ func testDeleteIf(t *testing.T, s store.Store) {
 			}
 			wantFound(t, s, was)
 		}
-		if done, err := deleteIf(ctx(t), was); !done || err != nil {
+		// What was found may be replaced before it is deleted.
+		found, err := s.Get(ctx(t), was.ID)
+		if err != nil {
+			t.Fatalf("Get: %v", err)
+		}
+		put(t, s, otherData)
+		if done, err := deleteIf(ctx(t), found); done || err != nil {
+			t.Errorf("DeleteIf of a record that was replaced: %v, %v", done, err)
+		}
+		wantFound(t, s, otherData)
+		put(t, s, was)
+		if done, err := deleteIf(ctx(t), found); !done || err != nil {
 			t.Errorf("DeleteIf: %v, %v, want true", done, err)
 		}
 		wantAbsent(t, s, was.ID)
@@ -470,6 +492,31 @@ func testDeleteIfRace(t *testing.T, s store.Store) {
 		})
 		wg.Wait()
 		wantFound(t, s, replaced)
+	}
+}
+
+// testDeleteIfOnce has goroutines delete the same records: each must have been deleted by one of them.
+func testDeleteIfOnce(t *testing.T, s store.Store) {
+	for range 20 {
+		r := newRecord(t)
+		put(t, s, r)
+		var deleted atomic.Int32
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				done, err := s.(store.ConditionalDeleter).DeleteIf(ctx(t), r)
+				if err != nil {
+					t.Errorf("DeleteIf: %v", err)
+				}
+				if done {
+					deleted.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if deleted.Load() != 1 {
+			t.Errorf("%d deleted the record, want 1", deleted.Load())
+		}
 	}
 }
 
@@ -578,6 +625,13 @@ func ctx(t *testing.T) context.Context {
 	c, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	return c
+}
+
+func maxData(s store.Store) int {
+	if limited, ok := s.(store.Limited); ok {
+		return limited.MaxData()
+	}
+	return store.MaxData
 }
 
 func inAnHour() time.Time { return time.Now().Add(time.Hour) }

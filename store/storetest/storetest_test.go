@@ -229,6 +229,10 @@ var broken = map[string]func() store.Store{
 	},
 	"DeleteIf":     func() store.Store { return deletesAny{memstore.New(memstore.Options{})} },
 	"DeleteIfRace": func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
+	"DeleteIfOnce": func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
+	"Swap":         func() store.Store { return swapsAny{memstore.New(memstore.Options{})} },
+	"SwapExpired":  func() store.Store { return &swapsOnce{Store: memstore.New(memstore.Options{})} },
+	"SwapRace":     func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
 	"SealingKey":   func() store.Store { return freshKeys{memstore.New(memstore.Options{})} },
 	"List":         func() store.Store { return listsAll{memstore.New(memstore.Options{})} },
 	"Purge":        func() store.Store { return purgesAll{memstore.New(memstore.Options{})} },
@@ -249,6 +253,38 @@ func (s looksFirst) DeleteIf(ctx context.Context, r store.Record) (bool, error) 
 	}
 	time.Sleep(time.Millisecond) // lets the other in
 	return true, s.Delete(ctx, r.ID)
+}
+
+func (s looksFirst) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if is, _ := s.Get(ctx, next.ID); !store.Same(is, old) {
+		return false, nil
+	}
+	time.Sleep(time.Millisecond) // lets the others in
+	return true, s.Put(ctx, next)
+}
+
+type swapsAny struct{ *memstore.Store }
+
+func (s swapsAny) Swap(ctx context.Context, _, next store.Record) (bool, error) {
+	return true, s.Put(ctx, next)
+}
+
+// swapsOnce takes every id that was ever put for there.
+type swapsOnce struct {
+	*memstore.Store
+	ids sync.Map
+}
+
+func (s *swapsOnce) Put(ctx context.Context, r store.Record) error {
+	s.ids.Store(r.ID, true)
+	return s.Store.Put(ctx, r)
+}
+
+func (s *swapsOnce) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if _, known := s.ids.Load(next.ID); known && old.ID.IsZero() {
+		return false, nil
+	}
+	return s.Store.Swap(ctx, old, next)
 }
 
 type freshKeys struct{ *memstore.Store }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,8 +24,12 @@ const batch = 256
 // deleteIf runs in the server, where nothing comes between its two steps.
 const deleteIf = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 
+// swap is likewise for two values, of which the first may be empty for none, and the second's life.
+const swap = `if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+if tonumber(ARGV[3]) > 0 then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) else redis.call('DEL', KEYS[1]) end return 1`
+
 // Store keeps each record under one key, the prefix and the id in hexadecimal. It implements store.Store, store.Taker,
-// store.ConditionalDeleter, store.Lister and store.Purger.
+// store.ConditionalDeleter, store.Swapper, store.Lister and store.Purger.
 //
 // Every call on a record is one command, and commands of concurrent calls share a few connections and their round
 // trips. Only Get is tried again where a connection broke; a Take never is.
@@ -121,6 +126,25 @@ func (s *Store) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
 	n, err := s.client.Do(ctx, cmd).AsInt64()
 	if err != nil {
 		return false, failed(ctx, "delete", err)
+	}
+	return n > 0, nil
+}
+
+// Swap implements store.Swapper.
+func (s *Store) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if err := next.Validate(); err != nil {
+		return false, err
+	}
+	was := ""
+	if !old.ID.IsZero() {
+		was = valkey.BinaryString(store.Encode(old))
+	}
+	lives := next.Expires.UnixMilli() - s.now().UnixMilli()
+	cmd := s.client.B().Eval().Script(swap).Numkeys(1).Key(s.key(next.ID)).
+		Arg(was, valkey.BinaryString(store.Encode(next)), strconv.FormatInt(lives, 10)).Build()
+	n, err := s.client.Do(ctx, cmd).AsInt64()
+	if err != nil {
+		return false, failed(ctx, "swap", err)
 	}
 	return n > 0, nil
 }

@@ -24,9 +24,14 @@ const batch = 256
 // deleteIf runs in the server, where nothing comes between its two steps.
 const deleteIf = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 
+// swap is likewise for two values, of which the first may be empty for none, and the second's life.
+const swap = `if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+if tonumber(ARGV[3]) > 0 then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) else redis.call('DEL', KEYS[1]) end return 1`
+
 // Store is what valkeystore.Store is, of which the documentation holds here too, but for what the client does: go-redis has a
 // connection for each command under way instead of sharing a few, and by default it tries a command again
 // when its connection broke, a Take too. That never answers twice: the second try finds nothing, and a record may so be lost.
+// Nor does Swap: it may report false for what its first try has done.
 type Store struct {
 	client redis.UniversalClient
 	prefix string
@@ -101,6 +106,23 @@ func (s *Store) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
 	n, err := s.client.Eval(ctx, deleteIf, []string{s.key(r.ID)}, store.Encode(r)).Int64()
 	if err != nil {
 		return false, failed(ctx, "delete", err)
+	}
+	return n > 0, nil
+}
+
+// Swap implements store.Swapper.
+func (s *Store) Swap(ctx context.Context, old, next store.Record) (bool, error) {
+	if err := next.Validate(); err != nil {
+		return false, err
+	}
+	var was []byte
+	if !old.ID.IsZero() {
+		was = store.Encode(old)
+	}
+	lives := next.Expires.UnixMilli() - s.now().UnixMilli()
+	n, err := s.client.Eval(ctx, swap, []string{s.key(next.ID)}, was, store.Encode(next), lives).Int64()
+	if err != nil {
+		return false, failed(ctx, "swap", err)
 	}
 	return n > 0, nil
 }

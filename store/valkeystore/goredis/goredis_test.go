@@ -20,6 +20,7 @@ var (
 	_ store.Store              = (*Store)(nil)
 	_ store.Taker              = (*Store)(nil)
 	_ store.ConditionalDeleter = (*Store)(nil)
+	_ store.Swapper            = (*Store)(nil)
 	_ store.Lister             = (*Store)(nil)
 	_ store.Purger             = (*Store)(nil)
 )
@@ -59,6 +60,13 @@ func TestStore_Cluster(t *testing.T) {
 		addrs = append(addrs, n.Addr)
 	}
 	storetest.Run(t, func(t *testing.T) store.Store { return mustOpen(t, addrs...) })
+}
+
+func TestStore_Sentinel(t *testing.T) {
+	sentinel := servertest.Sentinel(t, "redis-server", servertest.Redis(t, "redis-server"))
+	client := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{sentinel.Addr}, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { assert.NoError(t, client.Close()) })
+	storetest.Run(t, func(t *testing.T) store.Store { return New(client, "") })
 }
 
 // One fleet may have hosts with either client.

@@ -93,6 +93,27 @@ func TestCopyFlag_UntouchedLeaksOnceInCAndNeverInGo(t *testing.T) {
 	})
 }
 
+// What new and remove are lent is dead when they return, though OpenSSL's object may live on.
+func TestHandlers_WhatTheyAreLentDiesWithTheCall(t *testing.T) {
+	each(t, lookups, func(t *testing.T, h *host) {
+		lent := map[string]*libssl.Session{}
+		server, client := h.server(t, idContext("lent")), h.client(t)
+		server.SetSessNewCallback(func(_ *libssl.SSL, s *libssl.Session) bool {
+			lent["new"] = s
+			return false
+		})
+		server.SetSessRemoveCallback(func(_ *libssl.Context, s *libssl.Session) { lent["remove"] = s })
+		h.visit(t, client, server, nil)
+		require.NoError(t, server.FlushSessions(time.Time{}))
+		require.Len(t, lent, 2)
+		for handler, s := range lent {
+			_, err := s.MarshalBinary()
+			require.ErrorIs(t, err, libssl.ErrReleased, handler)
+			require.Zero(t, s.ID(), handler)
+		}
+	})
+}
+
 // ---- handlers under way -----------------------------------------------------------
 
 // held is a server whose three handlers, and the one for names, wait at a gate where it is told to.
@@ -439,6 +460,67 @@ func (h *host) over(t testing.TB, client, server *libssl.Context, offer *libssl.
 }
 
 // ---- stores -----------------------------------------------------------------------
+
+// A session is in the store before the client learns its id or ticket: the flight that carries it waits for the Put.
+func TestStore_HasTheSessionBeforeTheClient(t *testing.T) {
+	each(t, lookups, func(t *testing.T, h *host) {
+		st := newShared()
+		server, _ := h.node(t, st, libssl.StoreOptions{Keys: newRing(t)})
+		cn, sn, err := tcp()
+		require.NoError(t, err)
+		var sent, sentBefore atomic.Int32
+		st.on(func(context.Context) error { sentBefore.Store(sent.Load()); return nil }, beforePut)
+		counted := &wire{Conn: sn, before: func(n int) error { sent.Store(int32(n)); return nil }}
+		l, err := connectOver(cn, counted, h.client(t), server, h.name, nil)
+		require.NoError(t, err)
+		defer l.close()
+		require.NoError(t, l.talk())
+		require.EqualValues(t, 1, sentBefore.Load(), "what the server says before it hears the client's Finished")
+		require.Greater(t, sent.Load(), int32(1))
+		require.Equal(t, 1, st.mem.Len())
+	})
+}
+
+// With a store there are no tickets that hold the session, whatever the Context's options were: they would be good at the
+// server alone that issued them.
+func TestStore_TakesThePlaceOfTickets(t *testing.T) {
+	each(t, stateless, func(t *testing.T, h *host) {
+		st, opt := newShared(), libssl.StoreOptions{Keys: newRing(t)}
+		a, _ := h.node(t, st, opt)
+		b, _ := h.node(t, st, opt)
+		client := h.client(t)
+		_, sess := h.visit(t, client, a, nil)
+		require.Equal(t, 1, st.mem.Len())
+		resumed, _ := h.visit(t, client, b, sess)
+		require.True(t, resumed)
+	})
+}
+
+// An entry that this server cannot read is a miss, and stays for those who can.
+func TestStore_LeavesWhatItCannotRead(t *testing.T) {
+	each(t, lookups, func(t *testing.T, h *host) {
+		for _, single := range []bool{false, true} {
+			t.Run(fmt.Sprintf("single use %t", single), func(t *testing.T) {
+				st := newShared()
+				server, cache := h.node(t, st, libssl.StoreOptions{Keys: newRing(t), SingleUse: single})
+				client := h.client(t)
+				_, sess := h.visit(t, client, server, nil)
+				foreign, err := st.mem.Get(t.Context(), ids(t, st.mem)[0])
+				require.NoError(t, err)
+				foreign.Data = []byte("of a version to come")
+				require.NoError(t, st.mem.Put(t.Context(), foreign))
+
+				resumed, _ := h.visit(t, client, server, sess)
+				require.False(t, resumed)
+				require.EqualValues(t, 1, cache.Stats().Undecodable)
+				eventually(t, "the entry", func() bool {
+					r, err := st.mem.Get(t.Context(), foreign.ID)
+					return err == nil && string(r.Data) == string(foreign.Data)
+				})
+			})
+		}
+	})
+}
 
 // Two ids have each other's entries, whole and unspoilt. Neither client resumes, let alone as the other, and once they
 // are back in their places both do.

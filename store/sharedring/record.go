@@ -1,0 +1,101 @@
+package sharedring
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/ticket"
+)
+
+// The record's data is a format and the ring in the form of key files, sealed or not. The format is another than
+// those of sessions in a store, and is authenticated together with the record's id and end: neither can be passed off as the
+// other where Secret serves both, nor a ring of long ago as one of today.
+const (
+	formatSealed    = 4
+	formatPlaintext = 5
+)
+
+// recordID is no id that a server issues: those have 32 bytes.
+var recordID = func() store.ID {
+	id, err := store.IDFromBytes([]byte("libssl key ring"))
+	if err != nil {
+		panic(err)
+	}
+	return id
+}()
+
+func additional(expires time.Time) []byte {
+	b := append([]byte{formatSealed, byte(recordID.Len())}, recordID.Bytes()...)
+	return binary.BigEndian.AppendUint64(b, uint64(expires.UnixMilli()))
+}
+
+// read returns the record and its keys, or the zero Record and none.
+func (f *follower) read(ctx context.Context) (store.Record, []ticket.Key, error) {
+	kept, err := f.store.Get(ctx, recordID)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.Record{}, nil, nil
+	}
+	if err != nil {
+		return store.Record{}, nil, fmt.Errorf("read: %w", err)
+	}
+	text, err := f.open(kept)
+	if err != nil {
+		return store.Record{}, nil, fmt.Errorf("the ring in the store cannot be opened: %w", err)
+	}
+	defer clear(text)
+	keys, err := ticket.ParseKeys(text)
+	if err != nil {
+		return store.Record{}, nil, fmt.Errorf("the ring in the store: %w", err)
+	}
+	return kept, merged(nil, keys), nil
+}
+
+func (f *follower) open(kept store.Record) ([]byte, error) {
+	if len(kept.Data) == 0 {
+		return nil, ticket.ErrMalformed
+	}
+	switch format, rest := kept.Data[0], kept.Data[1:]; {
+	case format == formatSealed && f.opts.Secret != nil:
+		text, err := f.opts.Secret.Open(nil, rest, additional(kept.Expires))
+		if errors.Is(err, ticket.ErrUnknownKey) {
+			return nil, errors.New("it is sealed under another secret")
+		}
+		return text, err
+	case format == formatPlaintext && f.opts.Plaintext:
+		return bytes.Clone(rest), nil // the caller wipes it, and swaps what was kept
+	case format == formatSealed:
+		return nil, errors.New("it is sealed")
+	case format == formatPlaintext:
+		return nil, errors.New("it is not sealed, so anybody may have put it there")
+	}
+	return nil, ticket.ErrMalformed
+}
+
+// write puts keys in the place of the record was, unless that has changed.
+func (f *follower) write(ctx context.Context, was store.Record, keys []ticket.Key, now time.Time) (bool, error) {
+	ring, err := ticket.RingOf(keys)
+	if err != nil {
+		return false, err
+	}
+	var text bytes.Buffer
+	if _, err := ring.WriteTo(&text); err != nil {
+		return false, err
+	}
+	next := store.Record{ID: recordID, Expires: time.UnixMilli(now.Add(2 * f.opts.Lifetime).UnixMilli())}
+	if f.opts.Plaintext {
+		next.Data = append([]byte{formatPlaintext}, text.Bytes()...)
+	} else {
+		next.Data = f.opts.Secret.Seal([]byte{formatSealed}, text.Bytes(), additional(next.Expires))
+		clear(text.Bytes())
+	}
+	swapped, err := f.swapper.Swap(ctx, was, next)
+	if err != nil {
+		return false, fmt.Errorf("write: %w", err)
+	}
+	return swapped, nil
+}
