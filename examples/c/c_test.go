@@ -106,6 +106,13 @@ func TestPreload_TwoNginxesShareSessions(t *testing.T) {
 		"LD_PRELOAD=" + preload, "LSSL_STORE=redis://" + redis.Addr, "LSSL_KEYRING=" + ring,
 		"LSSL_LIBRARY=" + filepath.Join(lib.Dir, "lib", "liblssl.so.1"),
 	}
+	if foreign(t) {
+		n := nginx(t, cert, key, with)
+		heard, _, _ := get(t, cabitest.Client(t, tls.VersionTLS13, ca.PEM), n, nil)
+		require.Contains(t, heard, "reused .\n")
+		require.Contains(t, n.said(t), "lssl-preload[")
+		return
+	}
 	for name, version := range versions {
 		t.Run(name, func(t *testing.T) {
 			client := cabitest.Client(t, version, ca.PEM)
@@ -144,8 +151,9 @@ func TestPreload_ServesWithoutItsStore(t *testing.T) {
 		n := nginx(t, cert, key, append(env, "LD_PRELOAD="+preload))
 		heard, _, _ := get(t, client, n, nil)
 		require.Contains(t, heard, "reused .\n")
-		log, err := os.ReadFile(n.log)
-		require.NoError(t, err)
-		assert.Contains(t, string(log), says)
+		if foreign(t) {
+			says = "lssl-preload["
+		}
+		assert.Contains(t, n.said(t), says)
 	}
 }

@@ -16,20 +16,28 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func findNginx() string {
+	if program, err := exec.LookPath("nginx"); err == nil {
+		return program
+	}
+	return "/usr/sbin/nginx" // which is not in everybody's PATH
+}
+
+// foreign says whether nginx, which runs on the system's OpenSSL, has another one than is tested here. The object then does
+// nothing but say so.
+func foreign(t *testing.T) bool {
+	t.Helper()
+	out, err := exec.Command(findNginx(), "-V").CombinedOutput()
+	require.NoError(t, err, "nginx is missing: install Debian's nginx-light")
+	return !strings.Contains(string(out), libssl.Version())
+}
+
 type instance struct{ addr, log string }
 
 // nginx starts an instance, a master and two workers, with more environment.
 func nginx(t *testing.T, cert, key string, env []string) instance {
 	t.Helper()
-	program, err := exec.LookPath("nginx")
-	if err != nil {
-		program = "/usr/sbin/nginx" // which is not in everybody's PATH
-	}
-	version, err := exec.Command(program, "-V").CombinedOutput()
-	require.NoError(t, err, "nginx is missing: install Debian's nginx-light")
-	if !strings.Contains(string(version), libssl.Version()) {
-		t.Skipf("nginx runs on the system's OpenSSL, and what is tested here on %s", libssl.Version())
-	}
+	program := findNginx()
 	dir := t.TempDir()
 	n := instance{servertest.FreeAddr(t), filepath.Join(dir, "error.log")} // nginx sends its stderr there, too
 	user := ""
@@ -60,7 +68,7 @@ http {
 	require.NoError(t, os.WriteFile(file, []byte(conf), 0o600))
 	cmd := exec.Command(program, "-p", dir, "-e", n.log, "-c", file)
 	cmd.Env = append(os.Environ(), env...)
-	require.NoError(t, cmd.Start())
+	require.NoError(t, cmd.Start(), "nginx is missing: install Debian's nginx-light")
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
@@ -75,6 +83,14 @@ http {
 		return err == nil
 	}, 20*time.Second, 5*time.Millisecond)
 	return n
+}
+
+// said is its error log.
+func (n instance) said(t *testing.T) string {
+	t.Helper()
+	log, err := os.ReadFile(n.log)
+	require.NoError(t, err)
+	return string(log)
 }
 
 func get(t *testing.T, client *libssl.Context, n instance, offer *libssl.Session) (string, bool, *libssl.Session) {

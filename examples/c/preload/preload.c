@@ -79,6 +79,11 @@ static void load(void)
         say(dlerror());
         return;
     }
+    f.p = dlsym(lib, "SSL_new"); /* not ours: that of what the library is linked with */
+    if (f.new_ssl != real_new) {
+        say("the library uses another libssl than this program");
+        return;
+    }
     seen_idx = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
     f.p = dlsym(lib, "lssl_error");
     last_error = f.error;
