@@ -88,10 +88,10 @@ func (l Library) Headers(t testing.TB) []string {
 	return l.pkgConfig(t, "--cflags")
 }
 
-// Static are those for the static one.
+// Static are those for the static one, with OpenSSL shared.
 func (l Library) Static(t testing.TB) []string {
 	t.Helper()
-	args := l.pkgConfig(t, "--cflags", "--libs", "--static")
+	args := append(l.pkgConfig(t, "--cflags", "--libs"), "-lresolv")
 	for i, arg := range args {
 		if arg == "-llssl" {
 			args[i] = "-l:liblssl.a"
