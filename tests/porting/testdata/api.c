@@ -185,8 +185,8 @@ static void test_refusals(void)
     struct lssl_cache *cache;
     struct {
         struct lssl_options known;
-        int newer;
-    } longer = { options(0), 1 };
+        uint64_t newer; /* no padding, which would count */
+    } longer;
 
     CHECK(lssl_abi_version() == LSSL_ABI_VERSION);
     CHECK(refused(NULL, "memory:", NULL) == LSSL_EINVAL);
@@ -202,7 +202,9 @@ static void test_refusals(void)
     opt = options(0);
     opt.struct_size = 0;
     CHECK(refused(ctx, "memory:", &opt) == LSSL_EINVAL);
+    longer.known = options(0);
     longer.known.struct_size = sizeof(longer);
+    longer.newer = 1;
     CHECK(refused(ctx, "memory:", &longer.known) == LSSL_EINVAL);
     opt = options(0);
     opt.keyring = "/absent/ring";
