@@ -11,7 +11,7 @@ setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where t
 	@tests/setup.sh
 
 servers: # what the tests of the stores run against
-	@tests/setup.sh redis-server memcached chromium
+	@tests/setup.sh redis-server memcached chromium g++ nginx-light
 
 build: setup ## bin/sslsess
 	go build -o bin/sslsess ./cmd/sslsess
@@ -45,10 +45,19 @@ conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only s
 mutants: setup ## break each rule on purpose, and see the conformance suite notice
 	@go run ./tests/mutate $(N)
 
+install-cabi: setup ## lssl, the store layer for programs in C: library, header and pkg-config file; PREFIX, DESTDIR
+	PREFIX=$(PREFIX) cabi/build.sh bin/cabi
+	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
+	cp -P bin/cabi/lib/liblssl.* $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 bin/cabi/lib/pkgconfig/lssl.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+	install -m 644 bin/cabi/include/lssl.h $(DESTDIR)$(PREFIX)/include/
+
+PREFIX = /usr/local
+
 bench: setup ## this code against C, crypto/tls and another binding
 	@bench/run.sh
 
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup servers build demo test lint leak fuzz soak matrix conform mutants bench clean
+.PHONY: help setup servers build demo test lint leak fuzz soak matrix conform mutants install-cabi bench clean

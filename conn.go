@@ -611,7 +611,7 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 		case e == C.SSL_ERROR_NONE:
 			return n, nil
 		case e == C.SSL_ERROR_WANT_CLIENT_HELLO_CB:
-			c.lookUp(ctx)
+			c.resume.lookUp(ctx, c.ctx)
 		case e == C.SSL_ERROR_WANT_READ:
 			if err := c.fill(); err == io.EOF {
 				return 0, fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)

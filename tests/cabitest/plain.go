@@ -1,0 +1,5 @@
+//go:build !asan
+
+package cabitest
+
+var sanitize []string
