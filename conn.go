@@ -589,9 +589,7 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 
 		// Stored before the flight that carries the id or ticket leaves: the
 		// client cannot come back earlier.
-		for p := puts; p != nil; p = p.next {
-			p.cache.put(ctx, &p.rec)
-		}
+		putAll(ctx, puts)
 		var sent error
 		if tickets {
 			c.sendTickets()
