@@ -3,6 +3,7 @@
 package outages
 
 import (
+	"bufio"
 	"errors"
 	"flag"
 	"fmt"
@@ -52,18 +53,10 @@ func resumes(s libssl.CacheStats) bool  { return s.Hits > inFlight }
 // handshakesEach is how many a phase sees.
 const handshakesEach = 40
 
-// outage is one line of phases.
-type outage struct {
-	store  string
-	fleet  *fleet
-	phases []phase
-}
-
-// run goes through the phases.
-func (o *outage) run(t *testing.T, share time.Duration) {
-	f := o.fleet
-	for _, ph := range o.phases {
-		n := &tally{store: o.store, name: ph.name, before: f.stats(), began: time.Now()}
+// run takes a fleet through the phases, and ends it.
+func (f *fleet) run(store string, phases []phase, share time.Duration) {
+	for _, ph := range phases {
+		n := &tally{store: store, name: ph.name, before: f.stats(), began: time.Now()}
 		f.all = append(f.all, n)
 		f.now.Store(n)
 		if ph.begin != nil {
@@ -72,7 +65,7 @@ func (o *outage) run(t *testing.T, share time.Duration) {
 		for what := "begun"; n.took < share || what != ""; n.took = time.Since(n.began) {
 			time.Sleep(5 * time.Millisecond)
 			if what = n.missing(f, ph); what != "" && n.took > share+patience {
-				assert.Failf(t, "a phase is not as expected", "%s: %s: never: %s: %+v", o.store, ph.name, what, since(n.before, f.stats()))
+				assert.Failf(f.t, "a phase is not as expected", "%s: %s: never: %s: %+v", store, ph.name, what, since(n.before, f.stats()))
 				break
 			}
 		}
@@ -81,10 +74,11 @@ func (o *outage) run(t *testing.T, share time.Duration) {
 	f.now.Store(&tally{})
 	f.close()
 	for i, n := range f.all {
-		n.judge(t, o.phases[i], f.all[0])
+		n.judge(f.t, phases[i], f.all[0])
 	}
 }
 
+// missing is what the phase has not shown yet.
 func (n *tally) missing(f *fleet, ph phase) string {
 	s := since(n.before, f.stats())
 	opened, closed := n.breakers(f)
@@ -187,13 +181,13 @@ func disturbed(p *servertest.Proxy) []phase {
 	}
 }
 
-func valkey(t *testing.T) *outage {
+func valkey(t *testing.T) (*fleet, []phase) {
 	srv := servertest.Redis(t, "redis-server")
 	f := newFleet(t, true, func() store.Store { return valkeyAt(t, "valkey://"+srv.Addr) })
 	evicted := func() bool {
 		return !strings.Contains(srv.Command("INFO", "stats"), "evicted_keys:0")
 	}
-	return &outage{"valkey", f, append(append([]phase{healthy()}, stopped(f, srv)...),
+	return f, append(append([]phase{healthy()}, stopped(f, srv)...),
 		phase{name: "full, refuses", begin: func() { srv.Command("CONFIG", "SET", "maxmemory", "1") },
 			story: func(s libssl.CacheStats) bool { return s.Errors > 0 }},
 		phase{name: "room again", begin: func() { srv.Command("CONFIG", "SET", "maxmemory", "0") }, closes: true, old: true},
@@ -202,7 +196,7 @@ func valkey(t *testing.T) *outage {
 			srv.Command("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
 			srv.Command("CONFIG", "SET", "maxmemory", usedMemory(srv))
 		}, closes: true, calm: true, story: func(s libssl.CacheStats) bool { return s.Stored > 0 && evicted() }},
-	)}
+	)
 }
 
 func usedMemory(srv *servertest.Server) (bytes string) {
@@ -211,14 +205,14 @@ func usedMemory(srv *servertest.Server) (bytes string) {
 	return bytes
 }
 
-func valkeyNetwork(t *testing.T) *outage {
+func valkeyNetwork(t *testing.T) (*fleet, []phase) {
 	p := servertest.NewProxy(t, servertest.Redis(t, "redis-server").Addr)
 	f := newFleet(t, true, func() store.Store { return valkeyAt(t, "valkey://"+p.Addr) })
-	return &outage{"valkey, network", f, append([]phase{healthy()}, disturbed(p)...)}
+	return f, append([]phase{healthy()}, disturbed(p)...)
 }
 
-// valkeyFailover moves: the server is killed for good, and its replica takes over.
-func valkeyFailover(t *testing.T) *outage {
+// valkeySentinel moves: the server is killed for good, and its replica takes over.
+func valkeySentinel(t *testing.T) (*fleet, []phase) {
 	master := servertest.Redis(t, "redis-server")
 	host, port, err := net.SplitHostPort(master.Addr)
 	require.NoError(t, err)
@@ -229,61 +223,76 @@ func valkeyFailover(t *testing.T) *outage {
 			strings.Contains(replica.Command("INFO", "replication"), "master_link_status:up")
 	}, patience, 20*time.Millisecond)
 	f := newFleet(t, true, func() store.Store { return valkeyAt(t, "valkey://"+sentinel.Addr+"?master_set=main") })
-	return &outage{"valkey, sentinel", f, []phase{
+	return f, []phase{
 		healthy(),
 		{name: "master killed", begin: master.Stop, opens: true, story: either},
 		{name: "replica took over", closes: true, old: true, story: func(s libssl.CacheStats) bool { return s.Stored > 0 }},
-	}}
+	}
 }
 
-func memcached(t *testing.T) *outage {
+func memcached(t *testing.T) (*fleet, []phase) {
 	srv := servertest.Memcached(t, "-m", "2", "-M") // an error when it is full, and no eviction
 	f := newFleet(t, false, func() store.Store { return memcachedAt(t, srv.Addr) })
-	return &outage{"memcached", f, append(append([]phase{healthy()}, stopped(f, srv)...),
+	return f, append(append([]phase{healthy()}, stopped(f, srv)...),
 		phase{name: "full, refuses", begin: func() { fill(t, srv.Addr) }, story: func(s libssl.CacheStats) bool { return s.Errors > 0 }},
-		phase{name: "room again", begin: func() { tell(t, srv.Addr, "flush_all\r\n") }, closes: true},
-	)}
+		phase{name: "room again", begin: func() { tell(t, srv.Addr, func(to io.Writer) { io.WriteString(to, "flush_all\r\n") }) }, closes: true},
+	)
 }
 
-func memcachedNetwork(t *testing.T) *outage {
+func memcachedNetwork(t *testing.T) (*fleet, []phase) {
 	p := servertest.NewProxy(t, servertest.Memcached(t).Addr)
 	f := newFleet(t, false, func() store.Store { return memcachedAt(t, p.Addr) })
-	return &outage{"memcached, network", f, append([]phase{healthy()}, disturbed(p)...)}
+	return f, append([]phase{healthy()}, disturbed(p)...)
 }
 
 // fill leaves memcached, which has a pool of chunks for each range of sizes, no chunk that a session would fit in.
 func fill(t *testing.T, addr string) {
-	var items strings.Builder
-	for size := 64; size < 2048; size += size / 8 {
-		for i := range (1 << 20) / size {
-			fmt.Fprintf(&items, "set other:%d:%d 0 0 %d noreply\r\n%s\r\n", size, i, size, strings.Repeat("x", size))
+	tell(t, addr, func(to io.Writer) {
+		for size := 128; size < 1024; size += size / 6 {
+			for i := range (1 << 20) / size {
+				fmt.Fprintf(to, "set other:%d:%d 0 0 %d noreply\r\n%s\r\n", size, i, size, strings.Repeat("x", size))
+			}
 		}
-	}
-	tell(t, addr, items.String())
+	})
 }
 
 // tell has memcached do something, and waits until it is done.
-func tell(t *testing.T, addr, commands string) {
+func tell(t *testing.T, addr string, commands func(to io.Writer)) {
 	nc, err := net.Dial("tcp", addr)
 	require.NoError(t, err)
 	defer nc.Close()
 	require.NoError(t, nc.SetDeadline(time.Now().Add(patience)))
-	go io.WriteString(nc, commands+"quit\r\n")
+	go func() {
+		to := bufio.NewWriter(nc)
+		commands(to)
+		io.WriteString(to, "quit\r\n")
+		to.Flush()
+	}()
 	io.Copy(io.Discard, nc)
 }
 
 func TestOutages(t *testing.T) {
-	outages := []func(*testing.T) *outage{valkey, valkeyNetwork, valkeyFailover, memcached, memcachedNetwork}
-	const phases = 9 + 10 + 3 + 8 + 10 // about
+	outages := []struct {
+		store string
+		make  func(*testing.T) (*fleet, []phase)
+	}{
+		{"valkey", valkey},
+		{"valkey, network", valkeyNetwork},
+		{"valkey, sentinel", valkeySentinel},
+		{"memcached", memcached},
+		{"memcached, network", memcachedNetwork},
+	}
 	var all []*tally
-	for _, make := range outages {
-		t.Run("", func(t *testing.T) {
-			o := make(t)
-			o.run(t, *outagesFor/phases)
-			all = append(all, o.fleet.all...)
+	for _, o := range outages {
+		t.Run(o.store, func(t *testing.T) {
+			f, phases := o.make(t)
+			f.run(o.store, phases, *outagesFor/time.Duration(len(outages)*len(phases)))
+			all = append(all, f.all...)
 		})
 	}
 	show(t.Output(), all)
+	require.Eventually(t, func() bool { return libssl.LiveResources() == libssl.Resources{} }, patience, 10*time.Millisecond,
+		"left behind: %+v", libssl.LiveResources())
 }
 
 // show prints the table.
