@@ -150,7 +150,11 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 		}
 	}
 	h := conns.Put(nil)
+	slot := takeSlot() // it takes as long as many a step
 	made := C.scb_conn_new(p, C.uint64_t(h), cbool(client), cname, kind)
+	if slot {
+		<-stepSlots
+	}
 	cc := made.conn
 	if cc == nil {
 		conns.Delete(h)
@@ -226,8 +230,8 @@ func putBuffer(b *buffer) {
 
 // ---- steps ----------------------------------------------------------------------
 
-// stepSlots bounds how many steps run at once, and so the OS threads: each
-// takes one, and the scheduler starts another for whoever waits.
+// stepSlots bounds how many steps run at once, and how many connections are made,
+// and so the OS threads: each takes one, and the scheduler starts another for whoever waits.
 var stepSlots = make(chan struct{}, 2*runtime.GOMAXPROCS(0)+8)
 
 // takeSlot waits for a slot. A handler that drives a connection of its own goes
