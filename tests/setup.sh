@@ -1,7 +1,8 @@
 #!/bin/bash
 # Makes sure that this machine can build libssl: Go as new as go.mod asks, a C compiler, pkg-config, OpenSSL's headers.
 # Says nothing and asks no network where all is there; installs what is missing through apt-get where the user may.
-# Arguments name further Debian packages to have; a program of a package's name will do.
+# Arguments name further Debian packages to have; a program of a package's name will do. One with a ? behind it is left out
+# where it cannot be had.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +17,7 @@ if [ "$(printf '%s\n' "$need_go" "$have_go" | sort -V | head -n1)" != "$need_go"
 	fail "Go $have_go is too old: install Go $need_go or newer (https://go.dev/dl/)"
 fi
 
-missing=()
+missing=() wanted=()
 command -v gcc >/dev/null && echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || missing+=(gcc libc6-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 # The compiler is asked and not only pkg-config, which may not be there yet.
@@ -24,22 +25,49 @@ if ! pkg-config --exists libssl 2>/dev/null && ! echo '#include <openssl/ssl.h>'
 	missing+=(libssl-dev)
 fi
 for p in "$@"; do
-	command -v "$p" >/dev/null || dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")
+	name=${p%\?}
+	command -v "$name" >/dev/null || dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed && continue
+	if [ "$p" = "$name" ]; then missing+=("$name"); else wanted+=("$name"); fi
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+[ ${#missing[@]} -gt 0 ] || [ ${#wanted[@]} -gt 0 ] || exit 0
 
+# unable REASON: nothing can be installed.
+unable() {
+	[ ${#missing[@]} -eq 0 ] || fail "$1"
+	echo "setup: ${wanted[*]} is not to be had here, and left out"
+	exit 0
+}
 by_hand="install with your package manager: ${missing[*]} (Debian's names)"
-command -v apt-get >/dev/null || fail "$by_hand"
+command -v apt-get >/dev/null || unable "$by_hand"
 if [ "$(id -u)" = 0 ]; then
 	root=()
 elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
 	root=(sudo -n)
 else
-	fail "run as root: apt-get install ${missing[*]}"
+	unable "run as root: apt-get install ${missing[*]}"
 fi
-echo "setup: installing ${missing[*]}"
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-install() { "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1 </dev/null; }
+log=$(mktemp) sources=$(mktemp)
+trap 'rm -f "$log" "$sources"' EXIT
+apt() { "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@" >"$log" 2>&1 </dev/null; }
+install() { apt install -y --no-install-recommends "$@"; }
 # An index that is missing or old shows itself as a failed install: only then is it fetched.
-install || { "${root[@]}" apt-get update >"$log" 2>&1 && install; } || { tail -n 20 "$log" >&2; fail "apt-get failed; $by_hand"; }
+installed() { install "$@" || { apt update && install "$@"; }; }
+# What Debian has for this release in its backports, without leaving them in apt's sources.
+backported() {
+	local release uri suite
+	release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+	suite=$release-backports
+	read -r uri < <(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Release: $release" 'Component: main') || return
+	{ cat /etc/apt/sources.list 2>/dev/null || true
+	  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite main"; } >"$sources"
+	chmod a+r "$sources"
+	apt -o Dir::Etc::SourceList="$sources" update && install -o Dir::Etc::SourceList="$sources" -t "$suite" "$@"
+}
+if [ ${#missing[@]} -gt 0 ]; then
+	echo "setup: installing ${missing[*]}"
+	installed "${missing[@]}" || { tail -n 20 "$log" >&2; fail "apt-get failed; $by_hand"; }
+fi
+for p in "${wanted[@]}"; do
+	echo "setup: installing $p"
+	installed "$p" || backported "$p" || echo "setup: $p is not to be had here, and left out: $(tail -n 1 "$log")"
+done

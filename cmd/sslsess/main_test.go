@@ -244,6 +244,18 @@ func (f *testFleet) call(client *libssl.Context, addr string, offer *libssl.Sess
 	return v
 }
 
+// resumed is a session that from issued and to resumed. Where a store misses its deadline, as it may on a busy machine, it is
+// another session's turn.
+func (f *testFleet) resumed(client *libssl.Context, from, to *node) (full, resumed visit) {
+	f.t.Helper()
+	eventually(f.t, "a session is resumed", func() bool {
+		full = f.call(client, from.addr, nil)
+		resumed = f.call(client, to.addr, full.Session)
+		return resumed.Resumed
+	})
+	return full, resumed
+}
+
 // dial returns a connection after its handshake.
 func (f *testFleet) dial(client *libssl.Context, addr string) *libssl.Conn {
 	f.t.Helper()

@@ -124,8 +124,7 @@ func TestStore_RmRevokes(t *testing.T) {
 	f := newFleet(t)
 	url := "sqlite:" + filepath.Join(t.TempDir(), "sessions.db")
 	n, client := f.serve("-store", url), f.client("1.2")
-	v := f.call(client, n.addr, nil)
-	require.True(t, f.call(client, n.addr, v.Session).Resumed)
+	v, _ := f.resumed(client, n, n)
 	requireOK(t, sslsess(t, "store", "rm", url, v.Answer.SessionID))
 	require.False(t, f.call(client, n.addr, v.Session).Resumed)
 }

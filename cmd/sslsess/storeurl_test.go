@@ -1,7 +1,12 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"net"
+	"net/http"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -10,6 +15,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/servertest"
 )
 
@@ -24,10 +31,8 @@ func TestServe_StoresOfSeveralHosts(t *testing.T) {
 	for _, url := range []string{"valkey://:p%40ss%2Fword@" + redis.Addr + "/3", "memcached://" + memcached.Addr} {
 		for _, version := range []string{"1.2", "1.3"} {
 			a, b := f.serve("-store", url, "-keyring", ring), f.serve("-store", url, "-keyring", ring)
-			client := f.client(version)
-			v := f.call(client, a.addr, nil)
-			require.False(t, v.Resumed)
-			require.True(t, f.call(client, b.addr, v.Session).Resumed, "%s, TLS %s", url, version)
+			full, _ := f.resumed(f.client(version), a, b)
+			require.False(t, full.Resumed)
 		}
 		requireFailure(t, sslsess(t, "serve", "-listen", "127.0.0.1:0", "-cert", f.cert, "-key", f.key, "-store", url), 2, "-keyring, or -plaintext")
 	}
@@ -42,17 +47,13 @@ func TestServe_StoreGoesAwayAndComesBack(t *testing.T) {
 	redis, memcached := servertest.Redis(t, "redis-server"), servertest.Memcached(t)
 	for url, srv := range map[string]*servertest.Server{"redis://" + redis.Addr: redis, "memcached://" + memcached.Addr: memcached} {
 		n, client := f.serve("-store", url, "-keyring", ring), f.client("1.3")
-		v := f.call(client, n.addr, nil)
-		require.True(t, f.call(client, n.addr, v.Session).Resumed)
+		v, _ := f.resumed(client, n, n)
 		srv.Stop()
 		for range 8 { // more than open the breaker
 			require.False(t, f.call(client, n.addr, v.Session).Resumed)
 		}
 		srv.Start()
-		eventually(t, "sessions are resumed again", func() bool {
-			v := f.call(client, n.addr, nil)
-			return f.call(client, n.addr, v.Session).Resumed
-		})
+		f.resumed(client, n, n)
 		assert.Equal(t, 0, n.end(syscall.SIGTERM))
 	}
 }
@@ -121,4 +122,63 @@ func TestStore_ServersThatCannotServe(t *testing.T) {
 			}
 		})
 	}
+}
+
+// memcached would give one entry to all hosts that ask at once.
+func TestStore_MemcachedRefusesSingleUse(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	st, closeStore, err := openStore("memcached://"+servertest.Memcached(t).Addr, true)
+	require.NoError(t, err)
+	defer closeStore()
+	for name, early := range map[string]uint32{"single use": 0, "early data": 1000} {
+		ctx, err := libssl.NewServerContext(f.cert, f.key)
+		require.NoError(t, err)
+		defer ctx.Close()
+		require.NoError(t, ctx.SetMaxEarlyData(early))
+		_, err = ctx.UseStore(st, &libssl.StoreOptions{Plaintext: true, SingleUse: early == 0})
+		require.ErrorIs(t, err, libssl.ErrUnsupported, name)
+		assert.ErrorContains(t, err, "take entries atomically, and *memcachestore.Store is no store.Taker", name)
+		cache, err := ctx.UseStore(memstore.New(memstore.Options{}), &libssl.StoreOptions{SingleUse: true})
+		require.NoError(t, err, "what was refused has left nothing")
+		require.NoError(t, cache.Close(t.Context()))
+	}
+}
+
+// A disk that is full costs resumptions, and is counted; one that is full at the start is an error. What the process may write is
+// bounded in place of the disk.
+func TestServe_DiskIsFull(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	store := "sqlite:" + filepath.Join(t.TempDir(), "sessions.db")
+	n, client := f.serve("-store", store, "-http", "127.0.0.1:0"), f.client("1.3")
+	stats := "http://" + n.says("http on ") + "/stats"
+	bound := func(size string) {
+		out, err := exec.Command("prlimit", "--pid", fmt.Sprint(n.cmd.Process.Pid), "--fsize="+size+":unlimited").CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	f.resumed(client, n, n)
+
+	bound("0")
+	eventually(t, "the server says so", func() bool { // it may have said something else less than a second ago
+		v := f.call(client, n.addr, nil)
+		require.NoError(t, v.NoAnswer)
+		require.False(t, f.call(client, n.addr, v.Session).Resumed)
+		return strings.Contains(n.errors(), "store: sqlitestore: put: disk I/O error: file too large")
+	})
+	resp, err := http.Get(stats)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	var s struct{ Cache libssl.CacheStats }
+	require.NoError(t, json.NewDecoder(resp.Body).Decode(&s))
+	assert.Positive(t, s.Cache.Errors)
+	assert.Positive(t, s.Cache.Misses)
+
+	out, err := exec.Command("prlimit", "--fsize=0", os.Args[0], "serve", "-listen", "127.0.0.1:0", "-store", store).CombinedOutput()
+	require.Error(t, err)
+	assert.Regexp(t, `\Asslsess[^\n]*sessions.db: disk I/O error: file too large\n\z`, string(out))
+
+	bound("unlimited")
+	f.resumed(client, n, n)
+	assert.Equal(t, 0, n.end(syscall.SIGTERM))
 }

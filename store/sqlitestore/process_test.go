@@ -274,3 +274,27 @@ func TestOpen_ReadOnly(t *testing.T) {
 	assert.Contains(t, stderr, "readonly")
 	t.Log(stderr)
 }
+
+// A disk on which nothing can be written is found out when the store is opened, not at the first Put. What this process may write is
+// bounded in place of the disk, which only a privileged one could fill.
+func TestOpen_DiskIsFull(t *testing.T) {
+	for name, prepare := range map[string]func(t *testing.T, path string){
+		"no file yet": func(*testing.T, string) {},
+		"a file":      func(t *testing.T, path string) { require.NoError(t, mustOpen(t, path).Close()) },
+		"in use":      func(t *testing.T, path string) { require.NoError(t, mustOpen(t, path).Put(ctx, record(2))) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := newPath(t)
+			prepare(t, path)
+			c := start(t, exec.Command("prlimit", "--fsize=0", os.Args[0], path), "open")
+			_, stderr, err := c.wait()
+			require.Error(t, err)
+			assert.Contains(t, stderr, path)
+			assert.Contains(t, stderr, "file too large")
+			assert.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
+			t.Log(stderr)
+
+			require.NoError(t, mustOpen(t, path).Put(ctx, record(1)), "there is room again")
+		})
+	}
+}

@@ -249,6 +249,29 @@ func TestPut_WaitsForALock(t *testing.T) {
 	assert.NoError(t, err)
 }
 
+// A disk that is full fails what writes, and says so; what is there can be read and deleted, which makes room.
+func TestPut_DiskIsFull(t *testing.T) {
+	s := mustOpen(t, newPath(t))
+	s.db.SetMaxOpenConns(1) // the bound that stands for the disk is one connection's
+	large := record(1)
+	large.Data = make([]byte, store.MaxData)
+	require.NoError(t, s.Put(ctx, large))
+	var pages int
+	require.NoError(t, s.db.QueryRow("PRAGMA max_page_count = 1").Scan(&pages)) // as many as there are
+	more := large
+	more.ID = newID(2)
+	for range 3 {
+		err := s.Put(ctx, more)
+		require.ErrorContains(t, err, "sqlitestore: put: database or disk is full")
+		require.NotErrorIs(t, err, store.ErrNotFound)
+	}
+	_, err := s.Get(ctx, more.ID)
+	require.ErrorIs(t, err, store.ErrNotFound)
+	_, err = s.Take(ctx, large.ID)
+	require.NoError(t, err)
+	require.NoError(t, s.Put(ctx, more))
+}
+
 func TestStore_BoundsThreads(t *testing.T) {
 	path := newPath(t)
 	s, db := mustOpen(t, path), raw(t, path)

@@ -4,7 +4,8 @@
 //		storetest.Run(t, func(t *testing.T) store.Store { return mystore.New() })
 //	}
 //
-// Stores of a server that hosts share take RunServer in place of Run. Run either with -race. The package uses the standard library only. Faulty, for tests of what uses a store, is here too.
+// Stores of a server that hosts share take RunServer in place of Run. Run either with -race. The package uses the standard
+// library only. Faulty, for tests of what uses a store, is here too.
 package storetest
 
 import (
@@ -440,7 +441,18 @@ func testDeleteIf(t *testing.T, s store.Store) {
 			}
 			wantFound(t, s, was)
 		}
-		if done, err := deleteIf(ctx(t), was); !done || err != nil {
+		// What was found may be replaced before it is deleted.
+		found, err := s.Get(ctx(t), was.ID)
+		if err != nil {
+			t.Fatalf("Get: %v", err)
+		}
+		put(t, s, otherData)
+		if done, err := deleteIf(ctx(t), found); done || err != nil {
+			t.Errorf("DeleteIf of a record that was replaced: %v, %v", done, err)
+		}
+		wantFound(t, s, otherData)
+		put(t, s, was)
+		if done, err := deleteIf(ctx(t), found); !done || err != nil {
 			t.Errorf("DeleteIf: %v, %v, want true", done, err)
 		}
 		wantAbsent(t, s, was.ID)

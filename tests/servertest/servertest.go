@@ -39,7 +39,7 @@ type Server struct {
 const patience = 20 * time.Second
 
 // Redises are the servers of this protocol that are there: redis-server, which must be, and valkey-server, which Debian has
-// since its release 13.
+// since its release 13, and for 12 in the backports.
 func Redises() []string {
 	programs := []string{"redis-server"}
 	if _, err := exec.LookPath("valkey-server"); err == nil {

@@ -61,6 +61,13 @@ func TestStore_Cluster(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store { return mustOpen(t, addrs...) })
 }
 
+func TestStore_Sentinel(t *testing.T) {
+	sentinel := servertest.Sentinel(t, "redis-server", servertest.Redis(t, "redis-server"))
+	client := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{sentinel.Addr}, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { assert.NoError(t, client.Close()) })
+	storetest.Run(t, func(t *testing.T) store.Store { return New(client, "") })
+}
+
 // One fleet may have hosts with either client.
 func TestStore_SharesWithValkeystore(t *testing.T) {
 	srv := servertest.Redis(t, "redis-server")
