@@ -148,6 +148,7 @@ func since(a, b libssl.CacheStats) libssl.CacheStats {
 // tally is what happened in one phase. A visit belongs to the phase in which it began.
 type tally struct {
 	store, name string
+	opens       bool // is expected of the breakers
 	began       time.Time
 	took        time.Duration
 	before      libssl.CacheStats
@@ -208,14 +209,17 @@ func (f *fleet) watch(ctx context.Context) {
 		metrics.Read(heap)
 		n.heap.note(int64(heap[0].Value.Uint64()))
 		n.goroutines.note(int64(runtime.NumGoroutine()))
-		n.mu.Lock()
+		var was [nodes]bool
 		for i, node := range f.nodes {
-			was := open[i]
-			open[i] = node.cache.Stats().Open
+			was[i], open[i] = open[i], node.cache.Stats().Open
+		}
+		n = f.now.Load() // it may have begun meanwhile, and be why one is open
+		n.mu.Lock()
+		for i := range f.nodes {
 			switch at := time.Since(n.began); {
-			case open[i] && !was && n.opened[i] == 0:
+			case open[i] && n.opened[i] == 0: // or still, when the phase began
 				n.opened[i] = at
-			case !open[i] && was:
+			case !open[i] && was[i]:
 				n.closed[i] = at
 			}
 		}

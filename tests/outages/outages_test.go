@@ -56,7 +56,7 @@ const handshakesEach = 40
 // run takes a fleet through the phases, and ends it.
 func (f *fleet) run(store string, phases []phase, share time.Duration) {
 	for _, ph := range phases {
-		n := &tally{store: store, name: ph.name, before: f.stats(), began: time.Now()}
+		n := &tally{store: store, name: ph.name, opens: ph.opens, before: f.stats(), began: time.Now()}
 		f.all = append(f.all, n)
 		f.now.Store(n)
 		if ph.begin != nil {
@@ -119,10 +119,11 @@ func (n *tally) judge(t *testing.T, ph phase, first *tally) {
 	if ph.never != nil {
 		assert.False(t, ph.never(n.counted), "%s: %+v", at, n.counted)
 	}
-	// A machine that stood still for so long may have used up a budget, and more of them may open a breaker.
+	// What a machine does that stands still for so long says nothing of the store. Nor is one late answer among many an outage.
 	still := n.stall.duration() + max(0, n.control.duration()-budget/4)
-	if ph.calm && still < budget/4 {
-		assert.Zero(t, n.counted.Errors+n.counted.Timeouts+n.counted.Skipped+n.counted.Rejected+n.counted.Undecodable, "%s: %+v", at, n.counted)
+	if c := n.counted; ph.calm && still < budget/4 {
+		assert.Zero(t, c.Errors+c.Rejected+c.Undecodable, "%s: %+v", at, c)
+		assert.LessOrEqual(t, c.Timeouts+c.Skipped, c.Hits/10, "%s: %+v", at, c)
 	}
 	if ph.opens {
 		for i, opened := range n.opened {
@@ -169,7 +170,7 @@ func disturbed(p *servertest.Proxy) []phase {
 	const under, over = budget * 8 / 10, budget * 12 / 10
 	healed := phase{name: "healed", begin: p.Pass, closes: true, old: true}
 	return []phase{
-		{name: "just in time", begin: func() { p.Delay(under) }, calm: true, story: resumes},
+		{name: "just in time", begin: func() { p.Delay(under) }, closes: true, calm: true, story: resumes},
 		{name: "just too late", begin: func() { p.Delay(over) }, opens: true, story: timedOut, never: resumes},
 		healed,
 		{name: "garbage", begin: p.Garble, opens: true, story: either, never: resumes},
@@ -192,7 +193,9 @@ func valkey(t *testing.T) (*fleet, []phase) {
 			story: func(s libssl.CacheStats) bool { return s.Errors > 0 }},
 		phase{name: "room again", begin: func() { srv.Command("CONFIG", "SET", "maxmemory", "0") }, closes: true, old: true},
 		phase{name: "full, evicts", begin: func() {
-			srv.Command("EVAL", "for i = 1, 10000 do redis.call('SET', 'other:' .. i, string.rep('x', 500)) end", "0")
+			for i := range 100 { // a long script would be an outage too
+				srv.Command("EVAL", "for i = 1, 100 do redis.call('SET', KEYS[1] .. i, string.rep('x', 500)) end", "1", fmt.Sprint("other:", i))
+			}
 			srv.Command("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
 			srv.Command("CONFIG", "SET", "maxmemory", usedMemory(srv))
 		}, closes: true, calm: true, story: func(s libssl.CacheStats) bool { return s.Stored > 0 && evicted() }},
@@ -305,9 +308,12 @@ func show(out io.Writer, all []*tally) {
 		if first[n.store] == nil {
 			first[n.store] = n
 		}
-		c := n.counted
+		c, opened := n.counted, "-"
+		if n.opens {
+			opened = last(n.opened[:])
+		}
 		fmt.Fprintf(w, "%s\t%s\t%.1f\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", n.store, n.name, n.took.Seconds(),
-			n.full.Load(), n.resumed.Load(), len(n.failures), ms(n.slowest.duration()), ms(n.bound(first[n.store])), last(n.opened[:]), last(n.closed[:]),
+			n.full.Load(), n.resumed.Load(), len(n.failures), ms(n.slowest.duration()), ms(n.bound(first[n.store])), opened, last(n.closed[:]),
 			c.Hits, c.Misses, c.Errors, c.Timeouts, c.Skipped, n.threads.Load(), n.goroutines.Load(), n.heap.Load()>>20)
 	}
 	w.Flush()
