@@ -155,13 +155,16 @@ type tally struct {
 	counted     libssl.CacheStats // when the phase was over
 
 	full, resumed, old atomic.Int64 // old: resumptions of sessions from before the outage, among the resumed
-	slowest, control   peak         // handshakes with the nodes, and with the control
+	control            peak         // handshakes with the control
 	stall              peak         // by how much the machine was late to run something
 	threads            peak
 	goroutines, heap   peak
 
+	next *tally // in which the last of its visits may have ended
+
 	mu             sync.Mutex
 	failures       []error
+	visits         []time.Duration      // at the nodes
 	opened, closed [nodes]time.Duration // when each node's breaker did first, and last; 0 if it didn't
 }
 
@@ -173,6 +176,12 @@ func (p *peak) note(v int64) {
 }
 
 func (p *peak) duration() time.Duration { return time.Duration(p.Load()) }
+
+func (n *tally) visited(took time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.visits = append(n.visits, took)
+}
 
 func (n *tally) fail(err error) {
 	n.mu.Lock()
@@ -249,12 +258,12 @@ func (c *customer) shop(ctx context.Context) {
 		switch what := rand.IntN(8); {
 		case what < 2:
 			var next *libssl.Session
-			next, _, err = c.visit(c.control, nil, &n.control)
+			next, _, err = c.visit(c.control, nil, func(took time.Duration) { n.control.note(int64(took)) })
 			next.Release()
 		case what == 2 && c.version == tls.VersionTLS12 && c.generation != c.fleet.generation.Load():
 			c.generation = c.fleet.generation.Load()
 			c.kept.Release()
-			c.kept, _, err = c.visit(c.node(), nil, &n.slowest)
+			c.kept, _, err = c.visit(c.node(), nil, n.visited)
 			n.full.Add(1)
 		case what == 2 && c.kept != nil:
 			err = c.again(n, c.kept)
@@ -274,7 +283,7 @@ func (c *customer) node() *libssl.Context { return c.nodes[rand.IntN(nodes)].ctx
 
 // again visits any node with sess, and keeps what it gets there for the next visit.
 func (c *customer) again(n *tally, sess *libssl.Session) error {
-	next, resumed, err := c.visit(c.node(), sess, &n.slowest)
+	next, resumed, err := c.visit(c.node(), sess, n.visited)
 	if err != nil {
 		return err
 	}
@@ -291,8 +300,8 @@ func (c *customer) again(n *tally, sess *libssl.Session) error {
 	return nil
 }
 
-// visit takes a question to a server and notes how long the answer takes.
-func (c *customer) visit(server *libssl.Context, sess *libssl.Session, took *peak) (next *libssl.Session, resumed bool, err error) {
+// visit takes a question to a server and says how long the answer takes.
+func (c *customer) visit(server *libssl.Context, sess *libssl.Session, took func(time.Duration)) (next *libssl.Session, resumed bool, err error) {
 	cn, sn, err := tlstest.SocketPair()
 	if err != nil {
 		return nil, false, err
@@ -328,7 +337,7 @@ func (c *customer) visit(server *libssl.Context, sess *libssl.Session, took *pea
 	if err == nil {
 		_, err = io.ReadFull(k, make([]byte, 1))
 	}
-	took.note(int64(time.Since(began)))
+	took(time.Since(began))
 	if err != nil {
 		cn.Close()
 	}

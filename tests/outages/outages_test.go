@@ -57,6 +57,9 @@ const handshakesEach = 40
 func (f *fleet) run(store string, phases []phase, share time.Duration) {
 	for _, ph := range phases {
 		n := &tally{store: store, name: ph.name, opens: ph.opens, before: f.stats(), began: time.Now()}
+		if len(f.all) > 0 {
+			f.all[len(f.all)-1].next = n
+		}
 		f.all = append(f.all, n)
 		f.now.Store(n)
 		if ph.begin != nil {
@@ -102,14 +105,36 @@ func (n *tally) missing(f *fleet, ph phase) string {
 // bound is how long a handshake may have taken: the two budgets and a full handshake, as slow as those of the control were and the
 // machine late, of which both may have come upon one handshake and not on those that measured them.
 func (n *tally) bound(first *tally) time.Duration {
-	full := max(n.control.duration(), first.control.duration())
-	return 2*budget + 2*full + 2*n.stall.duration()
+	full, late := max(n.control.duration(), first.control.duration()), n.stall.duration()
+	if n.next != nil {
+		full, late = max(full, n.next.control.duration()), max(late, n.next.stall.duration())
+	}
+	return 2*budget + 2*full + 2*late
+}
+
+func (n *tally) slowest() time.Duration {
+	if len(n.visits) == 0 {
+		return 0
+	}
+	return slices.Max(n.visits)
+}
+
+// slow says how many handshakes took longer than that. A busy machine can leave a single thread standing, which nobody else sees: one
+// in fifty is forgiven. Whatever is wrong with a budget shows in each handshake that needs it.
+func (n *tally) slow(first *tally) (slow, forgiven int) {
+	for _, took := range n.visits {
+		if took > n.bound(first) {
+			slow++
+		}
+	}
+	return slow, 1 + len(n.visits)/50
 }
 
 func (n *tally) judge(t *testing.T, ph phase, first *tally) {
 	at := n.store + ": " + n.name
 	assert.NoError(t, errors.Join(n.failures...), "%s: handshakes failed", at)
-	assert.LessOrEqual(t, n.slowest.duration(), n.bound(first), "%s: a handshake was slow", at)
+	slow, forgiven := n.slow(first)
+	assert.LessOrEqual(t, slow, forgiven, "%s: handshakes were slower than %v, the slowest %v", at, n.bound(first), n.slowest())
 	assert.LessOrEqual(t, n.threads.Load(), int64(4*runtime.GOMAXPROCS(0)+32), "%s: threads", at)
 	assert.LessOrEqual(t, n.goroutines.Load(), first.goroutines.Load()+500, "%s: goroutines", at)
 	assert.LessOrEqual(t, n.heap.Load(), 2*first.heap.Load()+64<<20, "%s: memory", at)
@@ -302,18 +327,19 @@ func TestOutages(t *testing.T) {
 func show(out io.Writer, all []*tally) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	ms := func(d time.Duration) string { return fmt.Sprintf("%.0f", d.Seconds()*1000) }
-	fmt.Fprintln(w, "store\tphase\ts\tfull\tresumed\tfailed\tslowest ms\tbound\topen after\tclosed\thits\tmisses\terrors\ttimeouts\tskipped\tthreads\tgoroutines\theap MB\t")
+	fmt.Fprintln(w, "store\tphase\ts\tfull\tresumed\tfailed\tslowest ms\tbound\tslower\topen after\tclosed\thits\tmisses\terrors\ttimeouts\tskipped\tthreads\tgoroutines\theap MB\t")
 	first := map[string]*tally{}
 	for _, n := range all {
 		if first[n.store] == nil {
 			first[n.store] = n
 		}
+		slow, _ := n.slow(first[n.store])
 		c, opened := n.counted, "-"
 		if n.opens {
 			opened = last(n.opened[:])
 		}
-		fmt.Fprintf(w, "%s\t%s\t%.1f\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", n.store, n.name, n.took.Seconds(),
-			n.full.Load(), n.resumed.Load(), len(n.failures), ms(n.slowest.duration()), ms(n.bound(first[n.store])), opened, last(n.closed[:]),
+		fmt.Fprintf(w, "%s\t%s\t%.1f\t%d\t%d\t%d\t%s\t%s\t%d\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", n.store, n.name, n.took.Seconds(),
+			n.full.Load(), n.resumed.Load(), len(n.failures), ms(n.slowest()), ms(n.bound(first[n.store])), slow, opened, last(n.closed[:]),
 			c.Hits, c.Misses, c.Errors, c.Timeouts, c.Skipped, n.threads.Load(), n.goroutines.Load(), n.heap.Load()>>20)
 	}
 	w.Flush()
