@@ -36,6 +36,9 @@ fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASA
 soak: setup ## everything at once, for T (default 2m), and an account of it; RACE=1 with the race detector
 	go test $(if $(RACE),-race) -count=1 -v -timeout 0 ./tests/soak -soak.for=$(or $(T),2m)
 
+outages: servers ## stores that fail in every way, under load, for T (default 1m), and a table of it
+	go test -count=1 -v -timeout 0 ./tests/outages -outages.for=$(or $(T),1m)
+
 matrix: servers ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
 	@tests/matrix.sh $(V)
 
@@ -55,9 +58,10 @@ install-cabi: setup ## lssl, the store layer for programs in C: library, header 
 PREFIX = /usr/local
 
 bench: setup ## this code against C, crypto/tls and another binding
+	@tests/setup.sh redis-server || true # rows that need it say so
 	@bench/run.sh
 
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup servers build demo test lint leak fuzz soak matrix conform mutants install-cabi bench clean
+.PHONY: help setup servers build demo test lint leak fuzz soak outages matrix conform mutants install-cabi bench clean

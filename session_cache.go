@@ -402,7 +402,8 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID, p *C.uchar, 
 		tls13 := C.scb_ssl_version(ssl) == versionTLS13
 		if a == nil && !sc.parks() && sc.issued(id) {
 			if current := currentContext(ssl); current != nil {
-				a = sc.find(context.Background(), r, current, candidate{id, tls13})
+				a = r.add(candidate{id, tls13})
+				sc.find(context.Background(), a, current)
 			}
 		}
 		if g != nil && !tls13 {
@@ -490,8 +491,9 @@ type resumption struct {
 }
 
 type answer struct {
+	candidate
 	next      *answer
-	id        store.ID
+	room      []byte // for what is opened
 	der       []byte // nil: a miss, remembered
 	idContext []byte
 	origin    time.Time
@@ -509,16 +511,17 @@ func (r *resumption) find(id store.ID) *answer {
 	return nil
 }
 
-// add makes an answer, and room for what it opens.
-func (r *resumption) add(id store.ID) (a *answer, room []byte) {
+// add makes an answer, a miss until something is found.
+func (r *resumption) add(w candidate) *answer {
+	a := &r.answer
 	if r.answers == nil {
-		a, room = &r.answer, r.entry[:0]
+		a.room = r.entry[:0]
 	} else {
 		a = new(answer)
 	}
-	a.next, a.id = r.answers, id
+	a.candidate, a.next = w, r.answers
 	r.answers = a
-	return a, room
+	return a
 }
 
 func (r *resumption) wipe() {
@@ -537,27 +540,45 @@ func (r *resumption) lookUp(ctx context.Context, current *Context) {
 	if r.chosen != nil {
 		current = r.chosen
 	}
+	known := r.answers
 	for _, w := range r.wanted {
 		if r.find(w.id) == nil { // else asked for the first hello already
-			sc.find(ctx, r, current, w)
+			r.add(w)
 		}
 	}
+	sc.findAll(ctx, r.answers, known, current)
 	sc.stats.parked.Add(-1)
 	r.answered = true
 }
 
-// find gets one entry and remembers it, or its absence, in r.
-func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Context, w candidate) *answer {
-	a, room := r.add(w.id)
+// findAll finds the answers from a to the one before end, all at once: they share
+// one budget, and none is late because another was slow.
+func (sc *SessionCache) findAll(ctx context.Context, a, end *answer, current *Context) {
+	if a == end {
+		return
+	}
+	if a.next == end {
+		sc.find(ctx, a, current)
+		return
+	}
+	var all sync.WaitGroup
+	for a := a; a != end; a = a.next {
+		all.Go(func() { sc.find(ctx, a, current) })
+	}
+	all.Wait()
+}
+
+// find gets one entry and remembers it, or its absence, in a.
+func (sc *SessionCache) find(ctx context.Context, a *answer, current *Context) {
 	sid, err := current.sessionIDContext()
 	if err != nil {
 		sc.report(slog.LevelDebug, "session not looked up", err)
-		return a
+		return
 	}
-	take := w.psk && sc.singleUse.Load()
-	rec, err := sc.get(ctx, w.id, take)
+	take := a.psk && sc.singleUse.Load()
+	rec, err := sc.get(ctx, a.id, take)
 	if err != nil {
-		return a
+		return
 	}
 	if take {
 		taken := rec
@@ -565,7 +586,7 @@ func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Contex
 	} else {
 		defer clear(rec.Data) // a secret where it is not sealed
 	}
-	der, origin, err := openEntry(sc.seal, w.id, sid, rec.Data, room)
+	der, origin, err := openEntry(sc.seal, a.id, sid, rec.Data, a.room)
 	switch {
 	case errors.Is(err, errUnreadable):
 		sc.stats.undecodable.Add(1)
@@ -577,7 +598,6 @@ func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Contex
 	default:
 		a.der, a.origin, a.idContext = der, origin, sid
 	}
-	return a
 }
 
 // endResumption gives back what a handshake took and did not use, and wipes the
@@ -803,6 +823,25 @@ func (sc *SessionCache) put(ctx context.Context, rec *store.Record) {
 	} else {
 		sc.putNow(ctx, putOf(rec))
 	}
+}
+
+// putAll stores what a step made, the tickets of TLS 1.3 at once: they share one
+// budget and, on the way to a server, one round trip.
+func putAll(ctx context.Context, first *put) {
+	if first == nil {
+		return
+	}
+	if first.next == nil || first.cache.local {
+		for p := first; p != nil; p = p.next {
+			p.cache.put(ctx, &p.rec)
+		}
+		return
+	}
+	var all sync.WaitGroup
+	for p := first; p != nil; p = p.next {
+		all.Go(func() { p.cache.put(ctx, &p.rec) })
+	}
+	all.Wait()
 }
 
 // putBack returns what was taken and is some client's to use. It does without
