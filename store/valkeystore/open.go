@@ -186,8 +186,9 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 }
 
 // dialer finishes what a caller had no time for. The client connects within the context of whichever call needs the connection, and
-// lookups have less time than TCP, TLS and a greeting may take over some distance: they would start anew for ever. Here
-// a connection that comes too late is kept for the next call.
+// lookups have less time than TCP, TLS and a greeting may take over some distance: they would start anew for ever. Here a
+// connection is kept for the next call where it comes too late, or so late that a greeting would probably not fit in either, which
+// costs the client the connection.
 type dialer struct {
 	mu    sync.Mutex
 	ready map[string]net.Conn // nil once closed
@@ -202,6 +203,7 @@ func (d *dialer) dial(ctx context.Context, addr string, netDialer *net.Dialer, t
 		err error
 	}
 	dialled := make(chan result)
+	began := time.Now()
 	go func() {
 		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), dialTimeout)
 		defer cancel()
@@ -221,7 +223,12 @@ func (d *dialer) dial(ctx context.Context, addr string, netDialer *net.Dialer, t
 	}()
 	select {
 	case r := <-dialled:
-		return r.nc, r.err
+		if deadline, ok := ctx.Deadline(); !ok || r.err != nil || time.Since(began) < time.Until(deadline) {
+			return r.nc, r.err
+		}
+		d.keep(addr, r.nc)
+		<-ctx.Done() // the client would use what is left of its time to try again
+		return nil, ctx.Err()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
