@@ -5,7 +5,7 @@ nested = $(shell find . -mindepth 2 -name go.mod -not -path './.*' -printf '%h '
 tested = . $(foreach m,$(nested),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where that is allowed
 	@tests/setup.sh
@@ -48,6 +48,9 @@ conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only s
 mutants: setup ## break each rule on purpose, and see the conformance suite notice
 	@go run ./tests/mutate $(N)
 
+docker-test: ## the fleet of docker/compose.yml, built, run and disturbed, where a Docker engine answers
+	@tests/docker.sh
+
 install-cabi: setup ## lssl, the store layer for programs in C: library, header and pkg-config file; PREFIX, DESTDIR
 	PREFIX=$(PREFIX) cabi/build.sh bin/cabi
 	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
@@ -64,4 +67,4 @@ bench: setup ## this code against C, crypto/tls and another binding
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup servers build demo test lint leak fuzz soak outages matrix conform mutants install-cabi bench clean
+.PHONY: help setup servers build demo test lint leak fuzz soak outages matrix conform mutants docker-test install-cabi bench clean

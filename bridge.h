@@ -78,10 +78,12 @@ int scb_init(void);
 
 /* ---- SSL_CTX ---------------------------------------------------------- */
 
+/* Callbacks that SSL_CTX has getters for, so that what C had can be put back. */
 #define SCB_SESS_NEW 0
 #define SCB_SESS_GET 1
 #define SCB_SESS_REMOVE 2
-#define SCB_SESS_KINDS 3
+#define SCB_KEYLOG 3
+#define SCB_KINDS 4
 
 SSL_CTX *scb_ctx_new(int client, scb_errs **errs);
 /* Handle of the SSL_CTX, 0 if it has none. */
@@ -94,13 +96,13 @@ int scb_ctx_in_remove(SSL_CTX *ctx);
 int scb_in_handler(void);
 void scb_ctx_forget(SSL_CTX *ctx);
 
-void scb_sess_set(SSL_CTX *ctx, int which, int on);
+void scb_set_callback(SSL_CTX *ctx, int which, int on);
 /* Puts back what C had installed; attach makes an SSL_CTX whose Context was
  * closed ready for the next one. */
 void scb_ctx_detach(SSL_CTX *ctx);
 void scb_ctx_attach(SSL_CTX *ctx);
 /* 0: none, 1: ours, 2: somebody else's, whose pointer is put into *fn. */
-int scb_sess_installed(SSL_CTX *ctx, int which, void **fn);
+int scb_installed(SSL_CTX *ctx, int which, void **fn);
 int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess);
 SSL_SESSION *scb_sess_call_get(void *fn, SSL *ssl, const unsigned char *id, int len);
 void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
@@ -108,7 +110,6 @@ void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
 void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
 void scb_ctx_hook_names(SSL_CTX *ctx);
 void scb_ctx_hook_ids(SSL_CTX *ctx, int on);
-void scb_ctx_hook_keylog(SSL_CTX *ctx, int on);
 
 int scb_ctx_use_pem(SSL_CTX *ctx, const unsigned char *cert, int cert_len, const unsigned char *key, int key_len, scb_errs **errs);
 int scb_ctx_add_cas(SSL_CTX *ctx, const unsigned char *pem, int len, int fresh, int announce, scb_errs **errs);

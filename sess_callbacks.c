@@ -19,6 +19,7 @@ typedef union scb_fn {
     int (*new_cb)(SSL *, SSL_SESSION *);
     SSL_SESSION *(*get_cb)(SSL *, const unsigned char *, int, int *);
     void (*remove_cb)(SSL_CTX *, SSL_SESSION *);
+    void (*keylog_cb)(const SSL *, const char *);
 } scb_fn;
 
 /*
@@ -34,7 +35,7 @@ typedef struct scb_ctx {
     long live;              /* SSLs that exist, and calls under way that may call remove */
     unsigned int leaving;   /* trampolines to take out with the last SSL */
     unsigned int emptied;   /* trampolines that were: the pointer is NULL by our doing */
-    scb_fn before[SCB_SESS_KINDS]; /* what C had installed before the trampoline */
+    scb_fn before[SCB_KINDS]; /* what C had installed before the trampoline */
     unsigned char *alpn;
     size_t alpn_len;
     struct scb_ctx *next, **link; /* in scb_all */
@@ -122,8 +123,9 @@ void scb_unlock(CRYPTO_RWLOCK *lock)
 static int scb_sess_new_cb(SSL *ssl, SSL_SESSION *sess);
 static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, int *copy);
 static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess);
+static void scb_keylog_cb(const SSL *ssl, const char *line);
 
-static scb_fn scb_sess_fn(SSL_CTX *ctx, int which)
+static scb_fn scb_fn_of(SSL_CTX *ctx, int which)
 {
     scb_fn f;
 
@@ -132,19 +134,23 @@ static scb_fn scb_sess_fn(SSL_CTX *ctx, int which)
         f.new_cb = SSL_CTX_sess_get_new_cb(ctx);
     else if (which == SCB_SESS_GET)
         f.get_cb = SSL_CTX_sess_get_get_cb(ctx);
-    else
+    else if (which == SCB_SESS_REMOVE)
         f.remove_cb = SSL_CTX_sess_get_remove_cb(ctx);
+    else
+        f.keylog_cb = SSL_CTX_get_keylog_callback(ctx);
     return f;
 }
 
-static void scb_sess_set_fn(SSL_CTX *ctx, int which, scb_fn f)
+static void scb_set_fn(SSL_CTX *ctx, int which, scb_fn f)
 {
     if (which == SCB_SESS_NEW)
         SSL_CTX_sess_set_new_cb(ctx, f.new_cb);
     else if (which == SCB_SESS_GET)
         SSL_CTX_sess_set_get_cb(ctx, f.get_cb);
-    else
+    else if (which == SCB_SESS_REMOVE)
         SSL_CTX_sess_set_remove_cb(ctx, f.remove_cb);
+    else
+        SSL_CTX_set_keylog_callback(ctx, f.keylog_cb);
 }
 
 static scb_fn scb_trampoline(int which)
@@ -156,14 +162,16 @@ static scb_fn scb_trampoline(int which)
         f.new_cb = scb_sess_new_cb;
     else if (which == SCB_SESS_GET)
         f.get_cb = scb_sess_get_cb;
-    else
+    else if (which == SCB_SESS_REMOVE)
         f.remove_cb = scb_sess_remove_cb;
+    else
+        f.keylog_cb = scb_keylog_cb;
     return f;
 }
 
-int scb_sess_installed(SSL_CTX *ctx, int which, void **fn)
+int scb_installed(SSL_CTX *ctx, int which, void **fn)
 {
-    *fn = scb_sess_fn(ctx, which).p;
+    *fn = scb_fn_of(ctx, which).p;
     return *fn == NULL ? 0 : *fn == scb_trampoline(which).p ? 1 : 2;
 }
 
@@ -173,9 +181,9 @@ static void scb_uninstall(scb_ctx *c, unsigned int leaving)
     scb_fn none = { NULL };
     void *fn;
 
-    for (int which = 0; which < SCB_SESS_KINDS; which++)
-        if (leaving & 1u << which && scb_sess_installed(c->ssl_ctx, which, &fn) == 1) {
-            scb_sess_set_fn(c->ssl_ctx, which, none);
+    for (int which = 0; which < SCB_KINDS; which++)
+        if (leaving & 1u << which && scb_installed(c->ssl_ctx, which, &fn) == 1) {
+            scb_set_fn(c->ssl_ctx, which, none);
             c->emptied |= 1u << which;
         }
 }
@@ -183,12 +191,12 @@ static void scb_uninstall(scb_ctx *c, unsigned int leaving)
 static void scb_install(scb_ctx *c, int which)
 {
     void *fn;
-    int whose = scb_sess_installed(c->ssl_ctx, which, &fn);
+    int whose = scb_installed(c->ssl_ctx, which, &fn);
 
     if (whose == 2 || (whose == 0 && !(c->emptied & 1u << which)))
         c->before[which].p = fn;
     c->emptied &= ~(1u << which);
-    scb_sess_set_fn(c->ssl_ctx, which, scb_trampoline(which));
+    scb_set_fn(c->ssl_ctx, which, scb_trampoline(which));
 }
 
 /* While live is not 0 no callback pointer becomes NULL. */
@@ -527,7 +535,7 @@ static int scb_alpn_cb(SSL *ssl, const unsigned char **out, unsigned char *out_l
 
 /* ---- in and out ----------------------------------------------------------- */
 
-void scb_sess_set(SSL_CTX *ctx, int which, int on)
+void scb_set_callback(SSL_CTX *ctx, int which, int on)
 {
     scb_ctx *c = scb_ctx_of(ctx);
     void *fn;
@@ -536,7 +544,7 @@ void scb_sess_set(SSL_CTX *ctx, int which, int on)
     if (on) {
         scb_stay(c, which);
         scb_install(c, which);
-    } else if (scb_sess_installed(ctx, which, &fn) != 0) {
+    } else if (scb_installed(ctx, which, &fn) != 0) {
         /* A running handshake tests the pointer and then reads it again to
          * call it (F4.2): it may go only while no SSL exists. Until then the
          * trampoline, be it in the place of somebody else's function, answers
@@ -553,8 +561,8 @@ void scb_ctx_detach(SSL_CTX *ctx)
     void *fn;
 
     scb_write_lock(c->lock);
-    for (int which = 0; which < SCB_SESS_KINDS; which++) {
-        int whose = scb_sess_installed(ctx, which, &fn);
+    for (int which = 0; which < SCB_KINDS; which++) {
+        int whose = scb_installed(ctx, which, &fn);
 
         if (whose == 2 || (whose == 0 && !(c->emptied & 1u << which)))
             continue; /* C has changed it since */
@@ -564,7 +572,7 @@ void scb_ctx_detach(SSL_CTX *ctx)
         } else {
             /* From one function to another: at once, whoever is about to call it. */
             scb_stay(c, which);
-            scb_sess_set_fn(ctx, which, c->before[which]);
+            scb_set_fn(ctx, which, c->before[which]);
             c->before[which].p = NULL;
         }
     }
@@ -619,11 +627,6 @@ void scb_ctx_hook_names(SSL_CTX *ctx)
 void scb_ctx_hook_ids(SSL_CTX *ctx, int on)
 {
     SSL_CTX_set_generate_session_id(ctx, on ? scb_generate_id_cb : NULL);
-}
-
-void scb_ctx_hook_keylog(SSL_CTX *ctx, int on)
-{
-    SSL_CTX_set_keylog_callback(ctx, on ? scb_keylog_cb : NULL);
 }
 
 int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len)

@@ -478,7 +478,7 @@ func (c *Context) trySetHandler(which C.int, on bool, swap func()) error {
 	}
 	defer c.release()
 	swap()
-	C.scb_sess_set(p, which, cbool(on))
+	C.scb_set_callback(p, which, cbool(on))
 	return nil
 }
 
@@ -491,7 +491,7 @@ func (c *Context) installed(which C.int, ours func(), foreign func(fn unsafe.Poi
 	}
 	defer c.release()
 	var fn unsafe.Pointer
-	switch C.scb_sess_installed(p, which, &fn) {
+	switch C.scb_installed(p, which, &fn) {
 	case 1:
 		ours()
 	case 2:

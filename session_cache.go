@@ -166,7 +166,7 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	C.scb_ctx_hook_hello(p, cbool(c.made))
 	C.scb_ctx_hook_ids(p, cbool(sc.tags != nil))
 	for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {
-		C.scb_sess_set(p, which, 1)
+		C.scb_set_callback(p, which, 1)
 	}
 	return sc, nil
 }
@@ -306,7 +306,7 @@ func (sc *SessionCache) uninstall() {
 	}
 	c.offerEarlyData(early)
 	for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {
-		C.scb_sess_set(p, which, 0)
+		C.scb_set_callback(p, which, 0)
 	}
 }
 

@@ -185,9 +185,7 @@ func (c *Context) detach() {
 	c.getSession.Store(nil)
 	c.removeSession.Store(nil)
 	c.selectContext.Store(nil)
-	if c.keyLog.Swap(nil) != nil {
-		C.scb_ctx_hook_keylog(p, 0)
-	}
+	c.keyLog.Store(nil)
 	C.scb_ctx_detach(p)
 }
 
@@ -244,8 +242,8 @@ func (c *Context) free() {
 // answer ErrReentrant. Corresponds to SSL_CTX_free(3).
 //
 // Of an SSL_CTX that C made, Close takes the handlers away first: the session
-// callbacks that C had installed are back, and what UseStore has changed is as
-// before. A callback that C did not have goes with the last SSL made meanwhile;
+// and key log callbacks that C had installed are back, and what UseStore has
+// changed is as before. A callback that C did not have goes with the last SSL made meanwhile;
 // until then the handlers' place is taken by what does as OpenSSL without one.
 // Three things cannot be read from an SSL_CTX, so C sets them again if it had
 // them: the ClientHello and servername callbacks (where SetServerNameCallback or
@@ -496,7 +494,7 @@ func (c *Context) SetKeyLogWriter(w io.Writer) {
 		} else {
 			c.keyLog.Store(&keyLogger{w: w})
 		}
-		C.scb_ctx_hook_keylog(p, cbool(w != nil))
+		C.scb_set_callback(p, C.SCB_KEYLOG, cbool(w != nil))
 		return C.SCB_OK
 	})
 }

@@ -1,6 +1,7 @@
 package porting_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -192,6 +193,34 @@ func TestLead_HandlersChain(t *testing.T) {
 			resumed, _ := b.visit(sess)
 			require.False(t, resumed)
 			require.NotContains(t, b.Trace(), "N")
+			require.NoError(t, ctx.Close())
+			require.Equal(t, looks, b.Look())
+			require.Equal(t, want, b.story())
+		})
+	}
+}
+
+// A key log in Go, in the place of C's.
+func TestLead_KeyLogComesAndGoes(t *testing.T) {
+	for _, logged := range []bool{true, false} {
+		t.Run(fmt.Sprintf("C has one %t", logged), func(t *testing.T) {
+			untouched, b := newBench(t, tls.VersionTLS13, true, 2), newBench(t, tls.VersionTLS13, true, 2)
+			if logged {
+				untouched.LogKeys()
+				b.LogKeys()
+			}
+			want, looks := untouched.story(), untouched.Look()
+			ctx := b.attach()
+			var lines bytes.Buffer
+			ctx.SetKeyLogWriter(&lines)
+			b.visit(nil)
+			require.NotContains(t, b.Trace(), "K", "C's is replaced")
+			require.Contains(t, lines.String(), "CLIENT_HANDSHAKE_TRAFFIC_SECRET")
+			ctx.SetKeyLogWriter(nil)
+			lines.Reset()
+			b.visit(nil)
+			require.NotContains(t, b.Trace(), "K", "it is off")
+			require.Empty(t, lines.String())
 			require.NoError(t, ctx.Close())
 			require.Equal(t, looks, b.Look())
 			require.Equal(t, want, b.story())

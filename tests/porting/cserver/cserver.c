@@ -231,6 +231,17 @@ char *cserver_fork(cserver *s)
     return NULL;
 }
 
+static void keylog_cb(const SSL *ssl, const char *line)
+{
+    (void)line;
+    note(SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), idx), 'K');
+}
+
+void cserver_log_keys(cserver *s)
+{
+    SSL_CTX_set_keylog_callback(s->ctx, keylog_cb);
+}
+
 void cserver_copy_callbacks(cserver *to, cserver *from)
 {
     SSL_CTX_sess_set_new_cb(to->ctx, SSL_CTX_sess_get_new_cb(from->ctx));
@@ -265,6 +276,7 @@ cserver_looks cserver_look(cserver *s)
         .new_cb = SSL_CTX_sess_get_new_cb(s->ctx) == new_cb ? 1 : SSL_CTX_sess_get_new_cb(s->ctx) == NULL ? 0 : 2,
         .get_cb = SSL_CTX_sess_get_get_cb(s->ctx) == get_cb ? 1 : SSL_CTX_sess_get_get_cb(s->ctx) == NULL ? 0 : 2,
         .remove_cb = SSL_CTX_sess_get_remove_cb(s->ctx) == remove_cb ? 1 : SSL_CTX_sess_get_remove_cb(s->ctx) == NULL ? 0 : 2,
+        .keylog_cb = SSL_CTX_get_keylog_callback(s->ctx) == keylog_cb ? 1 : SSL_CTX_get_keylog_callback(s->ctx) == NULL ? 0 : 2,
         .padding_arg = SSL_CTX_get_record_padding_callback_arg(s->ctx) != NULL,
         .mode = SSL_CTX_get_session_cache_mode(s->ctx),
         .options = SSL_CTX_get_options(s->ctx),

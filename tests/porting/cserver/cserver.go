@@ -91,18 +91,21 @@ func (s *Server) SetAsync() {
 
 // Looks are what OpenSSL's getters show of the SSL_CTX. A callback is 0 for none, 1 for C's, 2 for another's.
 type Looks struct {
-	New, Get, Remove int
-	PaddingArg       bool
-	Mode             int
-	Options          uint64
-	MaxEarlyData     int
+	New, Get, Remove, KeyLog int
+	PaddingArg               bool
+	Mode                     int
+	Options                  uint64
+	MaxEarlyData             int
 }
 
 // Look asks them.
 func (s *Server) Look() Looks {
 	l := C.cserver_look(s.c)
-	return Looks{int(l.new_cb), int(l.get_cb), int(l.remove_cb), l.padding_arg != 0, int(l.mode), uint64(l.options), int(l.max_early_data)}
+	return Looks{int(l.new_cb), int(l.get_cb), int(l.remove_cb), int(l.keylog_cb), l.padding_arg != 0, int(l.mode), uint64(l.options), int(l.max_early_data)}
 }
+
+// LogKeys installs a key log callback.
+func (s *Server) LogKeys() { C.cserver_log_keys(s.c) }
 
 // CopyCallbacks installs the callbacks of another server.
 func (s *Server) CopyCallbacks(from *Server) { C.cserver_copy_callbacks(s.c, from.c) }

@@ -18,7 +18,9 @@ int cserver_serve(cserver *s, int n);
 void cserver_await(cserver *s, long n);
 /* Connections end without a goodbye from now on, or with one. */
 void cserver_be_rude(cserver *s, int rude);
-/* What the callbacks were called, a letter each: N, G, R; the caller frees it, and the next is the rest. */
+/* A key log callback too. */
+void cserver_log_keys(cserver *s);
+/* What the callbacks were called, a letter each: N, G, R, K; the caller frees it, and the next is the rest. */
 char *cserver_trace(cserver *s);
 /* One connection, served by the child of a fork; its standard error, which the
  * caller frees, and NULL where it did not come to a good end. */
@@ -28,7 +30,7 @@ void cserver_free(cserver *s);
 
 /* What an SSL_CTX shows of itself: callback pointers, modes, options. */
 typedef struct cserver_looks {
-    int new_cb, get_cb, remove_cb, padding_arg;
+    int new_cb, get_cb, remove_cb, keylog_cb, padding_arg;
     long mode;
     unsigned long long options;
     unsigned int max_early_data;
