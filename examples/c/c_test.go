@@ -102,10 +102,10 @@ func TestPreload_TwoNginxesShareSessions(t *testing.T) {
 	cert, key := ca.LeafFiles(t, "127.0.0.1")
 	preload := lib.Compile(t, "gcc", filepath.Join("preload", "preload.c"), append([]string{"-shared", "-fPIC"}, lib.Headers(t)...)...)
 	redis, ring := servertest.Redis(t, "redis-server"), keyring(t)
-	with := []string{
-		"LD_PRELOAD=" + preload, "LSSL_STORE=redis://" + redis.Addr, "LSSL_KEYRING=" + ring,
-		"LSSL_LIBRARY=" + filepath.Join(lib.Dir, "lib", "liblssl.so.1"),
-	}
+	with, err := cabitest.Preload(preload)
+	require.NoError(t, err)
+	with = append(with, "LSSL_STORE=redis://"+redis.Addr, "LSSL_KEYRING="+ring,
+		"LSSL_LIBRARY="+filepath.Join(lib.Dir, "lib", "liblssl.so.1"))
 	if foreign(t) {
 		n := nginx(t, cert, key, with)
 		heard, _, _ := get(t, cabitest.Client(t, tls.VersionTLS13, ca.PEM), n, nil)
@@ -148,7 +148,9 @@ func TestPreload_ServesWithoutItsStore(t *testing.T) {
 		"unknown store scheme":           {"LSSL_STORE=file:x", "LSSL_LIBRARY=" + good},
 		"needs a keyring":                {"LSSL_STORE=memcached://" + servertest.Memcached(t).Addr, "LSSL_LIBRARY=" + good},
 	} {
-		n := nginx(t, cert, key, append(env, "LD_PRELOAD="+preload))
+		with, err := cabitest.Preload(preload)
+		require.NoError(t, err)
+		n := nginx(t, cert, key, append(env, with...))
 		heard, _, _ := get(t, client, n, nil)
 		require.Contains(t, heard, "reused .\n")
 		if foreign(t) {

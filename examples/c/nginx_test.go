@@ -13,6 +13,7 @@ import (
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/tests/cabitest"
 	"github.com/libssl-go/libssl/tests/servertest"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -68,6 +69,10 @@ http {
 	require.NoError(t, os.WriteFile(file, []byte(conf), 0o600))
 	cmd := exec.Command(program, "-p", dir, "-e", n.log, "-c", file)
 	cmd.Env = append(os.Environ(), env...)
+	out, err := os.Create(n.log)
+	require.NoError(t, err)
+	defer out.Close()
+	cmd.Stderr = out // before it has opened its log
 	require.NoError(t, cmd.Start(), "nginx is missing: install Debian's nginx-light")
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -75,13 +80,15 @@ http {
 		cmd.Process.Signal(os.Interrupt) // the master ends its workers
 		<-ended
 	})
-	require.Eventually(t, func() bool {
+	if !assert.Eventually(t, func() bool {
 		nc, err := net.Dial("tcp", n.addr)
 		if err == nil {
 			nc.Close()
 		}
 		return err == nil
-	}, 20*time.Second, 5*time.Millisecond)
+	}, 20*time.Second, 5*time.Millisecond) {
+		t.Fatal(n.said(t))
+	}
 	return n
 }
 
