@@ -79,7 +79,8 @@ func (s *session) storeStack(mode string, st store.Store) (rig.Stack, error) {
 	return libsslHalves(server, client, true), useRemote(server, st)
 }
 
-// lookupLatency is what a lookup in Valkey adds to a resumed handshake, against a Get through the same client.
+// lookupLatency is what a lookup in Valkey adds to a resumed handshake, against a Get through the same client, with a deadline as
+// the contract of a store wants it.
 func (s *session) lookupLatency() (measured, error) {
 	return withValkey(func(_ testing.TB, addr string) (measured, error) {
 		st, err := valkeystore.Open("valkey://"+addr, valkeystore.Options{})
@@ -112,7 +113,9 @@ func (s *session) lookupLatency() (measured, error) {
 				func() error { return rigs[1].Handshakes(1) },
 				func() error { return rigs[0].Handshakes(1) }, // so that the Get too comes after one
 				func() error {
-					_, err := st.Get(context.Background(), rec.ID)
+					ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+					defer cancel()
+					_, err := st.Get(ctx, rec.ID)
 					return err
 				},
 			)
