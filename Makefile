@@ -5,13 +5,13 @@ nested = $(shell find . -mindepth 2 -name go.mod -not -path './.*' -printf '%h '
 tested = . $(foreach m,$(nested),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where that is allowed
 	@tests/setup.sh
 
 servers: # what the tests of the stores run against
-	@tests/setup.sh redis-server memcached chromium
+	@tests/setup.sh redis-server memcached chromium g++ nginx-light
 
 build: setup ## bin/sslsess
 	go build -o bin/sslsess ./cmd/sslsess
@@ -36,6 +36,9 @@ fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASA
 soak: setup ## everything at once, for T (default 2m), and an account of it; RACE=1 with the race detector
 	go test $(if $(RACE),-race) -count=1 -v -timeout 0 ./tests/soak -soak.for=$(or $(T),2m)
 
+outages: servers ## stores that fail in every way, under load, for T (default 1m), and a table of it
+	go test -count=1 -v -timeout 0 ./tests/outages -outages.for=$(or $(T),1m)
+
 matrix: servers ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
 	@tests/matrix.sh $(V)
 
@@ -45,10 +48,23 @@ conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only s
 mutants: setup ## break each rule on purpose, and see the conformance suite notice
 	@go run ./tests/mutate $(N)
 
+docker-test: ## the fleet of docker/compose.yml, built, run and disturbed, where a Docker engine answers
+	@tests/docker.sh
+
+install-cabi: setup ## lssl, the store layer for programs in C: library, header and pkg-config file; PREFIX, DESTDIR
+	PREFIX=$(PREFIX) cabi/build.sh bin/cabi
+	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
+	cp -P bin/cabi/lib/liblssl.* $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 bin/cabi/lib/pkgconfig/lssl.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+	install -m 644 bin/cabi/include/lssl.h $(DESTDIR)$(PREFIX)/include/
+
+PREFIX = /usr/local
+
 bench: setup ## this code against C, crypto/tls and another binding
+	@tests/setup.sh redis-server || true # rows that need it say so
 	@bench/run.sh
 
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup servers build demo test lint leak fuzz soak matrix conform mutants bench clean
+.PHONY: help setup servers build demo test lint leak fuzz soak outages matrix conform mutants docker-test install-cabi bench clean

@@ -34,6 +34,9 @@
 #else
 #define SCB_EX_DUP_FROM void *
 #endif
+#if OPENSSL_VERSION_NUMBER >= 0x30200000L
+#define SCB_HAVE_QUIC 1                /* SSL_is_quic */
+#endif
 #if OPENSSL_VERSION_NUMBER >= 0x30400000L
 #define SCB_HAVE_TIME_EX 1             /* SSL_SESSION_get_time_ex and family */
 #define SCB_HAVE_GET1_OBJECTS 1        /* X509_STORE_get1_objects */
@@ -75,9 +78,12 @@ int scb_init(void);
 
 /* ---- SSL_CTX ---------------------------------------------------------- */
 
+/* Callbacks that SSL_CTX has getters for, so that what C had can be put back. */
 #define SCB_SESS_NEW 0
 #define SCB_SESS_GET 1
 #define SCB_SESS_REMOVE 2
+#define SCB_KEYLOG 3
+#define SCB_KINDS 4
 
 SSL_CTX *scb_ctx_new(int client, scb_errs **errs);
 /* Handle of the SSL_CTX, 0 if it has none. */
@@ -90,9 +96,13 @@ int scb_ctx_in_remove(SSL_CTX *ctx);
 int scb_in_handler(void);
 void scb_ctx_forget(SSL_CTX *ctx);
 
-void scb_sess_set(SSL_CTX *ctx, int which, int on);
+void scb_set_callback(SSL_CTX *ctx, int which, int on);
+/* Puts back what C had installed; attach makes an SSL_CTX whose Context was
+ * closed ready for the next one. */
+void scb_ctx_detach(SSL_CTX *ctx);
+void scb_ctx_attach(SSL_CTX *ctx);
 /* 0: none, 1: ours, 2: somebody else's, whose pointer is put into *fn. */
-int scb_sess_installed(SSL_CTX *ctx, int which, void **fn);
+int scb_installed(SSL_CTX *ctx, int which, void **fn);
 int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess);
 SSL_SESSION *scb_sess_call_get(void *fn, SSL *ssl, const unsigned char *id, int len);
 void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
@@ -100,7 +110,6 @@ void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
 void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
 void scb_ctx_hook_names(SSL_CTX *ctx);
 void scb_ctx_hook_ids(SSL_CTX *ctx, int on);
-void scb_ctx_hook_keylog(SSL_CTX *ctx, int on);
 
 int scb_ctx_use_pem(SSL_CTX *ctx, const unsigned char *cert, int cert_len, const unsigned char *key, int key_len, scb_errs **errs);
 int scb_ctx_add_cas(SSL_CTX *ctx, const unsigned char *pem, int len, int fresh, int announce, scb_errs **errs);
@@ -198,12 +207,18 @@ int scb_ssl_set_id_context(SSL *ssl, const unsigned char *sid, unsigned int len)
 /* What a parked ClientHello says (suspend.c). A pointer is NULL where the
  * extension is absent; all are valid during the call only. */
 typedef struct scb_hello {
-    const unsigned char *session_id, *server_name, *versions, *psk, *ticket;
-    size_t session_id_len, server_name_len, versions_len, psk_len, ticket_len;
+    const unsigned char *random, *session_id, *server_name, *versions, *psk, *ticket;
+    size_t random_len, session_id_len, server_name_len, versions_len, psk_len, ticket_len;
+    uint64_t guest;     /* see scb_ssl_guest */
     int tls13, tickets; /* enabled on this side */
+    int first;          /* of its handshake, not the one after a HelloRetryRequest */
 } scb_hello;
 #define SCB_HELLO_GO_ON 1
 #define SCB_HELLO_PARK 0
+/* What the store layer keeps for an SSL that C made: a handle that goes with
+ * the SSL, 0 if there is none. */
+uint64_t scb_ssl_guest(SSL *ssl);
+int scb_ssl_set_guest(SSL *ssl, uint64_t handle);
 
 /* ---- Connections that Go drives (ssl_io.c) ------------------------------ */
 
@@ -279,6 +294,16 @@ uint64_t scb_ssl_ctx_handle(SSL *ssl);
 /* The SSL_CTX that it was made with, if that has a Context; NULL otherwise. */
 SSL_CTX *scb_ssl_origin(SSL *ssl);
 int scb_tickets_init(void);
+int scb_guests_init(void);
+/* Only the thread that forked goes on in the child: Go's runtime does not, and
+ * who held a lock will never give it up. */
+int scb_in_fork(void);
+/* Can Go run where the caller is? Not in the child of a fork, which is told on
+ * standard error once, and not on the stack of an ASYNC job. */
+int scb_may_call_go(void);
+void scb_read_lock(CRYPTO_RWLOCK *lock);
+void scb_write_lock(CRYPTO_RWLOCK *lock);
+void scb_unlock(CRYPTO_RWLOCK *lock);
 /* Handle of the connection whose step is calling back for ssl, 0 if C drives it. */
 uint64_t scb_ssl_conn_handle(SSL *ssl);
 /* Handle of the connection whose step runs on this thread, 0 if none does. */

@@ -18,6 +18,7 @@ const maxIdentities = 4
 // clientHello is what a handshake's next lookups depend on. The slices are C
 // memory, written by the peer.
 type clientHello struct {
+	random     []byte
 	sessionID  []byte
 	serverName []byte // extension bodies, nil where absent
 	versions   []byte
@@ -25,6 +26,7 @@ type clientHello struct {
 	ticket     []byte
 	tls13      bool // enabled here
 	tickets    bool
+	first      bool // of its handshake
 }
 
 // candidate is one session the client offers.
@@ -117,13 +119,9 @@ func scbGoClientHello(h, ch C.uint64_t, ssl *C.SSL, ext *C.scb_hello) C.int {
 	if ctx == nil {
 		return C.SCB_HELLO_GO_ON
 	}
-	if conn != nil && conn.resume != nil && conn.resume.answered {
-		conn.resume.answered = false
-		ctx.switchTo(conn.resume.chosen, ssl)
-		return C.SCB_HELLO_GO_ON
-	}
 	bytes := func(p *C.uchar, n C.size_t) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(p)), int(n)) }
 	hello := clientHello{
+		random:     bytes(ext.random, ext.random_len),
 		sessionID:  bytes(ext.session_id, ext.session_id_len),
 		serverName: bytes(ext.server_name, ext.server_name_len),
 		versions:   bytes(ext.versions, ext.versions_len),
@@ -131,23 +129,49 @@ func scbGoClientHello(h, ch C.uint64_t, ssl *C.SSL, ext *C.scb_hello) C.int {
 		ticket:     bytes(ext.ticket, ext.ticket_len),
 		tls13:      ext.tls13 != 0,
 		tickets:    ext.tickets != 0,
+		first:      ext.first != 0,
+	}
+	var resume *resumption
+	var g *guest
+	if conn != nil {
+		resume = conn.resume
+	} else if g = guests.Get(cgo.Handle(ext.guest)); g != nil {
+		var waiting bool
+		if waiting, resume = g.returns(&hello); waiting {
+			return C.SCB_HELLO_PARK
+		}
+	}
+	if resume != nil && resume.answered {
+		resume.answered = false
+		ctx.switchTo(resume.chosen, ssl)
+		return C.SCB_HELLO_GO_ON
 	}
 	var chosen *Context
 	if ctx.selectContext.Load() != nil {
 		chosen = ctx.serverName(conn, ssl, hello.name())
 	}
-	if sc := ctx.cache.Load(); sc != nil && conn != nil {
+	if sc := ctx.cache.Load(); sc != nil {
 		var room [maxIdentities]candidate
 		if wanted := sc.known(hello.candidates(room[:0])); len(wanted) > 0 {
-			r := conn.resume
-			if r == nil {
-				r = &resumption{cache: sc}
-				conn.resume = r
-			}
 			// Switching waits for the last call: the hook of the next one is the
 			// new context's (SEMANTICS F6.5).
-			r.wanted, r.chosen = append(r.candidate[:0], wanted...), chosen
-			return C.SCB_HELLO_PARK
+			if conn != nil {
+				if resume == nil {
+					resume = &resumption{cache: sc}
+					conn.resume = resume
+				}
+				resume.wanted, resume.chosen = append(resume.candidate[:0], wanted...), chosen
+				return C.SCB_HELLO_PARK
+			}
+			if g == nil {
+				g = invite(ssl)
+			}
+			if g != nil {
+				g.expects(sc, &hello, wanted, chosen)
+				if sc.parks() && g.park(ctx, ssl) {
+					return C.SCB_HELLO_PARK
+				}
+			}
 		}
 	}
 	ctx.switchTo(chosen, ssl)

@@ -332,7 +332,7 @@ func FuzzClientHello(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, sessionID, serverName, versions, psk, ticket []byte, tls13, tickets bool) {
-		h := clientHello{sessionID, serverName, versions, psk, ticket, tls13, tickets}
+		h := clientHello{sessionID: sessionID, serverName: serverName, versions: versions, psk: psk, ticket: ticket, tls13: tls13, tickets: tickets}
 		parts := [][]byte{sessionID, serverName, versions, psk, ticket}
 		before := bytes.Join(parts, nil)
 

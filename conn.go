@@ -151,7 +151,11 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 		}
 	}
 	h := conns.Put(nil)
+	slot := takeSlot() // it takes as long as many a step
 	made := C.scb_conn_new(p, C.uint64_t(h), cbool(client), cname, kind)
+	if slot {
+		<-stepSlots
+	}
 	cc := made.conn
 	if cc == nil {
 		conns.Delete(h)
@@ -227,8 +231,8 @@ func putBuffer(b *buffer) {
 
 // ---- steps ----------------------------------------------------------------------
 
-// stepSlots bounds how many steps run at once, and so the OS threads: each
-// takes one, and the scheduler starts another for whoever waits.
+// stepSlots bounds how many steps run at once, and how many connections are made,
+// and so the OS threads: each takes one, and the scheduler starts another for whoever waits.
 var stepSlots = make(chan struct{}, 2*runtime.GOMAXPROCS(0)+8)
 
 // takeSlot waits for a slot. A handler that drives a connection of its own goes
@@ -591,9 +595,7 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 
 		// Stored before the flight that carries the id or ticket leaves: the
 		// client cannot come back earlier.
-		for p := puts; p != nil; p = p.next {
-			p.cache.put(ctx, &p.rec)
-		}
+		putAll(ctx, puts)
 		var sent error
 		if tickets {
 			c.sendTickets()
@@ -611,7 +613,7 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 		case e == C.SSL_ERROR_NONE:
 			return n, nil
 		case e == C.SSL_ERROR_WANT_CLIENT_HELLO_CB:
-			c.lookUp(ctx)
+			c.resume.lookUp(ctx, c.ctx)
 		case e == C.SSL_ERROR_WANT_READ:
 			if err := c.fill(); err == io.EOF {
 				return 0, fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)

@@ -5,8 +5,22 @@
 #include "bridge.h"
 #include "_cgo_export.h"
 
+#include <openssl/async.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
+#include <openssl/rand.h>
+
+#include <pthread.h>
+#include <unistd.h>
+
+/* A union converts between function and data pointers without a cast. */
+typedef union scb_fn {
+    void *p;
+    int (*new_cb)(SSL *, SSL_SESSION *);
+    SSL_SESSION *(*get_cb)(SSL *, const unsigned char *, int, int *);
+    void (*remove_cb)(SSL_CTX *, SSL_SESSION *);
+    void (*keylog_cb)(const SSL *, const char *);
+} scb_fn;
 
 /*
  * What hangs on an SSL_CTX that has a Context. Freed by the ex_data free hook,
@@ -20,6 +34,8 @@ typedef struct scb_ctx {
     CRYPTO_RWLOCK *lock;
     long live;              /* SSLs that exist, and calls under way that may call remove */
     unsigned int leaving;   /* trampolines to take out with the last SSL */
+    unsigned int emptied;   /* trampolines that were: the pointer is NULL by our doing */
+    scb_fn before[SCB_KINDS]; /* what C had installed before the trampoline */
     unsigned char *alpn;
     size_t alpn_len;
     struct scb_ctx *next, **link; /* in scb_all */
@@ -48,58 +64,181 @@ static __thread scb_frame *scb_frames;
 /* The context whose own removal call, which holds no lock, is under way. */
 static __thread SSL_CTX *scb_unlocked;
 
+/* ---- where Go cannot run --------------------------------------------------- */
+
+static int scb_forked;
+
+static void scb_fork_child(void)
+{
+    scb_forked = 1;
+}
+
+/* As early as the library is loaded: it may be forked before Go's runtime has
+ * come to scb_init. */
+static void __attribute__((constructor)) scb_loaded(void)
+{
+    pthread_atfork(NULL, NULL, scb_fork_child);
+}
+
+int scb_in_fork(void)
+{
+    return scb_forked;
+}
+
+int scb_may_call_go(void)
+{
+    static const char text[] = "libssl: this process was forked from one in which Go runs, and Go does not run here: "
+                               "its TLS sessions are neither stored nor resumed\n";
+    static int told;
+    ssize_t n = 0;
+
+    if (!scb_forked)
+        return ASYNC_get_current_job() == NULL;
+    if (!__atomic_exchange_n(&told, 1, __ATOMIC_SEQ_CST))
+        n = write(STDERR_FILENO, text, sizeof(text) - 1);
+    (void)n; /* it may be closed */
+    return 0;
+}
+
+void scb_read_lock(CRYPTO_RWLOCK *lock)
+{
+    if (!scb_forked)
+        CRYPTO_THREAD_read_lock(lock);
+}
+
+void scb_write_lock(CRYPTO_RWLOCK *lock)
+{
+    if (!scb_forked)
+        CRYPTO_THREAD_write_lock(lock);
+}
+
+void scb_unlock(CRYPTO_RWLOCK *lock)
+{
+    if (!scb_forked)
+        CRYPTO_THREAD_unlock(lock);
+}
+
 /* ---- handles ------------------------------------------------------------ */
 
 static int scb_sess_new_cb(SSL *ssl, SSL_SESSION *sess);
 static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, int *copy);
 static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess);
+static void scb_keylog_cb(const SSL *ssl, const char *line);
 
-/* Trampolines only: what C installed over one is C's. */
-static void scb_uninstall(scb_ctx *c, unsigned int which)
+static scb_fn scb_fn_of(SSL_CTX *ctx, int which)
 {
-    if (which & 1u << SCB_SESS_NEW && SSL_CTX_sess_get_new_cb(c->ssl_ctx) == scb_sess_new_cb)
-        SSL_CTX_sess_set_new_cb(c->ssl_ctx, NULL);
-    if (which & 1u << SCB_SESS_GET && SSL_CTX_sess_get_get_cb(c->ssl_ctx) == scb_sess_get_cb)
-        SSL_CTX_sess_set_get_cb(c->ssl_ctx, NULL);
-    if (which & 1u << SCB_SESS_REMOVE && SSL_CTX_sess_get_remove_cb(c->ssl_ctx) == scb_sess_remove_cb)
-        SSL_CTX_sess_set_remove_cb(c->ssl_ctx, NULL);
+    scb_fn f;
+
+    f.p = NULL;
+    if (which == SCB_SESS_NEW)
+        f.new_cb = SSL_CTX_sess_get_new_cb(ctx);
+    else if (which == SCB_SESS_GET)
+        f.get_cb = SSL_CTX_sess_get_get_cb(ctx);
+    else if (which == SCB_SESS_REMOVE)
+        f.remove_cb = SSL_CTX_sess_get_remove_cb(ctx);
+    else
+        f.keylog_cb = SSL_CTX_get_keylog_callback(ctx);
+    return f;
 }
 
-static void scb_install(SSL_CTX *ctx, int which)
+static void scb_set_fn(SSL_CTX *ctx, int which, scb_fn f)
 {
     if (which == SCB_SESS_NEW)
-        SSL_CTX_sess_set_new_cb(ctx, scb_sess_new_cb);
+        SSL_CTX_sess_set_new_cb(ctx, f.new_cb);
     else if (which == SCB_SESS_GET)
-        SSL_CTX_sess_set_get_cb(ctx, scb_sess_get_cb);
+        SSL_CTX_sess_set_get_cb(ctx, f.get_cb);
+    else if (which == SCB_SESS_REMOVE)
+        SSL_CTX_sess_set_remove_cb(ctx, f.remove_cb);
     else
-        SSL_CTX_sess_set_remove_cb(ctx, scb_sess_remove_cb);
+        SSL_CTX_set_keylog_callback(ctx, f.keylog_cb);
+}
+
+static scb_fn scb_trampoline(int which)
+{
+    scb_fn f;
+
+    f.p = NULL;
+    if (which == SCB_SESS_NEW)
+        f.new_cb = scb_sess_new_cb;
+    else if (which == SCB_SESS_GET)
+        f.get_cb = scb_sess_get_cb;
+    else if (which == SCB_SESS_REMOVE)
+        f.remove_cb = scb_sess_remove_cb;
+    else
+        f.keylog_cb = scb_keylog_cb;
+    return f;
+}
+
+int scb_installed(SSL_CTX *ctx, int which, void **fn)
+{
+    *fn = scb_fn_of(ctx, which).p;
+    return *fn == NULL ? 0 : *fn == scb_trampoline(which).p ? 1 : 2;
+}
+
+/* Trampolines only: what C installed over one is C's. */
+static void scb_uninstall(scb_ctx *c, unsigned int leaving)
+{
+    scb_fn none = { NULL };
+    void *fn;
+
+    for (int which = 0; which < SCB_KINDS; which++)
+        if (leaving & 1u << which && scb_installed(c->ssl_ctx, which, &fn) == 1) {
+            scb_set_fn(c->ssl_ctx, which, none);
+            c->emptied |= 1u << which;
+        }
+}
+
+static void scb_install(scb_ctx *c, int which)
+{
+    void *fn;
+    int whose = scb_installed(c->ssl_ctx, which, &fn);
+
+    if (whose == 2 || (whose == 0 && !(c->emptied & 1u << which)))
+        c->before[which].p = fn;
+    c->emptied &= ~(1u << which);
+    scb_set_fn(c->ssl_ctx, which, scb_trampoline(which));
 }
 
 /* While live is not 0 no callback pointer becomes NULL. */
 static void scb_live(scb_ctx *c)
 {
-    CRYPTO_THREAD_write_lock(c->lock);
+    scb_write_lock(c->lock);
     c->live++;
-    CRYPTO_THREAD_unlock(c->lock);
+    scb_unlock(c->lock);
 }
 
 /* Under the lock, where an SSL born meanwhile is either counted, here or among
  * the unknown, or sees NULL. */
 static void scb_leave_if_idle(scb_ctx *c)
 {
-    if (c->leaving == 0 || c->live > 0 || __atomic_load_n(&scb_unknowns, __ATOMIC_SEQ_CST) > 0)
+    if (scb_forked || c->leaving == 0 || c->live > 0 || __atomic_load_n(&scb_unknowns, __ATOMIC_SEQ_CST) > 0)
         return;
     scb_uninstall(c, c->leaving);
     c->leaving = 0;
     __atomic_sub_fetch(&scb_leavers, 1, __ATOMIC_SEQ_CST);
 }
 
+/* Under the lock, as scb_leave_if_idle. */
+static void scb_let_leave(scb_ctx *c, int which)
+{
+    if (c->leaving == 0)
+        __atomic_add_fetch(&scb_leavers, 1, __ATOMIC_SEQ_CST);
+    c->leaving |= 1u << which;
+    scb_leave_if_idle(c);
+}
+
+static void scb_stay(scb_ctx *c, int which)
+{
+    if (c->leaving != 0 && (c->leaving &= ~(1u << which)) == 0)
+        __atomic_sub_fetch(&scb_leavers, 1, __ATOMIC_SEQ_CST);
+}
+
 static void scb_dead(scb_ctx *c)
 {
-    CRYPTO_THREAD_write_lock(c->lock);
+    scb_write_lock(c->lock);
     c->live--;
     scb_leave_if_idle(c);
-    CRYPTO_THREAD_unlock(c->lock);
+    scb_unlock(c->lock);
 }
 
 static void scb_unknown_gone(void)
@@ -107,13 +246,13 @@ static void scb_unknown_gone(void)
     if (__atomic_sub_fetch(&scb_unknowns, 1, __ATOMIC_SEQ_CST) > 0
         || __atomic_load_n(&scb_leavers, __ATOMIC_SEQ_CST) == 0)
         return;
-    CRYPTO_THREAD_read_lock(scb_all_lock);
+    scb_read_lock(scb_all_lock);
     for (scb_ctx *c = scb_all; c != NULL; c = c->next) {
-        CRYPTO_THREAD_write_lock(c->lock);
+        scb_write_lock(c->lock);
         scb_leave_if_idle(c);
-        CRYPTO_THREAD_unlock(c->lock);
+        scb_unlock(c->lock);
     }
-    CRYPTO_THREAD_unlock(scb_all_lock);
+    scb_unlock(scb_all_lock);
 }
 
 static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -121,14 +260,14 @@ static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx
     scb_ctx *c = ptr;
 
     (void)parent, (void)ad, (void)idx, (void)argl, (void)argp;
-    if (c == NULL) /* every SSL_CTX of the process comes by (F8.3) */
+    if (c == NULL || scb_forked) /* every SSL_CTX of the process comes by (F8.3) */
         return;
     scbGoCtxFree(c->handle);
-    CRYPTO_THREAD_write_lock(scb_all_lock);
+    scb_write_lock(scb_all_lock);
     *c->link = c->next;
     if (c->next != NULL)
         c->next->link = c->link;
-    CRYPTO_THREAD_unlock(scb_all_lock);
+    scb_unlock(scb_all_lock);
     if (c->leaving != 0)
         __atomic_sub_fetch(&scb_leavers, 1, __ATOMIC_SEQ_CST);
     CRYPTO_THREAD_lock_free(c->lock);
@@ -188,10 +327,10 @@ static scb_ctx *scb_ssl_find(SSL *ssl)
     scb_ctx *c = NULL;
 
     if (arg != NULL) {
-        CRYPTO_THREAD_read_lock(scb_all_lock);
+        scb_read_lock(scb_all_lock);
         for (c = scb_all; c != NULL && c != arg; c = c->next)
             ;
-        CRYPTO_THREAD_unlock(scb_all_lock);
+        scb_unlock(scb_all_lock);
     }
     if (c == NULL && SSL_get_SSL_CTX(ssl) != NULL)
         c = SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), scb_ctx_idx);
@@ -212,7 +351,8 @@ int scb_init(void)
     scb_ctx_idx = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, scb_ctx_free_cb);
     scb_ssl_ctx_idx = SSL_get_ex_new_index(0, NULL, scb_ssl_new_cb, scb_ssl_dup_cb, scb_ssl_free_cb);
     scb_all_lock = CRYPTO_THREAD_lock_new();
-    return scb_ctx_idx > 0 && scb_ssl_ctx_idx > 0 && scb_all_lock != NULL && scb_tickets_init();
+    return scb_ctx_idx > 0 && scb_ssl_ctx_idx > 0 && scb_all_lock != NULL && scb_tickets_init()
+        && scb_guests_init();
 }
 
 static scb_ctx *scb_ctx_of(SSL_CTX *ctx)
@@ -241,6 +381,12 @@ SSL_CTX *scb_ssl_origin(SSL *ssl)
     return c == NULL ? NULL : c->ssl_ctx;
 }
 
+void scb_ctx_attach(SSL_CTX *ctx)
+{
+    if (SSL_CTX_get_record_padding_callback_arg(ctx) == NULL)
+        SSL_CTX_set_record_padding_callback_arg(ctx, scb_ctx_of(ctx)); /* see scb_ssl_find */
+}
+
 int scb_ctx_adopt(SSL_CTX *ctx, uint64_t handle, scb_errs **errs)
 {
     scb_ctx *c = OPENSSL_zalloc(sizeof(*c));
@@ -250,15 +396,14 @@ int scb_ctx_adopt(SSL_CTX *ctx, uint64_t handle, scb_errs **errs)
         c->ssl_ctx = ctx;
         c->lock = CRYPTO_THREAD_lock_new();
         if (c->lock != NULL && SSL_CTX_set_ex_data(ctx, scb_ctx_idx, c)) {
-            CRYPTO_THREAD_write_lock(scb_all_lock);
+            scb_write_lock(scb_all_lock);
             c->next = scb_all;
             c->link = &scb_all;
             if (scb_all != NULL)
                 scb_all->link = &c->next;
             scb_all = c;
-            CRYPTO_THREAD_unlock(scb_all_lock);
-            if (SSL_CTX_get_record_padding_callback_arg(ctx) == NULL)
-                SSL_CTX_set_record_padding_callback_arg(ctx, c); /* see scb_ssl_find */
+            scb_unlock(scb_all_lock);
+            scb_ctx_attach(ctx);
             return SCB_OK;
         }
         CRYPTO_THREAD_lock_free(c->lock);
@@ -273,11 +418,14 @@ int scb_ctx_adopt(SSL_CTX *ctx, uint64_t handle, scb_errs **errs)
 /*
  * Each leaves the error queue as it found it, most by a mark to which it pops:
  * on 1.1.1 to 3.5 an entry that a handler leaves behind fails a good handshake.
+ * Where Go cannot run each answers as OpenSSL does without a callback.
  */
 static int scb_sess_new_cb(SSL *ssl, SSL_SESSION *sess)
 {
     int keep;
 
+    if (!scb_may_call_go())
+        return 0;
     ERR_set_mark();
     keep = scbGoSessNew(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, sess);
     ERR_pop_to_mark();
@@ -288,6 +436,8 @@ static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, 
 {
     SSL_SESSION *sess;
 
+    if (!scb_may_call_go())
+        return NULL;
     ERR_set_mark();
     sess = scbGoSessGet(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, (unsigned char *)id, len);
     ERR_pop_to_mark();
@@ -302,8 +452,11 @@ static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
 {
     scb_errs *held = NULL;
     scb_frame f;
-    SSL_CTX *outer = scb_enter(NULL); /* it is about this call, not about those of the handler */
+    SSL_CTX *outer;
 
+    if (!scb_may_call_go())
+        return;
+    outer = scb_enter(NULL); /* it is about this call, not about those of the handler */
     /* Which paths hold the lock differs between versions: all but our own
      * SSL_CTX_remove_session may, so all but that refuse re-entry. */
     f.removing = outer == ctx ? NULL : ctx;
@@ -321,12 +474,15 @@ static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
 
 static int scb_generate_id_cb(SSL *ssl, unsigned char *id, unsigned int *len)
 {
+    if (!scb_may_call_go())
+        return RAND_bytes(id, (int)*len);
     return scbGoGenerateID(scb_ssl_ctx_handle(ssl), id, len);
 }
 
 static void scb_keylog_cb(const SSL *ssl, const char *line)
 {
-    scbGoKeyLog(scb_ssl_ctx_handle((SSL *)ssl), (char *)line);
+    if (scb_may_call_go())
+        scbGoKeyLog(scb_ssl_ctx_handle((SSL *)ssl), (char *)line);
 }
 
 /* The name is dealt with at the ClientHello; this makes OpenSSL confirm it to
@@ -358,7 +514,7 @@ static int scb_alpn_cb(SSL *ssl, const unsigned char **out, unsigned char *out_l
     (void)arg;
     if (c == NULL)
         return ret;
-    CRYPTO_THREAD_read_lock(c->lock);
+    scb_read_lock(c->lock);
     if (c->alpn_len > 0) {
         if (SSL_select_next_proto(&chosen, out_len, c->alpn, (unsigned int)c->alpn_len, in, in_len)
             == OPENSSL_NPN_NEGOTIATED) {
@@ -373,62 +529,57 @@ static int scb_alpn_cb(SSL *ssl, const unsigned char **out, unsigned char *out_l
             ret = SSL_TLSEXT_ERR_ALERT_FATAL;
         }
     }
-    CRYPTO_THREAD_unlock(c->lock);
+    scb_unlock(c->lock);
     return ret;
 }
 
 /* ---- in and out ----------------------------------------------------------- */
 
-void scb_sess_set(SSL_CTX *ctx, int which, int on)
+void scb_set_callback(SSL_CTX *ctx, int which, int on)
 {
     scb_ctx *c = scb_ctx_of(ctx);
-    unsigned int bit = 1u << which;
     void *fn;
 
-    CRYPTO_THREAD_write_lock(c->lock);
+    scb_write_lock(c->lock);
     if (on) {
-        if (c->leaving != 0 && (c->leaving &= ~bit) == 0)
-            __atomic_sub_fetch(&scb_leavers, 1, __ATOMIC_SEQ_CST);
-        scb_install(ctx, which);
-    } else if (scb_sess_installed(ctx, which, &fn) != 0) {
+        scb_stay(c, which);
+        scb_install(c, which);
+    } else if (scb_installed(ctx, which, &fn) != 0) {
         /* A running handshake tests the pointer and then reads it again to
          * call it (F4.2): it may go only while no SSL exists. Until then the
          * trampoline, be it in the place of somebody else's function, answers
          * as C does without a callback. */
-        scb_install(ctx, which);
-        if (c->leaving == 0)
-            __atomic_add_fetch(&scb_leavers, 1, __ATOMIC_SEQ_CST);
-        c->leaving |= bit;
-        scb_leave_if_idle(c);
+        scb_install(c, which);
+        scb_let_leave(c, which);
     }
-    CRYPTO_THREAD_unlock(c->lock);
+    scb_unlock(c->lock);
 }
 
-/* A union converts between function and data pointers without a cast. */
-typedef union scb_fn {
-    void *p;
-    int (*new_cb)(SSL *, SSL_SESSION *);
-    SSL_SESSION *(*get_cb)(SSL *, const unsigned char *, int, int *);
-    void (*remove_cb)(SSL_CTX *, SSL_SESSION *);
-} scb_fn;
-
-int scb_sess_installed(SSL_CTX *ctx, int which, void **fn)
+void scb_ctx_detach(SSL_CTX *ctx)
 {
-    scb_fn f, ours;
+    scb_ctx *c = scb_ctx_of(ctx);
+    void *fn;
 
-    f.p = ours.p = NULL;
-    if (which == SCB_SESS_NEW) {
-        f.new_cb = SSL_CTX_sess_get_new_cb(ctx);
-        ours.new_cb = scb_sess_new_cb;
-    } else if (which == SCB_SESS_GET) {
-        f.get_cb = SSL_CTX_sess_get_get_cb(ctx);
-        ours.get_cb = scb_sess_get_cb;
-    } else {
-        f.remove_cb = SSL_CTX_sess_get_remove_cb(ctx);
-        ours.remove_cb = scb_sess_remove_cb;
+    scb_write_lock(c->lock);
+    for (int which = 0; which < SCB_KINDS; which++) {
+        int whose = scb_installed(ctx, which, &fn);
+
+        if (whose == 2 || (whose == 0 && !(c->emptied & 1u << which)))
+            continue; /* C has changed it since */
+        if (c->before[which].p == NULL) {
+            if (whose == 1)
+                scb_let_leave(c, which);
+        } else {
+            /* From one function to another: at once, whoever is about to call it. */
+            scb_stay(c, which);
+            scb_set_fn(ctx, which, c->before[which]);
+            c->before[which].p = NULL;
+        }
     }
-    *fn = f.p;
-    return f.p == NULL ? 0 : f.p == ours.p ? 1 : 2;
+    c->emptied = 0;
+    if (SSL_CTX_get_record_padding_callback_arg(ctx) == c)
+        SSL_CTX_set_record_padding_callback_arg(ctx, NULL);
+    scb_unlock(c->lock);
 }
 
 int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess)
@@ -478,11 +629,6 @@ void scb_ctx_hook_ids(SSL_CTX *ctx, int on)
     SSL_CTX_set_generate_session_id(ctx, on ? scb_generate_id_cb : NULL);
 }
 
-void scb_ctx_hook_keylog(SSL_CTX *ctx, int on)
-{
-    SSL_CTX_set_keylog_callback(ctx, on ? scb_keylog_cb : NULL);
-}
-
 int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len)
 {
     scb_ctx *c = scb_ctx_of(ctx);
@@ -494,11 +640,11 @@ int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len)
         scb_clear_errs();
         return SCB_FAIL;
     }
-    CRYPTO_THREAD_write_lock(c->lock);
+    scb_write_lock(c->lock);
     OPENSSL_free(c->alpn);
     c->alpn = copy;
     c->alpn_len = len;
-    CRYPTO_THREAD_unlock(c->lock);
+    scb_unlock(c->lock);
     SSL_CTX_set_alpn_select_cb(ctx, scb_alpn_cb, NULL);
     return SCB_OK;
 }

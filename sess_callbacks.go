@@ -461,20 +461,25 @@ var errHasStore = errors.New("libssl: the Context has a store: its session callb
 // a trampoline without a handler; that is harmless, it answers as C does
 // without a callback.
 func (c *Context) setHandler(name string, which C.int, on bool, swap func()) {
+	if err := c.trySetHandler(which, on, swap); err != nil {
+		c.misused(name, err)
+	}
+}
+
+func (c *Context) trySetHandler(which C.int, on bool, swap func()) error {
 	c.setters.Lock()
 	defer c.setters.Unlock()
 	if c.cache.Load() != nil {
-		c.misused(name, errHasStore)
-		return
+		return errHasStore
 	}
 	p, err := c.acquire()
 	if err != nil {
-		c.misused(name, err)
-		return
+		return err
 	}
 	defer c.release()
 	swap()
-	C.scb_sess_set(p, which, cbool(on))
+	C.scb_set_callback(p, which, cbool(on))
+	return nil
 }
 
 // installed runs ours where the C pointer is our trampoline, or foreign with
@@ -486,7 +491,7 @@ func (c *Context) installed(which C.int, ours func(), foreign func(fn unsafe.Poi
 	}
 	defer c.release()
 	var fn unsafe.Pointer
-	switch C.scb_sess_installed(p, which, &fn) {
+	switch C.scb_installed(p, which, &fn) {
 	case 1:
 		ours()
 	case 2:

@@ -15,6 +15,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/libssl-go/libssl/internal/parking"
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/ticket"
 )
@@ -81,7 +82,13 @@ type SessionCache struct {
 	seal  *ticket.Ring // nil with Plaintext
 	tags  *ticket.Ring // nil: ids are not tagged
 
-	singleUse atomic.Bool // TLS 1.3 entries are taken
+	singleUse atomic.Bool                                        // TLS 1.3 entries are taken
+	findPlace atomic.Pointer[func(unsafe.Pointer) parking.Place] // where C's handshakes wait
+
+	// What an SSL_CTX of C's had before: it gets it back.
+	modeBefore   CacheMode
+	optionsSet   Options // that were not set
+	earlyAllowed uint32
 
 	breaker breaker
 	outage  atomic.Pointer[outage] // while the breaker is open
@@ -107,9 +114,7 @@ type SessionCache struct {
 //
 // On a Conn a handshake is parked while its session is looked up, holding no
 // thread, and a new session is stored before the client learns its id or
-// ticket. SSLs that C made look up and store synchronously, and MaxLifetime
-// does not reach over their renewals; with SingleUse a HelloRetryRequest costs
-// them the resumption, and a wrong binder the entry.
+// ticket. SSLs that C made look up and store synchronously, on C's thread.
 //
 // No failure of the store fails a handshake: it is a miss, counted, and
 // reported to OnError.
@@ -135,7 +140,9 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 		return nil, err
 	}
 	// What C has set on an SSL_CTX of its own counts too.
-	early := max(c.maxEarlyData, uint32(C.scb_ctx_max_early_data(p)))
+	sc.earlyAllowed = uint32(C.scb_ctx_max_early_data(p))
+	early := max(c.maxEarlyData, sc.earlyAllowed)
+	options := c.SetOptions(0)
 	if sc.opt.SingleUse || early > 0 {
 		if c.stopTicketKeys != nil {
 			return nil, unsupported("single use beside stateless tickets")
@@ -144,7 +151,7 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 			return nil, err
 		}
 	}
-	c.SetSessionCacheMode(CacheServer | CacheNoInternal)
+	sc.modeBefore = c.SetSessionCacheMode(CacheServer | CacheNoInternal)
 	if c.stopTicketKeys == nil { // else UseTicketKeys has said otherwise
 		c.SetOptions(OpNoTicket)
 	}
@@ -153,12 +160,13 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 			return nil, err
 		}
 	}
+	sc.optionsSet = c.SetOptions(0) &^ options
 	sc.stop, sc.cancel = context.WithCancel(context.Background())
 	c.cache.Store(sc)
 	C.scb_ctx_hook_hello(p, cbool(c.made))
 	C.scb_ctx_hook_ids(p, cbool(sc.tags != nil))
 	for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {
-		C.scb_sess_set(p, which, 1)
+		C.scb_set_callback(p, which, 1)
 	}
 	return sc, nil
 }
@@ -249,24 +257,16 @@ func (sc *SessionCache) log(level slog.Level, msg string, attrs ...slog.Attr) {
 // Close ends the cache's work on its Context: sessions are neither stored nor
 // resumed any more, no early data is offered, and the callbacks go. It waits until what is queued,
 // removals and WriteBehind puts, has reached the store, or ctx is done; what was
-// lost is in the error. The store stays open.
+// lost is in the error. The store stays open. An SSL_CTX that C made has its cache
+// mode, options and early data back; see Context.Close.
 func (sc *SessionCache) Close(ctx context.Context) error {
 	if !sc.ended.CompareAndSwap(false, true) {
 		return ErrClosed
 	}
 	lost := sc.stats.lost.Load()
-	c := sc.ctx
-	c.setters.Lock()
-	c.cache.CompareAndSwap(sc, nil)
-	if p, err := c.acquire(); err == nil {
-		C.scb_ctx_hook_ids(p, 0)
-		c.offerEarlyData(0) // nobody takes its entries any more
-		for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {
-			C.scb_sess_set(p, which, 0)
-		}
-		c.release()
-	}
-	c.setters.Unlock()
+	sc.ctx.setters.Lock()
+	sc.uninstall()
+	sc.ctx.setters.Unlock()
 
 	for i := range sc.shards {
 		sc.shards[i].close()
@@ -283,6 +283,31 @@ func (sc *SessionCache) Close(ctx context.Context) error {
 		return fmt.Errorf("libssl: close session cache: %d queued operations were lost: %w", n, err)
 	}
 	return nil
+}
+
+// uninstall takes the cache off its Context, once. The Context's setters are
+// locked.
+func (sc *SessionCache) uninstall() {
+	c := sc.ctx
+	if !c.cache.CompareAndSwap(sc, nil) {
+		return
+	}
+	p, err := c.acquire()
+	if err != nil {
+		return
+	}
+	defer c.release()
+	C.scb_ctx_hook_ids(p, 0)
+	early := uint32(0) // nobody takes its entries any more
+	if !c.made {
+		early = sc.earlyAllowed
+		c.SetSessionCacheMode(sc.modeBefore)
+		c.ClearOptions(sc.optionsSet)
+	}
+	c.offerEarlyData(early)
+	for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {
+		C.scb_set_callback(p, which, 0)
+	}
 }
 
 // ---- what OpenSSL calls ---------------------------------------------------------
@@ -302,8 +327,8 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	}
 	now := time.Now()
 	origin := now
-	if conn != nil && conn.resume != nil && !conn.resume.origin.IsZero() && C.scb_ssl_reused(ssl) != 0 {
-		origin = conn.resume.origin
+	if from := resumedOrigin(conn, ssl); !from.IsZero() {
+		origin = from
 	}
 	expires := time.Unix(int64(i.time), 0).Add(seconds(int64(i.timeout)))
 	if end := origin.Add(sc.opt.MaxLifetime); end.Before(expires) {
@@ -326,30 +351,64 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 		sc.report(slog.LevelDebug, "session not stored", fmt.Errorf("libssl: a new session cannot be stored: %w", err))
 		return
 	}
-	if conn != nil {
+	switch {
+	case conn != nil:
 		p.next, conn.puts = conn.puts, p
-		return
+	case sc.parks(): // the thread is an event loop's
+		sc.enqueueOrLose(putOf(rec))
+	default:
+		sc.put(context.Background(), rec)
 	}
-	sc.put(context.Background(), rec)
 }
 
-// wanted answers OpenSSL's question from what was looked up while the handshake
-// was parked. The reference returned is OpenSSL's. p and n are id's bytes in C.
+// resumedOrigin is when the session that a handshake resumed was made, zero
+// where it resumed none. For an SSL of C's a session that is created is the sign
+// that its handshake is over.
+func resumedOrigin(conn *Conn, ssl *C.SSL) (origin time.Time) {
+	reused := C.scb_ssl_reused(ssl) != 0
+	if conn == nil {
+		if g := guestOf(ssl); g != nil {
+			g.finish(reused)
+			origin = g.origin
+		}
+	} else if conn.resume != nil {
+		origin = conn.resume.origin
+	}
+	if !reused {
+		return time.Time{}
+	}
+	return origin
+}
+
+// wanted answers OpenSSL's question: a Conn's, and a parked handshake of C's, from
+// what was looked up meanwhile, any other handshake of C's from the store. p and
+// n are id's bytes in C. The reference returned is OpenSSL's.
 func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID, p *C.uchar, n C.int) *C.SSL_SESSION {
-	var a *answer
+	var r *resumption
+	var g *guest
 	if conn != nil {
-		if conn.resume == nil {
-			return nil
-		}
-		a = conn.resume.find(id)
-	} else if current := currentContext(ssl); current != nil {
-		r := &resumption{cache: sc}
-		psk := C.scb_ssl_version(ssl) == versionTLS13
-		for _, w := range sc.known([]candidate{{id, psk}}) {
-			a = sc.find(context.Background(), r, current, w)
-		}
-		r.proved = true // nobody will tell
+		r = conn.resume
+	} else if g = guestOf(ssl); g != nil {
+		r = g.resume
+	} else if !sc.parks() { // the hook is not ours any more
+		r = &resumption{cache: sc, proved: true} // nobody will tell
 		defer r.end(context.Background())
+	}
+	if r == nil || r.cache != sc {
+		return nil
+	}
+	a := r.find(id)
+	if conn == nil {
+		tls13 := C.scb_ssl_version(ssl) == versionTLS13
+		if a == nil && !sc.parks() && sc.issued(id) {
+			if current := currentContext(ssl); current != nil {
+				a = r.add(candidate{id, tls13})
+				sc.find(context.Background(), a, current)
+			}
+		}
+		if g != nil && !tls13 {
+			defer g.finish(true) // there is no second question
+		}
 	}
 	if a == nil || a.der == nil {
 		return nil
@@ -358,9 +417,7 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, id store.ID, p *C.uchar, 
 		bytesPtr(a.idContext), C.uint(len(a.idContext)), C.int64_t(time.Now().Unix()))
 	if c.sess != nil {
 		a.used = true
-		if conn != nil {
-			conn.resume.origin, conn.resume.from = a.origin, id
-		}
+		r.origin, r.from = a.origin, id
 	}
 	switch {
 	case a.counted: // for the hello before a HelloRetryRequest
@@ -434,8 +491,9 @@ type resumption struct {
 }
 
 type answer struct {
+	candidate
 	next      *answer
-	id        store.ID
+	room      []byte // for what is opened
 	der       []byte // nil: a miss, remembered
 	idContext []byte
 	origin    time.Time
@@ -453,16 +511,17 @@ func (r *resumption) find(id store.ID) *answer {
 	return nil
 }
 
-// add makes an answer, and room for what it opens.
-func (r *resumption) add(id store.ID) (a *answer, room []byte) {
+// add makes an answer, a miss until something is found.
+func (r *resumption) add(w candidate) *answer {
+	a := &r.answer
 	if r.answers == nil {
-		a, room = &r.answer, r.entry[:0]
+		a.room = r.entry[:0]
 	} else {
 		a = new(answer)
 	}
-	a.next, a.id = r.answers, id
+	a.candidate, a.next = w, r.answers
 	r.answers = a
-	return a, room
+	return a
 }
 
 func (r *resumption) wipe() {
@@ -472,37 +531,54 @@ func (r *resumption) wipe() {
 	}
 }
 
-// lookUp finds the sessions a parked handshake asks for. No thread is held.
-func (c *Conn) lookUp(ctx context.Context) {
-	r := c.resume // the handshake's goroutine is the only one that uses it
+// lookUp finds the sessions a parked handshake asks for, on a Context that the
+// server name may have changed. No thread is held.
+func (r *resumption) lookUp(ctx context.Context, current *Context) {
 	sc := r.cache
 	sc.stats.suspended.Add(1)
 	sc.stats.parked.Add(1)
-	current := c.ctx
 	if r.chosen != nil {
 		current = r.chosen
 	}
+	known := r.answers
 	for _, w := range r.wanted {
 		if r.find(w.id) == nil { // else asked for the first hello already
-			sc.find(ctx, r, current, w)
+			r.add(w)
 		}
 	}
+	sc.findAll(ctx, r.answers, known, current)
 	sc.stats.parked.Add(-1)
 	r.answered = true
 }
 
-// find gets one entry and remembers it, or its absence, in r.
-func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Context, w candidate) *answer {
-	a, room := r.add(w.id)
+// findAll finds the answers from a to the one before end, all at once: they share
+// one budget, and none is late because another was slow.
+func (sc *SessionCache) findAll(ctx context.Context, a, end *answer, current *Context) {
+	if a == end {
+		return
+	}
+	if a.next == end {
+		sc.find(ctx, a, current)
+		return
+	}
+	var all sync.WaitGroup
+	for a := a; a != end; a = a.next {
+		all.Go(func() { sc.find(ctx, a, current) })
+	}
+	all.Wait()
+}
+
+// find gets one entry and remembers it, or its absence, in a.
+func (sc *SessionCache) find(ctx context.Context, a *answer, current *Context) {
 	sid, err := current.sessionIDContext()
 	if err != nil {
 		sc.report(slog.LevelDebug, "session not looked up", err)
-		return a
+		return
 	}
-	take := w.psk && sc.singleUse.Load()
-	rec, err := sc.get(ctx, w.id, take)
+	take := a.psk && sc.singleUse.Load()
+	rec, err := sc.get(ctx, a.id, take)
 	if err != nil {
-		return a
+		return
 	}
 	if take {
 		taken := rec
@@ -510,7 +586,7 @@ func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Contex
 	} else {
 		defer clear(rec.Data) // a secret where it is not sealed
 	}
-	der, origin, err := openEntry(sc.seal, w.id, sid, rec.Data, room)
+	der, origin, err := openEntry(sc.seal, a.id, sid, rec.Data, a.room)
 	switch {
 	case errors.Is(err, errUnreadable):
 		sc.stats.undecodable.Add(1)
@@ -522,7 +598,6 @@ func (sc *SessionCache) find(ctx context.Context, r *resumption, current *Contex
 	default:
 		a.der, a.origin, a.idContext = der, origin, sid
 	}
-	return a
 }
 
 // endResumption gives back what a handshake took and did not use, and wipes the
@@ -750,11 +825,30 @@ func (sc *SessionCache) put(ctx context.Context, rec *store.Record) {
 	}
 }
 
+// putAll stores what a step made, the tickets of TLS 1.3 at once: they share one
+// budget and, on the way to a server, one round trip.
+func putAll(ctx context.Context, first *put) {
+	if first == nil {
+		return
+	}
+	if first.next == nil || first.cache.local {
+		for p := first; p != nil; p = p.next {
+			p.cache.put(ctx, &p.rec)
+		}
+		return
+	}
+	var all sync.WaitGroup
+	for p := first; p != nil; p = p.next {
+		all.Go(func() { p.cache.put(ctx, &p.rec) })
+	}
+	all.Wait()
+}
+
 // putBack returns what was taken and is some client's to use. It does without
 // the queue where that is closed or full.
 func (sc *SessionCache) putBack(ctx context.Context, rec *store.Record) {
 	sc.stats.putBack.Add(1)
-	if !sc.opt.WriteBehind || sc.enqueue(putOf(rec)) != nil {
+	if !(sc.opt.WriteBehind || sc.parks()) || sc.enqueue(putOf(rec)) != nil {
 		sc.putNow(ctx, putOf(rec))
 	}
 }
@@ -817,6 +911,17 @@ func (sc *SessionCache) enqueue(j request) error {
 		sc.drained.Go(func() { sc.drain(s) })
 	}
 	return nil
+}
+
+// goWhileOpen runs f on a goroutine that Close waits for; after Close not at all.
+func (sc *SessionCache) goWhileOpen(f func()) bool {
+	s := &sc.shards[0] // any: all are closed before Close waits
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		sc.drained.Go(f)
+	}
+	return !s.closed
 }
 
 func (sc *SessionCache) drain(s *shard) {

@@ -532,6 +532,24 @@ func TestStore_PutComesBeforeTheFlight(t *testing.T) {
 	})
 }
 
+// What a handshake waits for its tickets to be stored does not grow with their number.
+func TestStore_TicketsArePutAtOnce(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		var all sync.WaitGroup
+		all.Add(f.tickets)
+		st.OnPut = func(ctx context.Context, r store.Record) error {
+			all.Done()
+			all.Wait()
+			return st.mem.Put(ctx, r)
+		}
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), PutTimeout: time.Minute})
+		sess := f.visit(t, server, nil).next
+		require.EqualValues(t, f.tickets, cache.Stats().Stored)
+		require.Contains(t, st.ids(t), storeID(t, sess))
+	})
+}
+
 func TestStore_WriteBehindDoesNotWait(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		st := newSpy()
@@ -1097,22 +1115,23 @@ func TestStore_BreakerSparesAFailingStore(t *testing.T) {
 		down.Store(true)
 		for !cache.Stats().Open {
 			require.False(t, f.visit(t, server, sess).resumed)
-			require.LessOrEqual(t, cache.Stats().Errors, uint64(5))
+			require.LessOrEqual(t, cache.Stats().Errors, uint64(6), "five, and the other ticket's Put beside the fifth")
 		}
-		require.EqualValues(t, 5, cache.Stats().Errors)
-		require.Equal(t, f.tickets+5, calls())
+		require.GreaterOrEqual(t, cache.Stats().Errors, uint64(5))
+		asked := calls()
+		require.EqualValues(t, cache.Stats().Errors, asked-f.tickets)
 
 		skipped := cache.Stats().Skipped
 		down.Store(false)
 		require.False(t, f.visit(t, server, sess).resumed)
-		require.Equal(t, f.tickets+5, calls(), "the store is left alone")
+		require.Equal(t, asked, calls(), "the store is left alone")
 		require.Greater(t, cache.Stats().Skipped, skipped)
 
 		down.Store(true)
 		clock.Add(int64(time.Second))
 		f.visit(t, server, sess)
 		f.visit(t, server, sess)
-		require.Equal(t, f.tickets+6, calls(), "one try a second")
+		require.Equal(t, asked+1, calls(), "one try a second")
 		require.True(t, cache.Stats().Open)
 
 		down.Store(false)

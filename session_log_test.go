@@ -74,8 +74,8 @@ func TestLogger_HearsAnOutageInAFewRecords(t *testing.T) {
 			first := records[0]
 			require.Contains(t, []any{"get", "put"}, first["operation"])
 			require.Equal(t, map[string]any{"level": "WARN", "msg": "store failed", "operation": first["operation"], "error": errDown.Error()}, first)
-			last := map[string]any{"level": "ERROR", "msg": "store left alone", "error": errDown.Error()}
-			require.Equal(t, last, records[len(records)-1])
+			// The last failure is not always its last record: two tickets are put side by side.
+			require.Contains(t, records, map[string]any{"level": "ERROR", "msg": "store left alone", "error": errDown.Error()})
 			if level == slog.LevelInfo {
 				require.Len(t, records, 2)
 			} else {

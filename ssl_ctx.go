@@ -109,11 +109,17 @@ func NewServerContext(certFile, keyFile string) (*Context, error) {
 // AttachContext makes a Context of an SSL_CTX that C made, so that its
 // connections, those that C makes included, call Go handlers.
 //
-// Ownership: it takes a reference of its own, which Close gives back. The
-// handlers last as long as the SSL_CTX does, as C's would, so an attached
-// Context is never collected before. SSLs made before AttachContext do not call
-// handlers. One SSL_CTX has one Context: attaching again while it is open is an
-// error, after its Close the new Context takes over the handlers.
+// Ownership: it takes a reference of its own, which Close gives back together
+// with what C had installed: see Close. Until then the handlers last as long as
+// the SSL_CTX does, as C's would, so an attached Context is never collected
+// before. SSLs made before AttachContext do not call handlers. One SSL_CTX has
+// one Context: attaching again while it is open is an error.
+//
+// Locks and threads: handlers run on the threads that use the SSLs, which Go need
+// never have seen. There are two places where Go cannot run, and there an SSL
+// behaves as without callbacks: the child of a fork that has not called exec,
+// which says so on standard error once, and SSLs with SSL_MODE_ASYNC, whose
+// handshakes run on a stack of their own.
 func AttachContext(sslCtx unsafe.Pointer) (*Context, error) {
 	if sslCtx == nil {
 		return nil, errors.New("libssl: attach context: nil pointer")
@@ -135,6 +141,7 @@ func AttachContext(sslCtx unsafe.Pointer) (*Context, error) {
 			}
 			c.inherit(old)
 		}
+		C.scb_ctx_attach(c.p)
 		c.bound = b
 		b.strong.Store(c)
 		return c, nil
@@ -149,6 +156,8 @@ func AttachContext(sslCtx unsafe.Pointer) (*Context, error) {
 
 var attaching sync.Mutex
 
+// inherit takes over the handlers of a Context that this module made: its Close
+// has left them in place.
 func (c *Context) inherit(old *Context) {
 	c.newSession.Store(old.newSession.Load())
 	c.getSession.Store(old.getSession.Load())
@@ -157,6 +166,27 @@ func (c *Context) inherit(old *Context) {
 	c.onCallbackError.Store(old.onCallbackError.Load())
 	c.keyLog.Store(old.keyLog.Load())
 	c.cache.Store(old.cache.Load())
+}
+
+// detach takes the handlers of an SSL_CTX that C made away and puts back what C
+// had there.
+func (c *Context) detach() {
+	c.setters.Lock()
+	defer c.setters.Unlock()
+	p, err := c.acquire()
+	if err != nil {
+		return
+	}
+	defer c.release()
+	if sc := c.cache.Load(); sc != nil {
+		sc.uninstall()
+	}
+	c.newSession.Store(nil)
+	c.getSession.Store(nil)
+	c.removeSession.Store(nil)
+	c.selectContext.Store(nil)
+	c.keyLog.Store(nil)
+	C.scb_ctx_detach(p)
 }
 
 // bind hangs a handle on the SSL_CTX.
@@ -210,9 +240,20 @@ func (c *Context) free() {
 // which connections hold too, OpenSSL reports every session of its internal
 // cache to the remove handler; called from in there the Context's methods
 // answer ErrReentrant. Corresponds to SSL_CTX_free(3).
+//
+// Of an SSL_CTX that C made, Close takes the handlers away first: the session
+// and key log callbacks that C had installed are back, and what UseStore has
+// changed is as before. A callback that C did not have goes with the last SSL made meanwhile;
+// until then the handlers' place is taken by what does as OpenSSL without one.
+// Three things cannot be read from an SSL_CTX, so C sets them again if it had
+// them: the ClientHello and servername callbacks (where SetServerNameCallback or
+// UseStore were used), and the session-id generator and id context (UseStore).
 func (c *Context) Close() error {
 	if c == nil {
 		return nil
+	}
+	if !c.made {
+		c.detach()
 	}
 	c.mu.Lock()
 	if c.closed {
@@ -453,7 +494,7 @@ func (c *Context) SetKeyLogWriter(w io.Writer) {
 		} else {
 			c.keyLog.Store(&keyLogger{w: w})
 		}
-		C.scb_ctx_hook_keylog(p, cbool(w != nil))
+		C.scb_set_callback(p, C.SCB_KEYLOG, cbool(w != nil))
 		return C.SCB_OK
 	})
 }

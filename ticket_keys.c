@@ -110,9 +110,9 @@ static int scb_ticket_key_cb(SSL *ssl, unsigned char name[16], unsigned char *iv
     if (t == NULL)
         return 0;
     ERR_set_mark();
-    CRYPTO_THREAD_read_lock(t->lock);
+    scb_read_lock(t->lock);
     ret = sealing ? scb_seal_ticket(t, name, iv, cipher, mac) : scb_open_ticket(t, name, iv, cipher, mac);
-    CRYPTO_THREAD_unlock(t->lock);
+    scb_unlock(t->lock);
     ERR_pop_to_mark();
     return ret;
 }
@@ -140,12 +140,12 @@ int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, 
         scb_take_errs(errs);
         return SCB_FAIL;
     }
-    CRYPTO_THREAD_write_lock(t->lock);
+    scb_write_lock(t->lock);
     old = t->keys;
     old_n = t->n;
     t->keys = copy;
     t->n = n;
-    CRYPTO_THREAD_unlock(t->lock);
+    scb_unlock(t->lock);
     OPENSSL_clear_free(old, old_n * sizeof(*old));
 #ifdef SCB_HAVE_TICKET_EVP
     SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, scb_ticket_key_cb);

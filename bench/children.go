@@ -22,6 +22,7 @@ import (
 	"github.com/libssl-go/libssl/bench/rig"
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/store/memstore"
+	"github.com/libssl-go/libssl/store/valkeystore"
 	"github.com/libssl-go/libssl/ticket"
 )
 
@@ -37,11 +38,13 @@ func child(name string, args []string) error {
 	case "idle-server":
 		m, err = idleServer(args[0])
 	case "stalled-store":
-		m, err = stalledStore()
+		m, err = stalledStore(args)
 	case "slow-lookups":
 		m, err = slowLookups()
 	case "slow-removals":
 		m, err = slowRemovals()
+	case "storms":
+		m, err = storms()
 	default:
 		err = fmt.Errorf("no child is called %q", name)
 	}
@@ -239,8 +242,9 @@ func (g *gatedStore) Get(ctx context.Context, id store.ID) (store.Record, error)
 	return g.Store.Get(ctx, id)
 }
 
-// stalledStore counts OS threads while TLS 1.2 handshakes wait for a store, all at once.
-func stalledStore() (measured, error) {
+// stalledStore counts OS threads while TLS 1.2 handshakes wait for a store, all at once: one that stalls, or the one at a URL, which
+// is asked by all of them at the same moment.
+func stalledStore(url []string) (measured, error) {
 	const n = 12000
 
 	cert, key, err := certificate()
@@ -252,6 +256,14 @@ func stalledStore() (measured, error) {
 		return measured{}, err
 	}
 	gate := &gatedStore{Store: memstore.New(memstore.Options{}), stall: 4 * time.Second, open: make(chan struct{})}
+	if len(url) > 0 {
+		st, err := valkeystore.Open(url[0], valkeystore.Options{})
+		if err != nil {
+			return measured{}, err
+		}
+		defer st.Close()
+		gate.Store, gate.stall = st, 0
+	}
 	if err := useRemote(server, gate); err != nil {
 		return measured{}, err
 	}

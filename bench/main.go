@@ -50,6 +50,7 @@ type session struct {
 	pemFiles  []string       // the same, for the co-processes
 	yardstick *rig.CoProcess // nil: not given
 	libp2p    *rig.CoProcess // nil: not given
+	noLibp2p  string         // why
 	dispatch  string         // the test binary of tests/internal/cref; empty: not given
 	rigs      map[string]*rig.Rig
 }
@@ -62,6 +63,7 @@ func bench() error {
 	only := flag.String("only", "", "run only the rows whose name matches this regular expression")
 	yardstick := flag.String("yardstick", "", "the C program, built from bench/yardstick")
 	libp2p := flag.String("libp2p", "", "the program built from bench/libp2p")
+	flag.StringVar(&s.noLibp2p, "no-libp2p", "it was not given", "why there is no such program")
 	flag.StringVar(&s.dispatch, "dispatch", "", "the test binary built from tests/internal/cref")
 	profiles := flag.String("profiles", "", "folder for a CPU profile of each row")
 	flag.Parse()
@@ -206,8 +208,10 @@ func (r row) verdict(m measured) string {
 		return m.Median <= *t+0.005
 	}
 	switch {
-	case m.Detail == notRun, m.Detail == broken:
-		return m.Detail
+	case m.Detail == broken:
+		return broken
+	case m.nothing():
+		return notRun
 	case r.AtLeast == nil:
 		return ""
 	case !reached(r.AtLeast):
@@ -218,13 +222,15 @@ func (r row) verdict(m measured) string {
 	return "ok"
 }
 
-// What stands in Detail where nothing was measured.
+// What Detail begins with where nothing was measured.
 const (
 	notRun = "not run"
 	broken = "FAILED"
 )
 
-func skipped() (measured, error) { return measured{Detail: notRun}, nil }
+func skipped(why string) (measured, error) { return measured{Detail: notRun + ": " + why}, nil }
+
+func (m measured) nothing() bool { return m.Detail == broken || strings.HasPrefix(m.Detail, notRun) }
 
 // environment is what the figures depend on. On a busy machine the ratios get worse, because the
 // Go side needs more threads than the C program, and throughput means little.
@@ -248,7 +254,7 @@ func printTable(results []result) {
 	fmt.Fprintln(w, "what\tmeasured\tquartiles\tat least\taim\tverdict\t")
 	for _, r := range results {
 		value, quartiles := "-", "-"
-		if r.Detail != notRun && r.Detail != broken {
+		if !r.nothing() {
 			value = fmt.Sprintf("%.2f", r.Median)
 			if r.Q1 != r.Q3 {
 				quartiles = fmt.Sprintf("%.2f %.2f", r.Q1, r.Q3)
@@ -284,7 +290,7 @@ func printJSON(results []result) error {
 	}{Environment: environment(), Rows: []line{}}
 	for _, r := range results {
 		l := line{r.What, &r.Median, r.Q1, r.Q3, r.AtLeast, r.Aim, r.Verdict, r.Detail}
-		if r.Detail == notRun || r.Detail == broken {
+		if r.nothing() {
 			l.Measured = nil
 		}
 		out.Rows = append(out.Rows, l)

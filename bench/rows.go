@@ -30,6 +30,11 @@ func (s *session) rows() []row {
 		{"res13st through a store: CPU against C", target(1.35), target(1.1), false, s.againstC("res13st")},
 		{"res12id through a store: CPU against C", target(2), target(1.3), false, s.againstC("res12id")},
 		{"res12id over TCP: CPU against libp2p/go-openssl", target(0.65), target(0.5), false, s.againstLibp2p},
+		{"res12id through a store: CPU against OpenSSL's internal cache", target(1.3), nil, false, s.memoryAgainstInternal("res12id")},
+		{"res13st through a store: CPU against OpenSSL's internal cache", target(1.3), nil, false, s.memoryAgainstInternal("res13st")},
+		{"res12id through Valkey: CPU against OpenSSL's internal cache", nil, nil, false, s.valkeyAgainstInternal("res12id")},
+		{"res13st through Valkey: CPU against OpenSSL's internal cache", nil, nil, false, s.valkeyAgainstInternal("res13st")},
+		{"res12id through Valkey: time added against a Get", target(1.1), nil, false, s.lookupLatency},
 		{"bulk over TCP: MB per CPU second against crypto/tls", target(0.8), target(1), true, s.bulk},
 	}
 	for _, mode := range modes {
@@ -42,12 +47,16 @@ func (s *session) rows() []row {
 	)
 	for _, callback := range []string{"new", "get", "remove"} {
 		rows = append(rows, row{"dispatch of a " + callback + " closure: time against a bare C-to-Go call",
-			target(1.3), target(1.2), false, func() (measured, error) { return s.dispatchCost(callback) }})
+			target(1.3), target(1.2), false, func() (measured, error) { return s.dispatchCost("BenchmarkDispatch/" + callback) }})
 	}
+	rows = append(rows, row{"dispatch of a new closure on a thread of C's: time against that on one of Go's",
+		nil, nil, false, func() (measured, error) { return s.dispatchCost("BenchmarkDispatchOnThread") }})
 	rows = append(rows,
 		row{"12000 handshakes waiting on a stalled store: OS threads", target(40), nil, false, s.stalledStore},
+		row{"12000 handshakes waiting on Valkey, 50 ms away: OS threads", target(40), nil, false, s.parkedOnValkey},
 		row{"5 ms lookups, 100 in flight: throughput against a blocking closure", target(1.7), nil, true, s.slowLookups},
 		row{"1 ms removals, 8 goroutines inserting: thousand inserts/s", target(100), nil, true, s.slowRemovals},
+		row{"a million sessions put, evicted and purged: ms they stall a handshake", target(10), nil, false, s.storms},
 	)
 	for _, mode := range modes {
 		rows = append(rows, row{mode + ": CPU against crypto/tls", nil, nil, false, s.againstCryptoTLS(mode)})
@@ -126,7 +135,7 @@ func (s *session) cost(r *rig.Rig) func() (float64, error) {
 func (s *session) againstC(mode string) func() (measured, error) {
 	return func() (measured, error) {
 		if s.yardstick == nil {
-			return skipped()
+			return skipped("the C program was not given")
 		}
 		r, err := s.rig("libssl", mode, rig.Memory, "memory")
 		if err != nil {
@@ -143,7 +152,7 @@ func (s *session) againstC(mode string) func() (measured, error) {
 
 func (s *session) againstLibp2p() (measured, error) {
 	if s.libp2p == nil {
-		return skipped()
+		return skipped(s.noLibp2p)
 	}
 	r, err := s.rig("libssl", "res12id", rig.TCP, "tcp")
 	if err != nil {
@@ -384,11 +393,11 @@ func serverObjects() (n int64) {
 
 // dispatchCost runs the benchmark in tests/internal/cref, which takes its samples in turns itself:
 // calling from C needs a package with C in it.
-func (s *session) dispatchCost(callback string) (measured, error) {
+func (s *session) dispatchCost(benchmark string) (measured, error) {
 	if s.dispatch == "" {
-		return skipped()
+		return skipped("the test binary was not given")
 	}
-	cmd := exec.Command(s.dispatch, "-test.run=^$", "-test.bench=^BenchmarkDispatch/"+callback+"$",
+	cmd := exec.Command(s.dispatch, "-test.run=^$", "-test.bench=^"+benchmark+"$",
 		"-test.benchtime=100000x", "-test.count="+strconv.Itoa(s.rounds), "-test.cpu=2")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()

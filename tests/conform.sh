@@ -1,6 +1,7 @@
 #!/bin/bash
 # conform.sh [check]: runs the facts on each supported OpenSSL and writes CONFORMANCE.md. With check it writes nothing and
-# fails where the file is stale. Which patch level a version was of is written down, but makes no file stale.
+# fails where the file is stale: where the same releases do something else than it says. Patch levels may differ (F2.14), so
+# that on others what differs is shown and not judged.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/versions.sh
@@ -23,8 +24,10 @@ go run ./cmd/sslsess conform -markdown "${reports[@]}" >"$dir/CONFORMANCE.md" ||
 if [ "${1-}" != check ]; then
 	cp "$dir/CONFORMANCE.md" CONFORMANCE.md
 	echo "conform: CONFORMANCE.md is written"
-elif diff -u <(grep -v '^Made on ' CONFORMANCE.md) <(grep -v '^Made on ' "$dir/CONFORMANCE.md"); then
+elif diff -u CONFORMANCE.md "$dir/CONFORMANCE.md"; then
 	echo "conform: CONFORMANCE.md is current"
+elif ! diff -q <(grep '^Made on ' CONFORMANCE.md) <(grep '^Made on ' "$dir/CONFORMANCE.md") >/dev/null; then
+	echo "conform: CONFORMANCE.md was made on other releases, which may differ as above"
 else
 	echo "conform: CONFORMANCE.md is stale: make conform writes it anew" >&2
 	status=1

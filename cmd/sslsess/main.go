@@ -20,6 +20,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/internal/storeurl"
 	"github.com/libssl-go/libssl/tests/conformance"
 )
 
@@ -80,12 +81,13 @@ func run(ctx context.Context, std stdio, args []string) (status int) {
 	}()
 	err := dispatch(ctx, std, command{about: "sslsess: TLS servers that resume each other's sessions", subs: commands}, &path, args)
 	var usage usageError
+	var badURL storeurl.Error
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errReported):
 		return 1
-	case errors.As(err, &usage):
+	case errors.As(err, &usage) || errors.As(err, &badURL):
 		help := append([]string{"sslsess", "help"}, path[1:]...)
 		fmt.Fprintf(std.err, "%s: %s (see %s)\n", strings.Join(path, " "), oneLine(err.Error()), strings.Join(help, " "))
 		return 2

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/internal/storeurl"
 	"github.com/libssl-go/libssl/metrics"
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/store/sharedring"
@@ -144,7 +145,7 @@ func (f *serveFlags) check() error {
 // serve is the life of a server, from binding to the end.
 func (f *serveFlags) serve(ctx context.Context, std stdio) error {
 	logger := log.New(std.err, "sslsess: ", 0)
-	st, closeStore, err := openStore(f.store, true)
+	st, closeStore, err := storeurl.Open(f.store, true)
 	if err != nil {
 		return err
 	}

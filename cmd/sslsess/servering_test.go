@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/libssl-go/libssl/internal/storeurl"
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/store/sharedring"
 	"github.com/libssl-go/libssl/tests/servertest"
@@ -104,7 +105,7 @@ func TestServe_BadKeyRingInTheStore(t *testing.T) {
 	args := []string{"-store", url, "-keyring", "store:" + secret}
 	f.serve(args...).end(syscall.SIGTERM)
 
-	st, closeStore, err := openStore(url, false)
+	st, closeStore, err := storeurl.Open(url, false)
 	require.NoError(t, err)
 	defer closeStore()
 	ids := listed(t, url)

@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/libssl-go/libssl/internal/storeurl"
 	"github.com/libssl-go/libssl/store"
 )
 
@@ -36,7 +37,7 @@ func withStore(ctx context.Context, url string, use func(context.Context, store.
 	if url == "memory:" {
 		return errors.New("memory: lives in the process that serves: there is nothing to see from here")
 	}
-	st, closeStore, err := openStore(url, false)
+	st, closeStore, err := storeurl.Open(url, false)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"hash/maphash"
+	"runtime"
 	"sync"
 	"time"
 
@@ -258,20 +259,34 @@ func (s *Store) List(_ context.Context, f func(id store.ID, size int, expires ti
 	return nil
 }
 
-// Purge implements store.Purger.
+// purgeBatch is how many records Purge removes before it lets others in: well under a millisecond's worth.
+const purgeBatch = 512
+
+// Purge implements store.Purger. It removes as many records as there are when it comes to them; what is put meanwhile may be among them.
 func (s *Store) Purge(_ context.Context, expiredOnly bool) (int, error) {
 	n := 0
 	for i := range s.shards {
 		sh := &s.shards[i]
 		now := s.now()
 		sh.mu.Lock()
-		if expiredOnly {
-			n += sh.sweep(now, len(sh.entries))
-		} else {
-			for len(sh.byEnd) > 0 {
-				sh.remove(sh.byEnd[len(sh.byEnd)-1])
-				n++
+		for left := len(sh.entries); left > 0; {
+			batch := min(left, purgeBatch)
+			removed := 0
+			if expiredOnly {
+				removed = sh.sweep(now, batch)
+			} else {
+				for removed < batch && len(sh.byEnd) > 0 {
+					sh.remove(sh.byEnd[len(sh.byEnd)-1])
+					removed++
+				}
 			}
+			n += removed
+			if left -= removed; removed < batch {
+				break
+			}
+			sh.mu.Unlock()
+			runtime.Gosched() // or the lock would mostly be ours again
+			sh.mu.Lock()
 		}
 		sh.mu.Unlock()
 	}

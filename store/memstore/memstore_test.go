@@ -369,3 +369,37 @@ func BenchmarkGet(b *testing.B) {
 		}
 	})
 }
+
+// Others get in while a large store is purged.
+func TestPurge_InBatches(t *testing.T) {
+	for _, expiredOnly := range []bool{false, true} {
+		s := New(Options{MaxEntries: 2*minShardEntries - 1})
+		require.Len(t, s.shards, 1)
+		const n = 3*purgeBatch + 1
+		between := func() (seen bool) {
+			now := time.Now()
+			s.now = func() time.Time { return now }
+			for i := range n {
+				require.NoError(t, s.Put(ctx, record(i, 10, now.Add(time.Minute))))
+			}
+			if expiredOnly {
+				s.now = func() time.Time { return now.Add(time.Hour) }
+			}
+			looked := make(chan bool)
+			go func() {
+				var seen bool
+				for left := n; left > 0; left = s.Len() {
+					seen = seen || left < n
+				}
+				looked <- seen
+			}()
+			purged, err := s.Purge(ctx, expiredOnly)
+			require.NoError(t, err)
+			require.Equal(t, n, purged)
+			return <-looked
+		}
+		for began := time.Now(); !between(); {
+			require.Less(t, time.Since(began), 20*time.Second, "nobody gets in, expired only: %v", expiredOnly)
+		}
+	}
+}

@@ -197,7 +197,7 @@ func TestAttachContext_OneOpenContextForAnSSLCTX(t *testing.T) {
 	require.Error(t, err, "one that this module made has a Context too")
 }
 
-func TestAttachContext_HandlersPassToTheNextContext(t *testing.T) {
+func TestAttachContext_TheNextContextHasHandlersOfItsOwn(t *testing.T) {
 	m := modes[0]
 	sslCtx, first := attached(t, m)
 	defer cref.FreeContext(sslCtx)
@@ -207,35 +207,39 @@ func TestAttachContext_HandlersPassToTheNextContext(t *testing.T) {
 	second, err := libssl.AttachContext(sslCtx)
 	require.NoError(t, err)
 	defer second.Close()
-	c.seen = func(ssl *libssl.SSL) { assert.Same(t, second, ssl.Context()) }
+	require.Nil(t, second.SessNewCallback())
 	client := newClient(t)
-	l := linkC(t, client, second, nil).closed()
-	l.session.Release()
-	require.EqualValues(t, 1, c.news.Load())
-	require.NotNil(t, second.SessNewCallback())
+	linkC(t, client, second, nil).closed().session.Release()
+	require.Zero(t, c.news.Load())
 
 	news := 0
-	second.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { news++; return false })
-	l = linkC(t, client, second, nil).closed()
-	l.session.Release()
-	require.EqualValues(t, 1, c.news.Load())
+	second.SetSessNewCallback(func(ssl *libssl.SSL, _ *libssl.Session) bool {
+		assert.Same(t, second, ssl.Context())
+		news++
+		return false
+	})
+	linkC(t, client, second, nil).closed().session.Release()
+	require.Zero(t, c.news.Load())
 	require.Equal(t, 1, news)
 }
 
-// Close gives the Context's reference back. The SSL_CTX is C's still, and its handlers go on as C's would.
-func TestAttachContext_HandlersOutliveClose(t *testing.T) {
+// Close detaches: the SSL_CTX is C's again, while connections live too. The handle goes with the SSL_CTX.
+func TestAttachContext_CloseTakesTheHandlersAway(t *testing.T) {
 	for _, m := range asking() {
 		t.Run(m.name, func(t *testing.T) {
 			sslCtx, ctx := attached(t, m)
 			c := newCache(t)
 			c.install(ctx)
+			client := newClient(t)
+			first := linkPointers(t, client.Pointer(), sslCtx, nil)
+			calls := func() int32 { return c.news.Load() + c.gets.Load() + c.removes.Load() }
+			before := calls()
 			require.NoError(t, ctx.Close())
 			require.NoError(t, ctx.Close())
 			require.Nil(t, ctx.Pointer())
-			client := newClient(t)
-			first := linkPointers(t, client.Pointer(), sslCtx, nil).closed()
 			second := linkPointers(t, client.Pointer(), sslCtx, first.session)
-			require.True(t, second.reused)
+			require.False(t, second.reused)
+			first.close(false)
 			live := libssl.LiveResources().Contexts
 			destroyed := cref.ContextsDestroyed()
 			cref.FreeContext(sslCtx)
@@ -243,27 +247,11 @@ func TestAttachContext_HandlersOutliveClose(t *testing.T) {
 			second.close(false)
 			require.Equal(t, destroyed+1, cref.ContextsDestroyed())
 			require.Equal(t, live-1, libssl.LiveResources().Contexts, "the handle went with the SSL_CTX")
-			require.EqualValues(t, 1, c.removes.Load(), "the last connection ended unclean, after the last reference")
+			require.Equal(t, before, calls())
 			first.session.Release()
 			second.session.Release()
 		})
 	}
-}
-
-// Reported to remove from C's SSL_CTX_free, not from Context.Close.
-func TestAttachContext_LastReferenceOfCReportsTheCache(t *testing.T) {
-	sslCtx, ctx := attached(t, modes[0])
-	ctx.SetSessionCacheMode(libssl.CacheServer)
-	c := newCache(t)
-	c.install(ctx)
-	client := newClient(t)
-	for range 3 {
-		linkC(t, client, ctx, nil).closed().session.Release()
-	}
-	require.NoError(t, ctx.Close())
-	require.Zero(t, c.removes.Load())
-	cref.FreeContext(sslCtx)
-	require.EqualValues(t, 3, c.removes.Load())
 }
 
 func TestAttachContext_SSLsMadeBeforeStayC(t *testing.T) {

@@ -15,7 +15,6 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -553,23 +552,6 @@ func (c *customer) drop() {
 	c.sess = nil
 }
 
-// pair is both ends of a socket. No port is used up.
-func pair() (client, server net.Conn, err error) {
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	var ends [2]net.Conn
-	for i, fd := range fds {
-		file := os.NewFile(uintptr(fd), "socket")
-		var fileErr error
-		ends[i], fileErr = net.FileConn(file) // has a descriptor of its own
-		file.Close()
-		err = errors.Join(err, fileErr)
-	}
-	return ends[0], ends[1], err
-}
-
 // breaking is a transport that ends after so many bytes sent.
 type breaking struct {
 	net.Conn
@@ -601,7 +583,7 @@ func (c *customer) visit() {
 	if rand.IntN(8) == 0 {
 		end = 1 + rand.IntN(clientForgets)
 	}
-	cn, sn, err := pair()
+	cn, sn, err := tlstest.SocketPair()
 	if err != nil {
 		panic(err)
 	}

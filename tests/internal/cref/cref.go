@@ -180,6 +180,21 @@ func NewPair(client, server unsafe.Pointer, name string, offer unsafe.Pointer) (
 // Run handshakes and moves a byte each way.
 func (p *Pair) Run() bool { return C.cref_pair_run(p.c) == 1 }
 
+// What Step answers.
+const (
+	Failed = 0
+	Done   = 1
+	Parked = 2
+)
+
+// Step handshakes as far as that goes without waiting. Parked, the server's ClientHello callback waits.
+func (p *Pair) Step() int { return int(C.cref_pair_step(p.c)) }
+
+// Clear takes the server's SSL through SSL_clear and gives it another client.
+func (p *Pair) Clear(client, offer unsafe.Pointer) bool {
+	return C.cref_pair_clear(p.c, (*C.SSL_CTX)(client), (*C.SSL_SESSION)(offer)) == 1
+}
+
 // RunOnThread is Run on a thread that C starts and Go does not know.
 func (p *Pair) RunOnThread() bool { return C.cref_pair_run_on_thread(p.c) == 1 }
 

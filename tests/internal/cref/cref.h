@@ -59,6 +59,8 @@ typedef struct cref_pair {
 
 cref_pair *cref_pair_new(SSL_CTX *client, SSL_CTX *server, const char *name, SSL_SESSION *offer);
 int cref_pair_run(cref_pair *p);
+int cref_pair_step(cref_pair *p);
+int cref_pair_clear(cref_pair *p, SSL_CTX *client, SSL_SESSION *offer);
 int cref_pair_run_on_thread(cref_pair *p);
 int cref_pair_renegotiate(cref_pair *p);
 int cref_pair_reused(cref_pair *p);

@@ -65,3 +65,35 @@ func BenchmarkDispatch(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkDispatchOnThread is a closure's dispatch on threads of C's, against that on a thread of Go's.
+func BenchmarkDispatchOnThread(b *testing.B) {
+	var called int
+	var ctx *libssl.Context
+	d, err := NewDispatcher(func(sslCtx unsafe.Pointer) (err error) {
+		if ctx, err = libssl.AttachContext(sslCtx); err == nil {
+			ctx.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { called++; return false })
+		}
+		return err
+	})
+	require.NoError(b, err)
+	defer ctx.Close()
+	defer d.Close()
+	b.ResetTimer()
+	var foreign, own time.Duration
+	for left := b.N; left > 0; left -= 1000 {
+		n := min(left, 1000)
+		took := d.NewOnThread(n)
+		require.NotZero(b, took)
+		start := time.Now()
+		require.True(b, d.New(n))
+		own += time.Since(start)
+		foreign += took
+	}
+	b.StopTimer()
+	require.Equal(b, 2*b.N+(b.N+999)/1000, called)
+	b.ReportMetric(float64(foreign)/float64(own), "ratio")
+	b.ReportMetric(float64(foreign.Nanoseconds())/float64(b.N), "closure-ns")
+	b.ReportMetric(float64(own.Nanoseconds())/float64(b.N), "bare-ns")
+	b.ReportMetric(0, "ns/op")
+}

@@ -147,6 +147,42 @@ int cref_pair_run(cref_pair *p)
     return c == 1 && s == 1 && move(p->client, p->server) && move(p->server, p->client);
 }
 
+/* The handshake as far as it goes without waiting: 1 done, 2 the server is parked in its ClientHello callback, 0 failed. */
+int cref_pair_step(cref_pair *p)
+{
+    int c = 0, s = 0;
+
+    ERR_clear_error();
+    for (int turn = 0; turn < 20 && (c != 1 || s != 1); turn++) {
+        if (c != 1 && (c = SSL_do_handshake(p->client)) != 1 && !again(p->client, c))
+            return 0;
+        if (s != 1 && (s = SSL_do_handshake(p->server)) != 1) {
+            if (SSL_get_error(p->server, s) == SSL_ERROR_WANT_CLIENT_HELLO_CB)
+                return 2;
+            if (!again(p->server, s))
+                return 0;
+        }
+    }
+    return c == 1 && s == 1;
+}
+
+/* Another client for the same server SSL, which is cleared. */
+int cref_pair_clear(cref_pair *p, SSL_CTX *client, SSL_SESSION *offer)
+{
+    BIO *cb = NULL, *sb = NULL;
+
+    SSL_shutdown(p->server);
+    SSL_free(p->client);
+    p->client = SSL_new(client);
+    if (p->client == NULL || !SSL_clear(p->server) || !BIO_new_bio_pair(&cb, 1 << 16, &sb, 1 << 16))
+        return 0;
+    SSL_set_bio(p->client, cb, cb);
+    SSL_set_bio(p->server, sb, sb);
+    SSL_set_connect_state(p->client);
+    SSL_set_accept_state(p->server);
+    return offer == NULL || SSL_set_session(p->client, offer);
+}
+
 static void *run(void *p)
 {
     return cref_pair_run(p) ? p : NULL;

@@ -1,4 +1,6 @@
-package main
+// Package storeurl opens the stores that URLs name, for those whose users write configuration and no Go: the command line and
+// the C library.
+package storeurl
 
 import (
 	"errors"
@@ -15,24 +17,31 @@ import (
 	"github.com/libssl-go/libssl/store/valkeystore"
 )
 
-const storeURLs = "memory:, sqlite:PATH, valkey://[user:pass@]host:port/db, valkeys://, redis://, rediss:// or memcached://host:port"
+// Forms are the URLs there are.
+const Forms = "memory:, sqlite:PATH, valkey://[user:pass@]host:port/db, valkeys://, redis://, rediss:// or memcached://host:port"
 
-// openStore opens the store that a URL of the command line names. Unless create
-// is set a store that is not there is an error.
-func openStore(rawURL string, create bool) (st store.Store, closeStore func() error, err error) {
+// Error is what is wrong with a URL, as opposed to what went wrong with the store that it names.
+type Error string
+
+func (e Error) Error() string { return string(e) }
+
+func errorf(format string, args ...any) error { return Error(fmt.Sprintf(format, args...)) }
+
+// Open opens the store. Unless create is set, one in a file that is not there is an error.
+func Open(rawURL string, create bool) (st store.Store, closeStore func() error, err error) {
 	scheme, rest, ok := strings.Cut(rawURL, ":")
 	if !ok {
-		return nil, nil, usagef("%q is no store URL: %s", rawURL, storeURLs)
+		return nil, nil, errorf("%q is no store URL: %s", rawURL, Forms)
 	}
 	switch scheme {
 	case "memory":
 		if rest != "" {
-			return nil, nil, usagef("%q: nothing may follow memory:", rawURL)
+			return nil, nil, errorf("%q: nothing may follow memory:", rawURL)
 		}
 		return memstore.New(memstore.Options{}), func() error { return nil }, nil
 	case "sqlite":
 		if rest == "" {
-			return nil, nil, usagef("%q: the path is missing", rawURL)
+			return nil, nil, errorf("%q: the path is missing", rawURL)
 		}
 		if !create {
 			if _, err := os.Stat(rest); err != nil {
@@ -47,7 +56,7 @@ func openStore(rawURL string, create bool) (st store.Store, closeStore func() er
 	case "valkey", "valkeys", "redis", "rediss":
 		s, err := valkeystore.Open(rawURL, valkeystore.Options{})
 		if errors.Is(err, valkeystore.ErrURL) {
-			return nil, nil, usageError(err.Error())
+			return nil, nil, Error(err.Error())
 		}
 		if err != nil {
 			return nil, nil, err
@@ -64,14 +73,14 @@ func openStore(rawURL string, create bool) (st store.Store, closeStore func() er
 		}
 		return s, s.Close, nil
 	}
-	return nil, nil, usagef("unknown store scheme %q: %s", scheme, storeURLs)
+	return nil, nil, errorf("unknown store scheme %q: %s", scheme, Forms)
 }
 
 // memcachedAddr shows nothing of a URL it refuses: somebody may have put a password in.
 func memcachedAddr(rawURL string) (string, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return "", usagef("a memcached URL is memcached://host:port and no more")
+		return "", errorf("a memcached URL is memcached://host:port and no more")
 	}
 	port := u.Port()
 	if port == "" {

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/internal/storeurl"
 	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/servertest"
 )
@@ -62,7 +63,7 @@ func TestStore_OfValkey(t *testing.T) {
 	t.Parallel()
 	srv := servertest.Redis(t, "redis-server")
 	url := "valkey://" + srv.Addr + "/0"
-	st, closeStore, err := openStore(url, true)
+	st, closeStore, err := storeurl.Open(url, true)
 	require.NoError(t, err)
 	defer closeStore()
 	fill(t, st)
@@ -82,7 +83,7 @@ func TestStore_OfMemcached(t *testing.T) {
 	t.Parallel()
 	srv := servertest.Memcached(t)
 	url := "memcached://" + srv.Addr
-	st, closeStore, err := openStore(url, true)
+	st, closeStore, err := storeurl.Open(url, true)
 	require.NoError(t, err)
 	defer closeStore()
 	fill(t, st)
@@ -128,7 +129,7 @@ func TestStore_ServersThatCannotServe(t *testing.T) {
 func TestStore_MemcachedRefusesSingleUse(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	st, closeStore, err := openStore("memcached://"+servertest.Memcached(t).Addr, true)
+	st, closeStore, err := storeurl.Open("memcached://"+servertest.Memcached(t).Addr, true)
 	require.NoError(t, err)
 	defer closeStore()
 	for name, early := range map[string]uint32{"single use": 0, "early data": 1000} {
