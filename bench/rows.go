@@ -417,6 +417,6 @@ func (s *session) dispatchCost(benchmark string) (measured, error) {
 		return measured{}, fmt.Errorf("no ratios in:\n%s", out)
 	}
 	m := spread(figures["ratio"])
-	m.Detail = fmt.Sprintf("%.1f : %.1f ns", spread(figures["closure-ns"]).Median, spread(figures["bare-ns"]).Median)
+	m.Detail = fmt.Sprintf("%.1f : %.1f ns", spread(figures["closure-ns"]).Median, spread(figures["yardstick-ns"]).Median)
 	return m, nil
 }

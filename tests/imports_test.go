@@ -162,9 +162,10 @@ func TestSources_CgoStaysInItsRooms(t *testing.T) {
 				continue
 			}
 			folder := path.Dir(file)
-			porting := strings.HasPrefix(folder, "tests/porting") || strings.HasPrefix(folder, "examples/port-from-c")
+			// cabi is a library for C programs: what they call must be exported by a package that imports "C".
+			porting := folder == "cabi" || strings.HasPrefix(folder, "tests/porting") || strings.HasPrefix(folder, "examples/port-from-c")
 			if !porting {
-				assert.Contains(t, []string{".", "cgo", "cabi", "tests/internal/cref"}, folder, `%s imports "C"`, file)
+				assert.Contains(t, []string{".", "cgo", "tests/internal/cref"}, folder, `%s imports "C"`, file)
 			}
 		}
 	}
