@@ -30,9 +30,9 @@ struct conn {
     SSL *ssl;
     enum { HANDSHAKE, WRITE, SHUTDOWN, DRAIN } state;
     char line[64];
-    struct conn *next_dead;
+    struct conn *next, **at; /* the list it is in, and the pointer to it there */
 };
-static struct conn *dead;
+static struct conn *alive, *dead;
 
 static void trouble(void *arg, const char *text)
 {
@@ -57,6 +57,16 @@ static void watch(struct conn *c, int op, int fd, uint32_t events)
         err(1, "epoll_ctl");
 }
 
+static void move(struct conn *c, struct conn **list)
+{
+    if (c->at != NULL && (*c->at = c->next) != NULL)
+        c->next->at = c->at;
+    if ((c->next = *list) != NULL)
+        c->next->at = &c->next;
+    c->at = list;
+    *list = c;
+}
+
 /* Freed after the round: more events of it may be waiting there. */
 static void end(struct conn *c)
 {
@@ -65,8 +75,7 @@ static void end(struct conn *c)
     SSL_free(c->ssl); /* closes what it was parked for, too */
     c->ssl = NULL;
     close(c->fd);
-    c->next_dead = dead;
-    dead = c;
+    move(c, &dead);
 }
 
 static int step(struct conn *c)
@@ -147,6 +156,7 @@ static void take(int l, SSL_CTX *ctx)
         }
         c->fd = fd;
         c->parked = -1;
+        move(c, &alive);
         watch(c, EPOLL_CTL_ADD, fd, EPOLLIN);
     }
 }
@@ -206,10 +216,12 @@ int main(int argc, char **argv)
             else
                 drive(events[i].data.ptr);
         }
+        while (done && alive != NULL)
+            end(alive);
         while (dead != NULL) {
             struct conn *c = dead;
 
-            dead = c->next_dead;
+            dead = c->next;
             free(c);
         }
     }

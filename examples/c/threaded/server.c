@@ -14,14 +14,42 @@
 
 #include <arpa/inet.h>
 #include <err.h>
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static SSL_CTX *ctx;
+
+/* How many connections there are. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static int connections;
+
+static void count(int one)
+{
+    pthread_mutex_lock(&lock);
+    connections += one;
+    pthread_cond_signal(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+/* Waits for the threads of connections, not for ever. */
+static void wait_for_all(void)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 5;
+    pthread_mutex_lock(&lock);
+    while (connections > 0 && pthread_cond_timedwait(&changed, &lock, &until) == 0)
+        ;
+    pthread_mutex_unlock(&lock);
+}
 
 static void trouble(void *arg, const char *text)
 {
@@ -46,6 +74,8 @@ static void *serve(void *arg)
     }
     SSL_free(ssl);
     close(fd);
+    OPENSSL_thread_stop(); /* main, which may end once this one is not counted, frees nothing of a thread's */
+    count(-1);
     return NULL;
 }
 
@@ -58,11 +88,15 @@ static void *accept_all(void *arg)
         SSL *ssl = fd < 0 ? NULL : SSL_new(ctx);
         pthread_t thread;
 
+        if (fd < 0 && errno == EINVAL) /* main has shut it down */
+            break;
         if (fd < 0)
             continue;
+        count(1);
         if (ssl == NULL || !SSL_set_fd(ssl, fd) || pthread_create(&thread, NULL, serve, ssl) != 0) {
             SSL_free(ssl);
             close(fd);
+            count(-1);
             continue;
         }
         pthread_detach(thread);
@@ -112,10 +146,14 @@ int main(int argc, char **argv)
         errx(1, "no thread");
 
     sigwait(&end, &sig);
+    shutdown(l, SHUT_RDWR);
+    pthread_join(acceptor, NULL);
+    wait_for_all();
     if (lssl_stats(cache, &stats) == LSSL_OK)
         printf("hits %llu, misses %llu, stored %llu\n", (unsigned long long)stats.hits, (unsigned long long)stats.misses,
                (unsigned long long)stats.stored);
     if (lssl_close(cache, 2000) != LSSL_OK)
         warnx("%s", lssl_error());
+    SSL_CTX_free(ctx);
     return 0;
 }
