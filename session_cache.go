@@ -74,13 +74,14 @@ const (
 
 // SessionCache connects a Context to a store: see UseStore.
 type SessionCache struct {
-	ctx   *Context
-	st    store.Store
-	taker store.Taker // nil if the store is none
-	local bool        // the store never waits
-	opt   StoreOptions
-	seal  *ticket.Ring // nil with Plaintext
-	tags  *ticket.Ring // nil: ids are not tagged
+	ctx    *Context
+	st     store.Store
+	taker  store.Taker  // nil if the store is none
+	local  bool         // the store never waits
+	prompt store.Prompt // nil if the store is none
+	opt    StoreOptions
+	seal   *ticket.Ring // nil with Plaintext
+	tags   *ticket.Ring // nil: ids are not tagged
 
 	singleUse atomic.Bool                                        // TLS 1.3 entries are taken
 	findPlace atomic.Pointer[func(unsafe.Pointer) parking.Place] // where C's handshakes wait
@@ -206,6 +207,7 @@ func newSessionCache(c *Context, st store.Store, opt *StoreOptions) (*SessionCac
 	}
 	sc.taker, _ = st.(store.Taker)
 	_, sc.local = st.(store.Local)
+	sc.prompt, _ = st.(store.Prompt)
 	sc.tags = o.Keys
 	if !o.Plaintext {
 		if sc.tags == nil {
@@ -771,6 +773,17 @@ func (sc *SessionCache) bounded(ctx context.Context, timeout time.Duration, r re
 		rec store.Record
 		err error
 	}
+	answered := func(res result) (store.Record, error) {
+		if res.err != nil && context.Cause(bound) == errStoreTimeout { // whatever the store makes of that
+			res.err = errStoreTimeout
+		}
+		cancel()
+		return res.rec, res.err
+	}
+	if sc.prompt != nil && sc.prompt.Prompt() {
+		rec, err := sc.do(bound, r)
+		return answered(result{rec, err})
+	}
 	// A store that ignores its context keeps this goroutine, not the handshake.
 	results := make(chan result, 1)
 	go func() {
@@ -779,11 +792,7 @@ func (sc *SessionCache) bounded(ctx context.Context, timeout time.Duration, r re
 	}()
 	select {
 	case res := <-results:
-		cancel()
-		if res.err != nil && context.Cause(bound) == errStoreTimeout { // whatever the store makes of that
-			res.err = errStoreTimeout
-		}
-		return res.rec, res.err
+		return answered(res)
 	case <-bound.Done():
 		cause := context.Cause(bound)
 		cancel()

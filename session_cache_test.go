@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -956,6 +957,44 @@ func TestStore_FailingGetIsAMiss(t *testing.T) {
 		require.Error(t, errs.all())
 		require.Zero(t, cache.Stats().Hits)
 		require.Zero(t, found(cache).Misses)
+	})
+}
+
+// promptSpy is one that says whether it is store.Prompt now.
+type promptSpy struct {
+	*spy
+	prompt atomic.Bool
+}
+
+func (s *promptSpy) Prompt() bool { return s.prompt.Load() }
+
+// A store that is prompt, as it says for each call, is called by the handshake itself, with the same budget.
+func TestStore_PromptIsCalledByTheHandshake(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := &promptSpy{spy: newSpy()}
+		var ours, hang atomic.Bool
+		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+			ours.Store(bytes.Contains(debug.Stack(), []byte("libssl.(*Conn).")))
+			if hang.Load() {
+				<-ctx.Done()
+				return store.Record{}, errDown
+			}
+			return st.mem.Get(ctx, id)
+		}
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), LookupTimeout: budget})
+		sess := f.visit(t, server, nil).next
+		for _, prompt := range []bool{false, true, false} {
+			st.prompt.Store(prompt)
+			v := f.visit(t, server, sess)
+			require.True(t, v.resumed)
+			require.Equal(t, prompt, ours.Load())
+			sess = v.next
+		}
+		st.prompt.Store(true)
+		hang.Store(true)
+		require.False(t, f.visit(t, server, sess).resumed)
+		require.EqualValues(t, 1, cache.Stats().Timeouts)
+		require.Zero(t, cache.Stats().Errors)
 	})
 }
 

@@ -143,6 +143,14 @@ type Local interface {
 	Local()
 }
 
+// Prompt is implemented by stores that know when they can be trusted with their caller's goroutine, so that callers may leave out the
+// one of their own that would outwait a call.
+type Prompt interface {
+	// Prompt reports whether a call that begins now returns as soon as its context ends, whatever the server behind the store
+	// does. It is asked before each call and must not wait itself.
+	Prompt() bool
+}
+
 // Lister is implemented by stores that can tell what they hold.
 type Lister interface {
 	// List calls f for each record that has not expired, in no particular order, with the length of its Data, and

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/valkey-io/valkey-go"
@@ -19,6 +20,14 @@ const (
 	// dialTimeout bounds one attempt to connect, openTimeout all of Open.
 	dialTimeout = 5 * time.Second
 	openTimeout = 10 * time.Second
+
+	// settling is how long after any trouble the store is not prompt: greetings take no longer than dialTimeout, and a connection that
+	// owes an answer is broken after answerTimeout, by when nobody waits for either.
+	settling = dialTimeout + time.Second
+
+	// promptCalls is how many calls may be under way in a prompt store. A connection takes a thousand that were not answered; whoever
+	// comes then waits for room, whatever the context.
+	promptCalls = 500
 
 	// answerTimeout is how long a connection may owe an answer before it counts as broken, which is how a server that is gone
 	// without a word is noticed.
@@ -56,7 +65,7 @@ func Open(rawURL string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("valkeystore: %w: %w", ErrURL, err)
 	}
-	d := &dialer{ready: map[string]net.Conn{}}
+	d := &dialer{ready: map[string]net.Conn{}, made: time.Now()}
 	clientOptions.DialCtxFn = d.dial
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
@@ -66,6 +75,7 @@ func Open(rawURL string, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("valkeystore: %s: %w", addrs, explained(err))
 	}
 	s := New(client, opts)
+	s.dialer = d
 	s.close = func() {
 		client.Close()
 		d.close()
@@ -192,9 +202,19 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 type dialer struct {
 	mu    sync.Mutex
 	ready map[string]net.Conn // nil once closed
+
+	made    time.Time
+	trouble atomic.Int64 // when there was any, as a time.Duration since made
 }
 
+// troubled notes that connections are not what they should be: one is made, or a call has failed.
+func (d *dialer) troubled() { d.trouble.Store(int64(time.Since(d.made))) }
+
+func (d *dialer) settled() bool { return time.Since(d.made)-time.Duration(d.trouble.Load()) > settling }
+
 func (d *dialer) dial(ctx context.Context, addr string, netDialer *net.Dialer, tlsConfig *tls.Config) (net.Conn, error) {
+	d.troubled()
+	defer d.troubled() // from here the greeting counts
 	if nc := d.take(addr); nc != nil {
 		return nc, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/valkey-io/valkey-go"
@@ -29,7 +30,7 @@ const swap = `if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 if tonumber(ARGV[3]) > 0 then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) else redis.call('DEL', KEYS[1]) end return 1`
 
 // Store keeps each record under one key, the prefix and the id in hexadecimal. It implements store.Store, store.Taker,
-// store.ConditionalDeleter, store.Swapper, store.Lister and store.Purger.
+// store.ConditionalDeleter, store.Swapper, store.Prompt, store.Lister and store.Purger.
 //
 // Every call on a record is one command, and commands of concurrent calls share a few connections and their round
 // trips. Only Get is tried again where a connection broke; a Take never is.
@@ -43,7 +44,9 @@ if tonumber(ARGV[3]) > 0 then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 // No reads go to replicas, unless a client given to New is set up to send them there, which a store must not.
 type Store struct {
 	client valkey.Client
-	close  func() // nil where the client is somebody else's
+	close  func()  // nil where the client is somebody else's
+	dialer *dialer // likewise
+	calls  atomic.Int32
 	prefix string
 	now    func() time.Time
 }
@@ -66,6 +69,24 @@ func (s *Store) Close() error {
 	return nil
 }
 
+// Prompt implements store.Prompt. The client can let a call wait, without regard to its context, for another call's attempt to connect,
+// or for room among commands that were not answered: the store is prompt while neither is near, a few seconds after the last
+// trouble. One with a client of somebody else's, who can have set that up in any way, never is.
+func (s *Store) Prompt() bool {
+	return s.dialer != nil && s.calls.Load() < promptCalls && s.dialer.settled()
+}
+
+// do makes one command's call and keeps account of it for Prompt.
+func (s *Store) do(ctx context.Context, cmd valkey.Completed) valkey.ValkeyResult {
+	s.calls.Add(1)
+	defer s.calls.Add(-1)
+	answer := s.client.Do(ctx, cmd)
+	if answer.NonValkeyError() != nil && s.dialer != nil {
+		s.dialer.troubled()
+	}
+	return answer
+}
+
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, id store.ID) (store.Record, error) {
 	return s.record(ctx, "get", id, s.client.B().Get().Key(s.key(id)).Build())
@@ -77,7 +98,7 @@ func (s *Store) Take(ctx context.Context, id store.ID) (store.Record, error) {
 }
 
 func (s *Store) record(ctx context.Context, op string, id store.ID, cmd valkey.Completed) (store.Record, error) {
-	encoded, err := s.client.Do(ctx, cmd).AsBytes()
+	encoded, err := s.do(ctx, cmd).AsBytes()
 	if valkey.IsValkeyNil(err) {
 		return store.Record{}, store.ErrNotFound
 	}
@@ -104,7 +125,7 @@ func (s *Store) Put(ctx context.Context, r store.Record) error {
 		return s.del(ctx, "put", r.ID) // a record that has ended replaces too
 	}
 	cmd := s.client.B().Set().Key(s.key(r.ID)).Value(valkey.BinaryString(store.Encode(r))).PxMilliseconds(lives).Build()
-	if err := s.client.Do(ctx, cmd).Error(); err != nil {
+	if err := s.do(ctx, cmd).Error(); err != nil {
 		return failed(ctx, "put", err)
 	}
 	return nil
@@ -114,7 +135,7 @@ func (s *Store) Put(ctx context.Context, r store.Record) error {
 func (s *Store) Delete(ctx context.Context, id store.ID) error { return s.del(ctx, "delete", id) }
 
 func (s *Store) del(ctx context.Context, op string, id store.ID) error {
-	if err := s.client.Do(ctx, s.client.B().Del().Key(s.key(id)).Build()).Error(); err != nil {
+	if err := s.do(ctx, s.client.B().Del().Key(s.key(id)).Build()).Error(); err != nil {
 		return failed(ctx, op, err)
 	}
 	return nil
@@ -123,7 +144,7 @@ func (s *Store) del(ctx context.Context, op string, id store.ID) error {
 // DeleteIf implements store.ConditionalDeleter.
 func (s *Store) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
 	cmd := s.client.B().Eval().Script(deleteIf).Numkeys(1).Key(s.key(r.ID)).Arg(valkey.BinaryString(store.Encode(r))).Build()
-	n, err := s.client.Do(ctx, cmd).AsInt64()
+	n, err := s.do(ctx, cmd).AsInt64()
 	if err != nil {
 		return false, failed(ctx, "delete", err)
 	}
@@ -142,7 +163,7 @@ func (s *Store) Swap(ctx context.Context, old, next store.Record) (bool, error) 
 	lives := next.Expires.UnixMilli() - s.now().UnixMilli()
 	cmd := s.client.B().Eval().Script(swap).Numkeys(1).Key(s.key(next.ID)).
 		Arg(was, valkey.BinaryString(store.Encode(next)), strconv.FormatInt(lives, 10)).Build()
-	n, err := s.client.Do(ctx, cmd).AsInt64()
+	n, err := s.do(ctx, cmd).AsInt64()
 	if err != nil {
 		return false, failed(ctx, "swap", err)
 	}

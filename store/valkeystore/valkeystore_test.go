@@ -30,6 +30,7 @@ var (
 	_ store.Taker              = (*Store)(nil)
 	_ store.ConditionalDeleter = (*Store)(nil)
 	_ store.Swapper            = (*Store)(nil)
+	_ store.Prompt             = (*Store)(nil)
 	_ store.Lister             = (*Store)(nil)
 	_ store.Purger             = (*Store)(nil)
 )
@@ -376,6 +377,58 @@ func TestStore_FrozenServer(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, want.Data, got.Data)
 	}
+}
+
+// What the store says of itself: not prompt when it was opened, when connections are made, when calls have failed, and while many
+// are under way.
+func TestStore_Prompt(t *testing.T) {
+	srv := servertest.Redis(t, "redis-server")
+	s := mustOpen(t, "redis://"+srv.Addr, Options{})
+	r := record(t, "01")
+	settle := func() { // and the trouble is long ago
+		for range 100 { // on whichever connection: all are made
+			require.NoError(t, s.Put(t.Context(), r))
+		}
+		s.dialer.trouble.Add(-int64(settling))
+		require.True(t, s.Prompt())
+	}
+	require.False(t, s.Prompt(), "opened")
+	settle()
+	_, err := s.Get(t.Context(), record(t, "02").ID)
+	require.ErrorIs(t, err, store.ErrNotFound)
+	require.True(t, s.Prompt(), "an answer is no trouble")
+
+	srv.Freeze()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range promptCalls {
+		wg.Go(func() {
+			_, err := s.Get(ctx, r.ID)
+			assert.NoError(t, err)
+		})
+	}
+	require.Eventually(t, func() bool { return !s.Prompt() }, 10*time.Second, time.Millisecond)
+	require.True(t, s.dialer.settled(), "many calls, no trouble")
+	srv.Thaw()
+	wg.Wait()
+	require.True(t, s.Prompt())
+
+	srv.Freeze()
+	time.AfterFunc(time.Millisecond, cancel)
+	_, err = s.Get(ctx, r.ID)
+	require.ErrorIs(t, err, context.Canceled)
+	require.False(t, s.Prompt(), "a call failed")
+	srv.Thaw()
+	settle()
+
+	srv.Restart()
+	require.Eventually(t, func() bool { return s.Put(t.Context(), r) == nil }, 10*time.Second, time.Millisecond)
+	require.False(t, s.Prompt(), "connected anew")
+
+	mine, err := valkey.NewClient(valkey.ClientOption{InitAddress: []string{srv.Addr}, DisableCache: true})
+	require.NoError(t, err)
+	defer mine.Close()
+	require.False(t, New(mine, Options{}).Prompt(), "who knows")
 }
 
 // The budget of a lookup may be less than it takes to connect: the store must connect all the same.
