@@ -19,15 +19,15 @@ build: setup ## bin/sslsess
 demo: build ## three servers, one shared store, one client: who resumes where, and what it costs
 	@bin/sslsess demo
 
-test: servers ## everything, with the race detector
-	@set -e; for m in $(tested); do (cd $$m && set -x && go vet ./... && go test -race -count=1 ./...); done
+test: servers ## everything, with the race detector and Go's usual check of the cgo pointer rules
+	@set -e; for m in $(tested); do (cd $$m && set -x && go vet ./... && GODEBUG=cgocheck=1 go test -race -count=1 ./...); done
 
 lint: setup ## gofmt, go vet, and C without a warning
 	@bad=$$(find . -name '*.go' -not -path './.*' -exec gofmt -l {} +); [ -z "$$bad" ] || { echo "gofmt these:" $$bad; exit 1; }
 	@set -e; for m in . $(nested); do (cd $$m && go vet ./...); done
 	@tests/cwarnings.sh
 
-leak: servers ## the suite under AddressSanitizer with leak detection, and under Go's two cgo pointer checks
+leak: servers ## the suite under AddressSanitizer with leak detection, and under Go's thorough check of the cgo pointer rules
 	tests/leak.sh
 
 fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASAN=1 under AddressSanitizer

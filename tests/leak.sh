@@ -1,6 +1,6 @@
 #!/bin/bash
 # All tests that link libssl, with the C side under AddressSanitizer, where Go's -asan also reports at exit what C
-# allocated and nobody holds or freed; then most of them twice more under Go's checks of the cgo pointer rules.
+# allocated and nobody holds or freed; then most of them once more under Go's thorough check of the cgo pointer rules.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,6 +10,4 @@ bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
 # -o keeps the symbols that a report's stack needs. Nothing is suppressed.
 run ASAN_OPTIONS=detect_leaks=1 go test -asan -count=1 -o "$bin" $(tests/linked.sh)
-few=$(tests/linked.sh -few)
-run GODEBUG=cgocheck=1 go test -count=1 $few
-run GOEXPERIMENT=cgocheck2 go test -count=1 $few
+run GOEXPERIMENT=cgocheck2 go test -count=1 $(tests/linked.sh -few)
