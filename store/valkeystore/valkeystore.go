@@ -71,7 +71,8 @@ func (s *Store) Close() error {
 
 // Prompt implements store.Prompt. The client can let a call wait, without regard to its context, for another call's attempt to connect,
 // or for room among commands that were not answered: the store is prompt while neither is near, a few seconds after the last
-// trouble. One with a client of somebody else's, who can have set that up in any way, never is.
+// trouble. It cannot know what breaks between its answer and the call. With a client of somebody else's, who can have set that up
+// in any way, it never is.
 func (s *Store) Prompt() bool {
 	return s.dialer != nil && s.calls.Load() < promptCalls && s.dialer.settled()
 }

@@ -30,10 +30,10 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static int connections;
 
-static void count(int one)
+static void count(int change)
 {
     pthread_mutex_lock(&lock);
-    connections += one;
+    connections += change;
     pthread_cond_signal(&changed);
     pthread_mutex_unlock(&lock);
 }
