@@ -1,28 +1,27 @@
-package libssl
+package guarded
 
 import (
 	"sync"
 	"time"
 )
 
-// breaker leaves a failing store alone: it opens on five failures in a row, or
-// when half of a second's calls fail, and then lets one call a second through
-// to try.
+// breaker stops calls to a failing store. It opens after five failures in a row, or when half of the calls within a second
+// fail, and then lets one call a second through as a probe.
 type breaker struct {
-	mu     sync.Mutex
-	now    func() time.Time // nil: time.Now
-	row    int              // failures in a row
-	window time.Time        // start of the second that is counted
-	calls  int
-	failed int
-	open   bool
-	next   time.Time // when open: the next try
+	mu          sync.Mutex
+	now         func() time.Time // nil: time.Now
+	consecutive int              // failures in a row
+	window      time.Time        // start of the second in which calls are counted
+	calls       int
+	failed      int
+	open        bool
+	next        time.Time // of an open breaker's next probe
 }
 
 const (
-	breakerRow      = 5
-	breakerMinCalls = 20
-	breakerPeriod   = time.Second
+	breakerConsecutive = 5
+	breakerMinCalls    = 20
+	breakerPeriod      = time.Second
 )
 
 type outcome uint8
@@ -30,10 +29,10 @@ type outcome uint8
 const (
 	outcomeGood outcome = iota
 	outcomeBad
-	outcomeNone // says nothing about the store
+	outcomeNone // the call was given up: no sign of the store's state
 )
 
-// breakerChange is what a call's outcome changed.
+// breakerChange is how an outcome changed the breaker.
 type breakerChange uint8
 
 const (
@@ -50,8 +49,7 @@ func (b *breaker) time() time.Time {
 	return time.Now()
 }
 
-// allow says whether a call may be made, and whether it is the try of an open
-// breaker; done must follow.
+// allow reports whether a call may be made, and whether it is the probe of an open breaker. done must follow it.
 func (b *breaker) allow() (probe, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -72,9 +70,9 @@ func (b *breaker) done(probe bool, o outcome) breakerChange {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.open {
-		// Calls from before it opened say nothing new.
+		// Calls that began before it opened bring no news.
 		if probe && o == outcomeGood {
-			b.open, b.row, b.window, b.calls, b.failed = false, 0, time.Time{}, 0, 0
+			b.open, b.consecutive, b.window, b.calls, b.failed = false, 0, time.Time{}, 0, 0
 			return breakerClosed
 		}
 		return breakerSame
@@ -86,15 +84,15 @@ func (b *breaker) done(probe bool, o outcome) breakerChange {
 	b.calls++
 	change := breakerSame
 	if o == outcomeGood {
-		b.row = 0
+		b.consecutive = 0
 	} else {
-		b.row++
+		b.consecutive++
 		b.failed++
 		if b.failed == 1 {
 			change = breakerFailing
 		}
 	}
-	if b.row >= breakerRow || (b.calls >= breakerMinCalls && 2*b.failed >= b.calls) {
+	if b.consecutive >= breakerConsecutive || (b.calls >= breakerMinCalls && 2*b.failed >= b.calls) {
 		b.open, b.next = true, t.Add(breakerPeriod)
 		return breakerOpened
 	}

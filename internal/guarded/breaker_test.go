@@ -1,4 +1,4 @@
-package libssl
+package guarded
 
 import (
 	"sync"
@@ -37,13 +37,13 @@ func (b *breaker) try(o outcome) bool {
 
 func TestBreaker_OpensOnFiveFailuresInARow(t *testing.T) {
 	b, clock := newTestBreaker()
-	for range breakerRow - 1 {
+	for range breakerConsecutive - 1 {
 		require.True(t, b.try(outcomeBad))
 		clock.advance(time.Hour) // a row is a row however slowly it comes
 	}
 	require.False(t, b.isOpen())
 	b.try(outcomeGood) // ends the row
-	for range breakerRow - 1 {
+	for range breakerConsecutive - 1 {
 		require.True(t, b.try(outcomeBad))
 		clock.advance(2 * breakerPeriod)
 	}
@@ -82,7 +82,7 @@ func TestBreaker_OpensOnHalfOfASecondsCalls(t *testing.T) {
 
 func TestBreaker_TriesOnceASecondAndCloses(t *testing.T) {
 	b, clock := newTestBreaker()
-	for range breakerRow {
+	for range breakerConsecutive {
 		b.try(outcomeBad)
 	}
 	require.True(t, b.isOpen())
@@ -101,7 +101,7 @@ func TestBreaker_TriesOnceASecondAndCloses(t *testing.T) {
 	clock.advance(breakerPeriod)
 	require.True(t, b.try(outcomeGood))
 	require.False(t, b.isOpen())
-	for range breakerRow - 1 { // and it has forgotten the failures
+	for range breakerConsecutive - 1 { // and it has forgotten the failures
 		require.True(t, b.try(outcomeBad))
 	}
 	require.False(t, b.isOpen())
@@ -112,7 +112,7 @@ func TestBreaker_IgnoresCallsFromBeforeItOpened(t *testing.T) {
 	probe, ok := b.allow()
 	require.True(t, ok)
 	require.False(t, probe)
-	for range breakerRow {
+	for range breakerConsecutive {
 		b.try(outcomeBad)
 	}
 	b.done(probe, outcomeGood)
@@ -121,7 +121,7 @@ func TestBreaker_IgnoresCallsFromBeforeItOpened(t *testing.T) {
 
 func TestBreaker_OneOfManyTries(t *testing.T) {
 	b, clock := newTestBreaker()
-	for range breakerRow {
+	for range breakerConsecutive {
 		b.try(outcomeBad)
 	}
 	for range 10 {
@@ -154,7 +154,7 @@ func TestBreaker_SaysWhatChanged(t *testing.T) {
 	require.Equal(t, breakerSame, try(outcomeBad))
 	clock.advance(breakerPeriod)
 	require.Equal(t, breakerFailing, try(outcomeBad))
-	for range breakerRow - 3 {
+	for range breakerConsecutive - 3 {
 		require.Equal(t, breakerSame, try(outcomeBad))
 	}
 	require.Equal(t, breakerOpened, try(outcomeBad))
