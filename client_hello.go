@@ -135,7 +135,7 @@ func scbGoClientHello(h, ch C.uint64_t, ssl *C.SSL, ext *C.scb_hello) C.int {
 	var g *guest
 	if conn != nil {
 		resume = conn.resume
-	} else if g = guests.Get(cgo.Handle(ext.guest)); g != nil {
+	} else if g = guests.Get(cgo.Handle(ext.attached)); g != nil {
 		var waiting bool
 		if waiting, resume = g.returns(&hello); waiting {
 			return C.SCB_HELLO_PARK

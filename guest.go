@@ -43,13 +43,13 @@ func init() {
 // waits is asked at once.
 func (sc *SessionCache) parks() bool { return sc.findPlace.Load() != nil && !sc.local }
 
-func guestOf(ssl *C.SSL) *guest { return guests.Get(cgo.Handle(C.scb_ssl_guest(ssl))) }
+func guestOf(ssl *C.SSL) *guest { return guests.Get(cgo.Handle(C.scb_ssl_attached(ssl))) }
 
 // invite makes ssl a guest; nil where memory is short.
 func invite(ssl *C.SSL) *guest {
 	g := &guest{}
 	h := guests.Put(g)
-	if C.scb_ssl_set_guest(ssl, C.uint64_t(h)) != C.SCB_OK {
+	if C.scb_ssl_set_attached(ssl, C.uint64_t(h)) != C.SCB_OK {
 		guests.Delete(h)
 		return nil
 	}
@@ -146,8 +146,8 @@ func (g *guest) finish(reused bool) {
 	}
 }
 
-//export scbGoGuestGone
-func scbGoGuestGone(h C.uint64_t, reused C.int) {
+//export scbGoAttachedGone
+func scbGoAttachedGone(h C.uint64_t, reused C.int) {
 	g := guests.Get(cgo.Handle(h))
 	guests.Delete(cgo.Handle(h))
 	g.mu.Lock()

@@ -89,7 +89,7 @@ var (
 )
 
 func init() {
-	if C.scb_init() != C.SCB_OK {
+	if C.scb_init() != C.SCB_OK || C.scb_tickets_init() != C.SCB_OK || C.scb_attached_init() != C.SCB_OK {
 		panic("libssl: OpenSSL has no ex_data index left")
 	}
 }
@@ -492,9 +492,9 @@ func (c *Context) installed(which C.int, ours func(), foreign func(fn unsafe.Poi
 	defer c.release()
 	var fn unsafe.Pointer
 	switch C.scb_installed(p, which, &fn) {
-	case 1:
+	case C.SCB_INSTALLED_OURS:
 		ours()
-	case 2:
+	case C.SCB_INSTALLED_FOREIGN:
 		foreign(fn)
 	}
 }
