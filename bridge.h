@@ -64,7 +64,7 @@
 #define SCB_OK 1
 #define SCB_REENTRANT (-2)
 
-/* ---- errs.c: the error queue ------------------------------------------------ */
+/* ---- errs.c: the error queue --------------------------------------------- */
 
 /* One failed call with its whole queue, oldest entry first. */
 #define SCB_MAX_ERRS 16
@@ -89,7 +89,7 @@ void scb_put_errs(const scb_errs *all);
  * SCB_OK or SCB_FAIL. */
 int scb_done(int ok, scb_errs **errs);
 
-/* ---- thread.c: calls under way on this thread, and where Go cannot run ------- */
+/* ---- thread.c: calls under way on this thread, and where Go cannot run --- */
 
 typedef struct scb_conn scb_conn; /* see ssl_io.c */
 
@@ -134,7 +134,7 @@ uint64_t scb_ssl_conn_handle(SSL *ssl);
 /* Handle of the connection whose step runs on this thread, 0 if there is none. */
 uint64_t scb_stepping_handle(void);
 
-/* ---- slots.c: the Context of an SSL_CTX or SSL -------------------------------- */
+/* ---- slots.c: the Context of an SSL_CTX or SSL --------------------------- */
 
 /* Callbacks for which SSL_CTX has getters, so that detaching can put back C's. */
 #define SCB_SESS_NEW 0
@@ -212,7 +212,7 @@ void scb_set_fn(SSL_CTX *ctx, int which, scb_fn f);
 /* Has C changed the pointer since scb_install or scb_uninstall_when_idle? */
 int scb_changed_by_c(scb_ctx *c, int which, void **fn);
 
-/* ---- sess_callbacks.c: the trampolines ------------------------------------------ */
+/* ---- sess_callbacks.c: the trampolines ----------------------------------- */
 
 int scb_init(void);
 /* With on 0 it takes the trampoline out. */
@@ -225,13 +225,13 @@ int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess);
 SSL_SESSION *scb_sess_call_get(void *fn, SSL *ssl, const unsigned char *id, int len);
 void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
 
-/* ---- ssl_ctx.c: making, configuring and freeing an SSL_CTX ----------------------- */
+/* ---- ssl_ctx.c: making, configuring and freeing an SSL_CTX --------------- */
 
 SSL_CTX *scb_ctx_new(int client, scb_errs **errs);
 void scb_ctx_up_ref(SSL_CTX *ctx);
 void scb_ctx_free(SSL_CTX *ctx);
 /* Frees the SSL_CTX of a Context that was never closed. No handler runs: the
- * caller is Go's garbage collector. */
+ * caller is a cleanup of Go's garbage collector. */
 void scb_ctx_forget(SSL_CTX *ctx);
 
 int scb_ctx_use_pem(SSL_CTX *ctx, const unsigned char *cert, int cert_len, const unsigned char *key, int key_len, scb_errs **errs);
@@ -262,15 +262,15 @@ int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s);
 int scb_ctx_remove_session(SSL_CTX *ctx, SSL_SESSION *s);
 int scb_ctx_flush(SSL_CTX *ctx, int64_t at);
 
-/* ---- policy.c: a digest of an SSL_CTX's policy ------------------------------------ */
+/* ---- policy.c: a digest of an SSL_CTX's policy --------------------------- */
 
 int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32]);
 
-/* ---- alpn.c: ALPN ------------------------------------------------------------------ */
+/* ---- alpn.c: ALPN -------------------------------------------------------- */
 
 int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len);
 
-/* ---- ssl_io.c: connections that Go drives ------------------------------------------ */
+/* ---- ssl_io.c: connections that Go drives -------------------------------- */
 
 #define SCB_OP_HANDSHAKE 0
 #define SCB_OP_READ 1
@@ -314,7 +314,7 @@ void scb_conn_free(scb_conn *c, int abort);
 void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigned char *in, size_t in_len,
               unsigned char *out, size_t out_cap);
 
-/* ---- ssl_state.c: the state of an SSL ------------------------------------------------ */
+/* ---- ssl_state.c: the state of an SSL ------------------------------------ */
 
 const char *scb_ssl_servername(SSL *ssl);
 int scb_ssl_version(SSL *ssl);
@@ -340,7 +340,7 @@ int scb_conn_set_session(scb_conn *c, SSL_SESSION *s);
 uint32_t scb_conn_early_limit(scb_conn *c);
 int scb_conn_early_accepted(scb_conn *c);
 
-/* ---- client_hello.c: the ClientHello hook, and attached SSLs -------------------------- */
+/* ---- client_hello.c: the ClientHello hook, and attached SSLs ------------- */
 
 int scb_attached_init(void);
 /* Handle of the store layer's state for an SSL that C made, 0 if it has none. The
@@ -364,7 +364,7 @@ void scb_ctx_hook_names(SSL_CTX *ctx);
 void scb_ssl_switch(SSL *ssl, SSL_CTX *ctx);
 int scb_ssl_set_id_context(SSL *ssl, const unsigned char *sid, unsigned int len);
 
-/* ---- ticket_keys.c: stateless tickets --------------------------------------------------- */
+/* ---- ticket_keys.c: stateless tickets ------------------------------------ */
 
 int scb_tickets_init(void);
 typedef struct scb_ticket_key {
@@ -374,7 +374,7 @@ typedef struct scb_ticket_key {
 /* Copies n keys, newest first. */
 int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, scb_errs **errs);
 
-/* ---- session.c: SSL_SESSION -------------------------------------------------------------- */
+/* ---- session.c: SSL_SESSION ---------------------------------------------- */
 
 /* Pointers into the session: valid while the caller holds it. */
 typedef struct scb_session_info {
@@ -389,13 +389,13 @@ typedef struct scb_session_info {
 } scb_session_info;
 
 SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **errs);
-/* p begins with as many unset bytes as the caller asked for; len includes them,
- * and is 0 after a failure. The caller wipes and frees p with scb_wipe. */
+/* p begins with headroom unset bytes; len includes them, and is 0 after a failure.
+ * The caller wipes and frees p with scb_wipe. */
 typedef struct scb_der {
     unsigned char *p;
     size_t len;
 } scb_der;
-scb_der scb_session_der(SSL_SESSION *s, size_t room, scb_errs **errs);
+scb_der scb_session_der(SSL_SESSION *s, size_t headroom, scb_errs **errs);
 void scb_wipe(void *p, size_t len);
 void scb_session_up_ref(SSL_SESSION *s);
 /* Gives OpenSSL a reference: with copy an additional one, else the caller's own.

@@ -9,7 +9,7 @@
 #include <openssl/crypto.h>
 #include <openssl/tls1.h>
 
-/* ---- attached SSLs ------------------------------------------------------------ */
+/* ---- attached SSLs ------------------------------------------------------- */
 
 static int scb_attached_idx = -1;
 
@@ -69,7 +69,7 @@ int scb_ssl_set_attached(SSL *ssl, uint64_t attached_handle)
     return SCB_FAIL;
 }
 
-/* ---- the hook -------------------------------------------------------------- */
+/* ---- the hook ------------------------------------------------------------ */
 
 static int scb_client_hello_cb(SSL *ssl, int *alert, void *arg)
 {
@@ -121,7 +121,7 @@ void scb_ctx_hook_names(SSL_CTX *ctx)
     SSL_CTX_set_tlsext_servername_callback(ctx, scb_servername_cb);
 }
 
-/* ---- the switch ---------------------------------------------------------------- */
+/* ---- the switch ---------------------------------------------------------- */
 
 /* SSL_set_SSL_CTX carries the certificates over, but not the policy on client
  * certificates. */

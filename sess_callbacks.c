@@ -8,7 +8,7 @@
 #include <openssl/err.h>
 #include <openssl/rand.h>
 
-/* ---- the trampolines ---------------------------------------------------- */
+/* ---- the trampolines ----------------------------------------------------- */
 
 /*
  * Each leaves the error queue as it found it, most by a mark to which it pops:
@@ -85,7 +85,7 @@ int scb_init(void)
     return scb_slots_init(trampolines);
 }
 
-/* ---- setting and detaching ------------------------------------------------ */
+/* ---- setting and detaching ----------------------------------------------- */
 
 void scb_set_callback(SSL_CTX *ctx, int which, int on)
 {
@@ -140,7 +140,7 @@ void scb_ctx_hook_ids(SSL_CTX *ctx, int on)
     SSL_CTX_set_generate_session_id(ctx, on ? scb_generate_id_cb : NULL);
 }
 
-/* ---- calling callbacks that C has installed ---------------------------------- */
+/* ---- calling callbacks that C has installed ------------------------------ */
 
 int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess)
 {

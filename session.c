@@ -24,17 +24,17 @@ SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **
     return s;
 }
 
-scb_der scb_session_der(SSL_SESSION *s, size_t room, scb_errs **errs)
+scb_der scb_session_der(SSL_SESSION *s, size_t headroom, scb_errs **errs)
 {
     scb_der der = { NULL, 0 };
     int len;
 
     scb_clear_errs();
     len = i2d_SSL_SESSION(s, NULL);
-    if (len > 0 && (der.p = OPENSSL_malloc(room + (size_t)len)) != NULL) {
-        unsigned char *p = der.p + room;
+    if (len > 0 && (der.p = OPENSSL_malloc(headroom + (size_t)len)) != NULL) {
+        unsigned char *p = der.p + headroom;
 
-        der.len = room + (size_t)len;
+        der.len = headroom + (size_t)len;
         i2d_SSL_SESSION(s, &p);
     } else if (errs != NULL) {
         scb_take_errs(errs);

@@ -24,7 +24,7 @@ static int scb_ssl_ctx_idx = -1;
 
 static const scb_fn *scb_trampolines; /* SCB_KINDS of them */
 
-/* ---- callbacks of an SSL_CTX -------------------------------------------------- */
+/* ---- callbacks of an SSL_CTX --------------------------------------------- */
 
 static scb_fn scb_get_fn(SSL_CTX *ctx, int which)
 {
@@ -118,7 +118,7 @@ void scb_keep_installed(scb_ctx *c, int which)
         __atomic_sub_fetch(&scb_uninstalling, 1, __ATOMIC_SEQ_CST);
 }
 
-/* ---- uses of an SSL_CTX ---------------------------------------------------------- */
+/* ---- uses of an SSL_CTX -------------------------------------------------- */
 
 void scb_begin_use(scb_ctx *c)
 {
@@ -149,7 +149,7 @@ static void scb_end_unknown(void)
     scb_unlock(scb_all_lock);
 }
 
-/* ---- ex_data hooks ----------------------------------------------------------------- */
+/* ---- ex_data hooks ------------------------------------------------------- */
 
 static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
 {
@@ -214,7 +214,7 @@ int scb_slots_init(const scb_fn *trampolines)
     return scb_ctx_idx > 0 && scb_ssl_ctx_idx > 0 && scb_all_lock != NULL;
 }
 
-/* ---- from an SSL or SSL_CTX to its Context -------------------------------------------- */
+/* ---- from an SSL or SSL_CTX to its Context ------------------------------- */
 
 static void scb_ssl_settle(SSL *ssl, scb_ctx *c)
 {
@@ -291,7 +291,7 @@ SSL_CTX *scb_ssl_origin(SSL *ssl)
     return c == NULL ? NULL : c->ssl_ctx;
 }
 
-/* ---- giving an SSL_CTX a Context -------------------------------------------------------- */
+/* ---- giving an SSL_CTX a Context ----------------------------------------- */
 
 void scb_ctx_attach(SSL_CTX *ctx)
 {

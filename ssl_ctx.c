@@ -8,7 +8,7 @@
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 
-/* ---- making and freeing --------------------------------------------------------------- */
+/* ---- making and freeing -------------------------------------------------- */
 
 SSL_CTX *scb_ctx_new(int client, scb_errs **errs)
 {
@@ -57,7 +57,7 @@ void scb_ctx_forget(SSL_CTX *ctx)
     scb_ctx_free(ctx);
 }
 
-/* ---- certificates --------------------------------------------------------------- */
+/* ---- certificates -------------------------------------------------------- */
 
 /* Without it OpenSSL asks on the terminal for the password of an encrypted key;
  * this way the key fails. */
@@ -161,7 +161,7 @@ end:
     return ok;
 }
 
-/* ---- settings ------------------------------------------------------------------- */
+/* ---- settings ------------------------------------------------------------ */
 
 int scb_ctx_set_versions(SSL_CTX *ctx, int min, int max, scb_errs **errs)
 {
@@ -261,7 +261,7 @@ scb_ctx_stats scb_ctx_get_stats(SSL_CTX *ctx)
     return s;
 }
 
-/* ---- the internal cache ----------------------------------------------------------- */
+/* ---- the internal cache -------------------------------------------------- */
 
 int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s)
 {

@@ -9,7 +9,7 @@
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 
-/* ---- a flat BIO over the buffers of the step ------------------------------- */
+/* ---- a flat BIO over the buffers of the step ----------------------------- */
 
 static int scb_bio_read_cb(BIO *b, char *buf, int len)
 {
@@ -93,7 +93,7 @@ static void scb_bio_init(void)
     scb_bio_method = m;
 }
 
-/* ---- connections ----------------------------------------------------------- */
+/* ---- connections --------------------------------------------------------- */
 
 static int scb_conn_expect_name(SSL *ssl, const char *name, int kind)
 {

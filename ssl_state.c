@@ -5,7 +5,7 @@
 
 #include <openssl/x509.h>
 
-/* ---- SSLs of handlers --------------------------------------------------------- */
+/* ---- SSLs of handlers ---------------------------------------------------- */
 
 const char *scb_ssl_servername(SSL *ssl)
 {
@@ -27,7 +27,7 @@ int scb_ssl_reused(SSL *ssl)
     return SSL_session_reused(ssl);
 }
 
-/* ---- SSLs of connections ---------------------------------------------------------- */
+/* ---- SSLs of connections ------------------------------------------------- */
 
 scb_conn_info scb_conn_get_info(scb_conn *c)
 {

@@ -10,7 +10,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
-/* ---- where Go cannot run --------------------------------------------------- */
+/* ---- where Go cannot run ------------------------------------------------- */
 
 static int scb_forked;
 
@@ -64,7 +64,7 @@ void scb_unlock(CRYPTO_RWLOCK *lock)
         CRYPTO_THREAD_unlock(lock);
 }
 
-/* ---- calls that may remove sessions ------------------------------------------ */
+/* ---- calls that may remove sessions -------------------------------------- */
 
 /* The remove handlers that run on this thread, innermost first. */
 static __thread scb_removal *scb_removals;
@@ -86,7 +86,7 @@ void scb_end_call(SSL_CTX *outer)
 
 void scb_begin_removal(scb_removal *r, SSL_CTX *ctx)
 {
-    r->unlocked = scb_begin_call(NULL); /* it does not hold for the handler's own calls */
+    r->unlocked = scb_begin_call(NULL); /* the handler may make other calls, which do hold the lock */
     /* OpenSSL's releases differ in the paths that hold the lock. Only our own
      * SSL_CTX_remove_session never does; all others refuse re-entry. */
     r->locked = r->unlocked == ctx ? NULL : ctx;
@@ -108,7 +108,7 @@ int scb_ctx_in_remove(SSL_CTX *ctx)
     return 0;
 }
 
-/* ---- steps of connections ------------------------------------------------------ */
+/* ---- steps of connections ------------------------------------------------ */
 
 /* The steps that run on this thread, innermost first: a handler may call back
  * into its own connection. */
@@ -148,7 +148,7 @@ uint64_t scb_stepping_handle(void)
     return scb_steps == NULL ? 0 : scb_steps->handle;
 }
 
-/* ---- both ---------------------------------------------------------------------- */
+/* ---- removals and steps -------------------------------------------------- */
 
 int scb_in_handler(void)
 {
