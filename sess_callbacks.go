@@ -357,9 +357,9 @@ func (c *Context) installed(which C.int, ours func(), foreign func(fn unsafe.Poi
 	defer c.release()
 	var fn unsafe.Pointer
 	switch C.scb_installed(p, which, &fn) {
-	case 1:
+	case C.SCB_INSTALLED_OURS:
 		ours()
-	case 2:
+	case C.SCB_INSTALLED_FOREIGN:
 		foreign(fn)
 	}
 }

@@ -37,11 +37,11 @@ type SessionID = store.ID
 // shared with connections, which OpenSSL treats as read-only and does not quite
 // (a resumption can change cipher and group of a shared object).
 type Session struct {
-	mu    sync.Mutex
-	p     *C.SSL_SESSION
+	mu      sync.Mutex
+	p       *C.SSL_SESSION
 	cleanup runtime.Cleanup
-	owned bool // p's reference is ours to give back
-	spent bool // p is still good, but its reference has gone to C
+	owned   bool // p's reference is ours to give back
+	spent   bool // p is still good, but its reference has gone to C
 	// ctx is the SSL_CTX that gives the session up, while a remove handler runs:
 	// its Context may be closed by then.
 	ctx *C.SSL_CTX

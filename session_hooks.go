@@ -21,9 +21,9 @@ import (
 // storeVisit is the store layer's part of one handshake.
 type storeVisit struct {
 	cache    *SessionCache
-	ctx      *Context // the handshake's
-	chosen   *Context // selected by the server name, nil to stay
-	answered bool     // lookUp has run for the ClientHello that parked the handshake
+	ctx      *Context          // the handshake's
+	chosen   *Context          // selected by the server name, nil to stay
+	answered bool              // lookUp has run for the ClientHello that parked the handshake
 	lookups  *lookup.Handshake // nil until the client offers a session of this fleet
 
 	// created is filled inside a step and stored before the next flight. A handshake makes two sessions at most, unless

@@ -25,8 +25,11 @@ const (
 	RejectedLifetime  = Rejection(lookup.BeyondLifetime) // beyond StoreOptions.MaxLifetime
 )
 
-// The reasons of internal/lookup are scb_session_check's: a difference does not compile.
-var _ = [...]struct{}{lookup.Undecodable - C.SCB_ENTRY_UNDECODABLE: {}, lookup.NoCipher - C.SCB_ENTRY_NO_CIPHER: {}}
+// The reasons of internal/lookup have the numbers of scb_session_check's answers: a difference does not compile.
+var (
+	_ = [1]struct{}{}[lookup.Undecodable-C.SCB_ENTRY_UNDECODABLE]
+	_ = [1]struct{}{}[lookup.Expired-C.SCB_ENTRY_EXPIRED]
+)
 
 var rejectionNames = map[Rejection]string{
 	RejectedForged: "forged", RejectedNoCipher: "no cipher", RejectedOtherID: "other id", RejectedVersion: "other version",
