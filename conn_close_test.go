@@ -3,6 +3,7 @@ package libssl_test
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/libssl-go/libssl"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -129,6 +131,44 @@ func TestClose_Twice(t *testing.T) {
 	}
 }
 
+// fillFrom makes b the bytes of an endless stream from the place at on.
+func fillFrom(b []byte, at int) {
+	for i := range b {
+		b[i] = byte((at + i) % 251)
+	}
+}
+
+// writeOn writes the endless stream until it fails.
+func writeOn(c net.Conn) error {
+	for b, at := make([]byte, 30_000), 0; ; at += len(b) {
+		fillFrom(b, at)
+		if _, err := c.Write(b); err != nil {
+			return err
+		}
+	}
+}
+
+// readOn reads until it fails, and checks that the endless stream comes. arrived
+// hears of it.
+func readOn(t *testing.T, c net.Conn, arrived chan<- struct{}) error {
+	want := make([]byte, 10_000)
+	for b, at := make([]byte, len(want)), 0; ; {
+		n, err := c.Read(b)
+		fillFrom(want[:n], at)
+		if !assert.True(t, bytes.Equal(want[:n], b[:n]), "%d bytes after %d", n, at) {
+			return nil
+		}
+		at += n
+		if err != nil {
+			return err
+		}
+		select {
+		case arrived <- struct{}{}:
+		default:
+		}
+	}
+}
+
 func TestClose_DuringReadsAndWrites(t *testing.T) {
 	for name, pipe := range transports {
 		t.Run(name, func(t *testing.T) {
@@ -137,42 +177,42 @@ func TestClose_DuringReadsAndWrites(t *testing.T) {
 				for round := range 8 {
 					cn, sn := pipe(t)
 					c, s := f.ends(t, cn, sn, server, nil)
+					ends := [2]*libssl.Conn{c, s} // the first is closed, the other hears of it
+					if round%2 == 1 {
+						ends = [2]*libssl.Conn{s, c}
+					}
 					var busy sync.WaitGroup
-					arrived := make(chan struct{}, 1)
-					for _, end := range []*libssl.Conn{c, s} {
-						busy.Go(func() {
-							for b := make([]byte, 10_000); ; {
-								if _, err := end.Read(b); err != nil {
-									return
-								}
-								select {
-								case arrived <- struct{}{}:
-								default:
-								}
-							}
-						})
-						busy.Go(func() {
-							for b := make([]byte, 30_000); ; {
-								if _, err := end.Write(b); err != nil {
-									return
-								}
-							}
-						})
+					var reads, writes [2]error
+					arrived := [2]chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}
+					for i, end := range ends {
+						busy.Go(func() { reads[i] = readOn(t, end, arrived[i]) })
+						busy.Go(func() { writes[i] = writeOn(end) })
 					}
-					receive(t, "data", arrived)
-					switch round % 4 {
-					case 0:
-						c.Close()
-					case 1:
-						s.Close()
-					case 2:
-						c.Abort()
-					case 3:
-						s.Abort()
+					receive(t, "data", arrived[0])
+					receive(t, "data", arrived[1])
+					abort := round%4 >= 2
+					if abort {
+						ends[0].Abort()
+					} else {
+						ends[0].Close()
 					}
-					// Whoever is left hears of it, or is closed in the middle of things.
-					closeBoth(c, s)
 					busy.Wait()
+					ends[1].Close()
+					for _, err := range []error{reads[0], writes[0]} {
+						if name != "pipe" || !errors.Is(err, io.ErrClosedPipe) { // a pipe's own error
+							require.ErrorIs(t, err, libssl.ErrClosed)
+						}
+					}
+					require.Error(t, writes[1])
+					if abort {
+						require.NotEqual(t, io.EOF, reads[1], "cut off, not ended")
+					}
+					for _, end := range ends {
+						_, err := end.Write([]byte{1})
+						require.Error(t, err)
+						_, err = end.Read(make([]byte, 1))
+						require.Error(t, err)
+					}
 				}
 			})
 		})

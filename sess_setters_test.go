@@ -43,16 +43,16 @@ func TestSetters_WhileServing(t *testing.T) {
 			server.SetSessionCacheSize(3)
 			var mu sync.Mutex
 			sealed := map[libssl.SessionID][]byte{}
-			var called atomic.Int64
+			var called struct{ news, gets, removes, resumed atomic.Int64 }
 			news := []libssl.NewSessionFunc{nil, func(_ *libssl.SSL, s *libssl.Session) bool {
-				called.Add(1)
+				called.news.Add(1)
 				mu.Lock()
 				defer mu.Unlock()
 				sealed[s.ID()] = derOf(t, s)
 				return false
 			}, func(_ *libssl.SSL, s *libssl.Session) bool { s.Release(); return false }}
 			gets := []libssl.GetSessionFunc{nil, func(_ *libssl.SSL, id libssl.SessionID) (*libssl.Session, libssl.CopyFlag) {
-				called.Add(1)
+				called.gets.Add(1)
 				mu.Lock()
 				der, ok := sealed[id]
 				mu.Unlock()
@@ -61,9 +61,14 @@ func TestSetters_WhileServing(t *testing.T) {
 				}
 				s, err := libssl.ParseSession(der)
 				assert.NoError(t, err)
+				assert.Equal(t, id, s.ID())
 				return s, libssl.Transfer
 			}}
-			removes := []libssl.RemoveSessionFunc{nil, func(_ *libssl.Context, s *libssl.Session) { called.Add(1); s.ID() }}
+			removes := []libssl.RemoveSessionFunc{nil, func(ctx *libssl.Context, s *libssl.Session) {
+				called.removes.Add(1)
+				assert.Same(t, server, ctx)
+				assert.NotZero(t, s.ID())
+			}}
 			stop := make(chan struct{})
 			var others sync.WaitGroup
 			forever := func(f func(i int)) {
@@ -78,9 +83,22 @@ func TestSetters_WhileServing(t *testing.T) {
 					}
 				})
 			}
-			forever(func(i int) { server.SetSessNewCallback(news[i%len(news)]); server.SessNewCallback() })
-			forever(func(i int) { server.SetSessGetCallback(gets[i%len(gets)]); server.SessGetCallback() })
-			forever(func(i int) { server.SetSessRemoveCallback(removes[i%len(removes)]); server.SessRemoveCallback() })
+			// A getter returns a closure if and only if one is set: each setter has a goroutine of its own.
+			forever(func(i int) {
+				f := news[i%len(news)]
+				server.SetSessNewCallback(f)
+				assert.Equal(t, f == nil, server.SessNewCallback() == nil)
+			})
+			forever(func(i int) {
+				f := gets[i%len(gets)]
+				server.SetSessGetCallback(f)
+				assert.Equal(t, f == nil, server.SessGetCallback() == nil)
+			})
+			forever(func(i int) {
+				f := removes[i%len(removes)]
+				server.SetSessRemoveCallback(f)
+				assert.Equal(t, f == nil, server.SessRemoveCallback() == nil)
+			})
 			forever(func(int) { assert.NoError(t, server.FlushSessions(time.Time{})); server.Stats() })
 			spare := makeSession(t, modes[0])
 			forever(func(int) {
@@ -94,12 +112,22 @@ func TestSetters_WhileServing(t *testing.T) {
 				assert.NoError(t, err)
 				s.Release()
 			})
+			// Handshakes go on until every handler that the mode calls has been called.
+			all := func() bool {
+				return called.removes.Load() > 0 && called.resumed.Load() > 0 &&
+					(m.news == 0 || called.news.Load() > 0) && (!m.asks || called.gets.Load() > 0)
+			}
+			limit := time.Now().Add(time.Minute)
 			var serving sync.WaitGroup
 			for range 4 {
 				serving.Go(func() {
 					var sess *libssl.Session
-					for i := range 15 {
+					for i := 0; i < 15 || !all() && time.Now().Before(limit); i++ {
 						c, s := handshake(t, client, server, sess)
+						assert.Equal(t, c.SessionReused(), s.SessionReused())
+						if c.SessionReused() {
+							called.resumed.Add(1)
+						}
 						sess.Release()
 						var err error
 						sess, err = c.Session()
@@ -115,7 +143,25 @@ func TestSetters_WhileServing(t *testing.T) {
 			serving.Wait()
 			close(stop)
 			others.Wait()
-			t.Logf("%d calls", called.Load())
+			require.True(t, all(), "%d new, %d get, %d remove, %d resumed",
+				called.news.Load(), called.gets.Load(), called.removes.Load(), called.resumed.Load())
+
+			// The last setter decides.
+			server.SetSessNewCallback(news[1])
+			server.SetSessGetCallback(gets[1])
+			server.SetSessRemoveCallback(nil)
+			require.NoError(t, server.FlushSessions(time.Time{}))
+			server.SetSessRemoveCallback(removes[1])
+			called.news.Store(0)
+			called.gets.Store(0)
+			called.removes.Store(0)
+			sess, _ := offer(t, client, server, nil)
+			require.EqualValues(t, m.news, called.news.Load())
+			require.NoError(t, server.FlushSessions(time.Time{}))
+			require.EqualValues(t, m.news, called.removes.Load())
+			_, reused := offer(t, client, server, sess)
+			require.True(t, reused)
+			require.Equal(t, m.asks, called.gets.Load() > 0)
 		})
 	}
 }

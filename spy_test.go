@@ -134,6 +134,12 @@ func (h *heard) all() error {
 	return errors.Join(h.errs...)
 }
 
+func (h *heard) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.errs)
+}
+
 // wait is for what happens on other goroutines.
 func wait(t testing.TB, what string, happened func() bool) {
 	t.Helper()

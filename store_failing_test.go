@@ -18,46 +18,66 @@ import (
 
 var errDown = errors.New("the store is down")
 
-// faults are what a store's operation may do wrong. Those that wait for release
-// do so whatever their context says.
-func faults(release <-chan struct{}) map[string]func(ctx context.Context) error {
-	return map[string]func(ctx context.Context) error{
-		"fails":  func(context.Context) error { return errDown },
-		"panics": func(context.Context) error { panic(errDown) },
-		"hangs": func(ctx context.Context) error {
+// fault is one way in which an operation of a store fails.
+type fault struct {
+	run  func(ctx context.Context) error
+	late bool // it uses up its budget
+}
+
+// faults returns every fault. One that waits for release does so even if its
+// context is done.
+func faults(release <-chan struct{}) map[string]fault {
+	return map[string]fault{
+		"fails":  {run: func(context.Context) error { return errDown }},
+		"panics": {run: func(context.Context) error { panic(errDown) }},
+		"hangs": {late: true, run: func(ctx context.Context) error {
 			<-ctx.Done()
 			return fmt.Errorf("down: %w", ctx.Err())
-		},
-		"hangs and says nothing of its context": func(ctx context.Context) error {
+		}},
+		"hangs and says nothing of its context": {late: true, run: func(ctx context.Context) error {
 			<-ctx.Done()
 			return errDown
-		},
-		"ignores its context": func(context.Context) error {
+		}},
+		"ignores its context": {late: true, run: func(context.Context) error {
 			<-release
 			return nil
-		},
+		}},
 	}
 }
 
-// eachFault runs test against each; what it is to call when no store may be
-// waited for any more is release.
-func eachFault(t *testing.T, test func(t *testing.T, f *fleet, fault func(context.Context) error, count func(libssl.CacheStats) uint64), only ...uint16) {
+// budget is how long the operation may take: short for one that uses it up, and
+// otherwise long enough for a busy machine.
+func (ft fault) budget() time.Duration {
+	if ft.late {
+		return short
+	}
+	return time.Minute
+}
+
+// count returns how many operations failed, all of them in the way of ft.
+func (ft fault) count(t *testing.T, s libssl.CacheStats) uint64 {
+	t.Helper()
+	if ft.late {
+		require.Zero(t, s.Errors)
+		return s.Timeouts
+	}
+	require.Zero(t, s.Timeouts)
+	return s.Errors
+}
+
+// eachFault runs test with every fault.
+func eachFault(t *testing.T, test func(t *testing.T, f *fleet, ft fault), only ...uint16) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		release := make(chan struct{})
 		defer close(release) // after the handshakes have ended
-		for name, fault := range faults(release) {
-			count := func(s libssl.CacheStats) uint64 { require.Zero(t, s.Errors); return s.Timeouts }
-			if name == "fails" || name == "panics" {
-				count = func(s libssl.CacheStats) uint64 { require.Zero(t, s.Timeouts); return s.Errors }
-			}
-			t.Run(name, func(t *testing.T) { test(t, f, fault, count) })
+		for name, ft := range faults(release) {
+			t.Run(name, func(t *testing.T) { test(t, f, ft) })
 		}
 	}, only...)
 }
 
-// budget is for operations that use it up. Long enough for those that do not,
-// where they share it.
-const budget = 200 * time.Millisecond
+// short is the budget of operations that use it up, and of no other.
+const short = 20 * time.Millisecond
 
 // found is Stats without what never reached the store: a TLS 1.2 server counts
 // the random id of every fresh client that speaks 1.3 too.
@@ -68,14 +88,14 @@ func found(cache *libssl.SessionCache) libssl.CacheStats {
 }
 
 func TestStore_FailingGetIsAMiss(t *testing.T) {
-	eachFault(t, func(t *testing.T, f *fleet, fault func(context.Context) error, count func(libssl.CacheStats) uint64) {
+	eachFault(t, func(t *testing.T, f *fleet, ft fault) {
 		st := newSpy()
-		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) { return store.Record{}, fault(ctx) }
+		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) { return store.Record{}, ft.run(ctx) }
 		var errs heard
-		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, LookupTimeout: budget})
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, LookupTimeout: ft.budget()})
 		sess := f.visit(t, server, nil).next
 		require.False(t, f.visit(t, server, sess).resumed)
-		require.EqualValues(t, 1, count(cache.Stats()))
+		require.EqualValues(t, 1, ft.count(t, cache.Stats()))
 		require.Error(t, errs.all())
 		require.Zero(t, cache.Stats().Hits)
 		require.Zero(t, found(cache).Misses)
@@ -103,7 +123,7 @@ func TestStore_PromptIsCalledByTheHandshake(t *testing.T) {
 			}
 			return st.mem.Get(ctx, id)
 		}
-		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), LookupTimeout: budget})
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t)})
 		sess := f.visit(t, server, nil).next
 		for _, prompt := range []bool{false, true, false} {
 			st.prompt.Store(prompt)
@@ -114,6 +134,7 @@ func TestStore_PromptIsCalledByTheHandshake(t *testing.T) {
 		}
 		st.prompt.Store(true)
 		hang.Store(true)
+		cache.SetTimeouts(short, time.Minute)
 		require.False(t, f.visit(t, server, sess).resumed)
 		require.EqualValues(t, 1, cache.Stats().Timeouts)
 		require.Zero(t, cache.Stats().Errors)
@@ -121,15 +142,15 @@ func TestStore_PromptIsCalledByTheHandshake(t *testing.T) {
 }
 
 func TestStore_FailingPutCostsTheSessionOnly(t *testing.T) {
-	eachFault(t, func(t *testing.T, f *fleet, fault func(context.Context) error, count func(libssl.CacheStats) uint64) {
+	eachFault(t, func(t *testing.T, f *fleet, ft fault) {
 		for _, behind := range []bool{false, true} {
 			st := newSpy()
-			st.OnPut = func(ctx context.Context, r store.Record) error { return fault(ctx) }
+			st.OnPut = func(ctx context.Context, r store.Record) error { return ft.run(ctx) }
 			var errs heard
-			server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, PutTimeout: budget, WriteBehind: behind})
+			server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, PutTimeout: ft.budget(), WriteBehind: behind})
 			sess := f.visit(t, server, nil).next
-			wait(t, "the Puts", func() bool { return int(count(cache.Stats())) == f.tickets })
-			require.Error(t, errs.all())
+			wait(t, "the Puts", func() bool { return int(ft.count(t, cache.Stats())) == f.tickets })
+			wait(t, "the reports", func() bool { return errs.count() == f.tickets })
 			require.Zero(t, cache.Stats().Stored)
 			require.False(t, f.visit(t, server, sess).resumed)
 			require.EqualValues(t, 1, found(cache).Misses)
@@ -138,29 +159,33 @@ func TestStore_FailingPutCostsTheSessionOnly(t *testing.T) {
 }
 
 func TestStore_FailingDeleteIsReported(t *testing.T) {
-	eachFault(t, func(t *testing.T, f *fleet, fault func(context.Context) error, count func(libssl.CacheStats) uint64) {
+	eachFault(t, func(t *testing.T, f *fleet, ft fault) {
 		st := newSpy()
-		st.OnDelete = func(ctx context.Context, id store.ID) error { return fault(ctx) }
+		st.OnDelete = func(ctx context.Context, id store.ID) error { return ft.run(ctx) }
 		var errs heard
-		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, PutTimeout: budget})
-		f.abort(t, server)
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear})
+		cn, sn := tcpPipe(t)
+		c, s := f.ends(t, cn, sn, server, nil)
+		require.NoError(t, exchange(c, s))
+		cache.SetTimeouts(time.Minute, ft.budget())
+		require.NoError(t, s.Abort())
 		wait(t, "the Delete", func() bool { return cache.Stats().Lost == 1 })
 		require.NoError(t, cache.Close(t.Context()), "it was lost before")
-		require.EqualValues(t, 1, count(cache.Stats()))
+		require.EqualValues(t, 1, ft.count(t, cache.Stats()))
 		require.Error(t, errs.all())
 		require.Zero(t, cache.Stats().Removed)
 	})
 }
 
 func TestStore_FailingTakeIsAMiss(t *testing.T) {
-	eachFault(t, func(t *testing.T, f *fleet, fault func(context.Context) error, count func(libssl.CacheStats) uint64) {
+	eachFault(t, func(t *testing.T, f *fleet, ft fault) {
 		st := newSpy()
-		st.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) { return store.Record{}, fault(ctx) }
+		st.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) { return store.Record{}, ft.run(ctx) }
 		var errs heard
-		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, LookupTimeout: budget, SingleUse: true})
+		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), OnError: errs.hear, LookupTimeout: ft.budget(), SingleUse: true})
 		sess := f.visit(t, server, nil).next
 		require.False(t, f.visit(t, server, sess).resumed)
-		require.EqualValues(t, 1, count(cache.Stats()))
+		require.EqualValues(t, 1, ft.count(t, cache.Stats()))
 		require.Error(t, errs.all())
 	}, tls.VersionTLS13) // entries of TLS 1.2 are not taken
 }
@@ -186,13 +211,11 @@ func TestStore_TakeThatComesTooLateIsPutBack(t *testing.T) {
 		}
 		return err
 	}
-	opt := &libssl.StoreOptions{Keys: newRing(t), SingleUse: true, LookupTimeout: budget}
-	server, cache := f.node(t, st, opt)
-	opt.LookupTimeout = 0
-	patient, _ := f.node(t, st, opt)
+	server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), SingleUse: true})
 	sess := f.visit(t, server, nil).next
 	taken = storeID(t, sess)
 	before := st.record(t, taken)
+	cache.SetTimeouts(short, time.Minute)
 	require.False(t, f.visit(t, server, sess).resumed)
 	require.EqualValues(t, 1, cache.Stats().Timeouts)
 	for len(back) > 0 {
@@ -204,7 +227,8 @@ func TestStore_TakeThatComesTooLateIsPutBack(t *testing.T) {
 	require.EqualValues(t, 1, cache.Stats().PutBack)
 	require.EqualValues(t, 1, cache.Stats().Taken)
 	require.Equal(t, before, st.record(t, taken))
-	require.True(t, f.visit(t, patient, sess).resumed)
+	cache.SetTimeouts(time.Minute, time.Minute)
+	require.True(t, f.visit(t, server, sess).resumed)
 }
 
 func TestStore_BudgetsHaveDefaults(t *testing.T) {

@@ -126,8 +126,11 @@ func TestStore_SingleUseGivenUpWhileParked(t *testing.T) {
 			if name != "cancel" {
 				require.Error(t, receive(t, "the handshake", failed))
 			}
-			wait(t, "the entry", func() bool { return len(st.asked(&st.puts)) == f.tickets+1 && st.mem.Len() == f.tickets })
-			require.EqualValues(t, 1, cache.Stats().PutBack)
+			// A cancelled handshake may have gone on to its end, and stored tickets of its own.
+			wait(t, "the entry", func() bool {
+				_, err := st.mem.Get(t.Context(), before.ID)
+				return err == nil && cache.Stats().PutBack == 1
+			})
 			require.Zero(t, cache.Stats().Errors+cache.Stats().Timeouts)
 			require.Equal(t, before, st.record(t, storeID(t, sess)))
 			require.True(t, f.visit(t, server, sess).resumed)
