@@ -709,7 +709,8 @@ func (c *Conn) readStep(p []byte) (n int, more bool, err error) {
 
 // closedError says ErrClosed where the error comes from our own Close.
 func (c *Conn) closedError(err error) error {
-	if c.closing.Load() != closeNone && errors.Is(err, net.ErrClosed) {
+	// A Close that sends its close_notify closes the writing side first.
+	if c.closing.Load() != closeNone && (errors.Is(err, net.ErrClosed) || err == errHalfClosed) {
 		return ErrClosed
 	}
 	return err
