@@ -172,9 +172,10 @@ const (
 	closeAbort
 )
 
-// closedError is ErrClosed in place of an error that comes from the connection's own Close.
+// closedError is ErrClosed in place of an error that the connection's own Close causes.
 func (e *closeState) closedError(err error) error {
-	if e.how.Load() != closeNone && errors.Is(err, net.ErrClosed) {
+	// A Close that sends its close_notify ends the writing side first.
+	if e.how.Load() != closeNone && (errors.Is(err, net.ErrClosed) || err == errHalfClosed) {
 		return ErrClosed
 	}
 	return err

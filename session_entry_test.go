@@ -2,25 +2,14 @@ package libssl
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"io"
-	"log/slog"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/ticket"
 	"github.com/stretchr/testify/require"
-)
-
-// What the black-box tests craft entries with.
-var (
-	SealEntry = seal
-	OpenEntry = open
 )
 
 func seal(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Time, der []byte) []byte {
@@ -195,132 +184,4 @@ func FuzzOpenEntry(f *testing.F) {
 		require.True(t, bytes.Equal(data, der))
 		require.True(t, origin.Equal(made))
 	})
-}
-
-func TestResumption_WipesItsAnswers(t *testing.T) {
-	id, ring := testID(t, 5, 32), testRing(t)
-	secret := []byte("the secret")
-	var r resumption
-	for i := range byte(3) {
-		a := r.add(candidate{id: testID(t, i+1, 32)})
-		var err error
-		a.der, _, err = openEntry(ring, id, nil, seal(ring, id, nil, time.Now(), secret), a.room)
-		require.NoError(t, err)
-		require.Equal(t, secret, a.der)
-		require.Same(t, a, r.find(a.id))
-	}
-	require.Contains(t, string(r.entry[:]), string(secret), "the first is opened in place")
-	first := r.find(testID(t, 1, 32))
-	r.wipe()
-	require.Nil(t, first.der)
-	require.NotContains(t, string(r.entry[:]), string(secret))
-}
-
-// SetBreakerClock sets the clock of a cache that is not in use yet.
-func (sc *SessionCache) SetBreakerClock(now func() time.Time) { sc.breaker.now = now }
-
-func TestSessionCache_QueueIsBoundedAndEnds(t *testing.T) {
-	st := &blockingStore{entered: make(chan struct{}), release: make(chan struct{})}
-	records := make(chan string, queueLimit)
-	logger := slog.New(slog.NewTextHandler(lines(records), nil))
-	sc := &SessionCache{ctx: &Context{closed: true}, st: st, opt: StoreOptions{PutTimeout: time.Minute, Logger: logger}}
-	sc.stop, sc.cancel = context.WithCancel(context.Background())
-	id := testID(t, 1, 32)
-	const room = queueLimit / queueShards
-	for round := range uint64(2) {
-		st.blocks.Store(true)
-		sc.removed(id)
-		<-st.entered
-		for range room + 3 {
-			sc.removed(id)
-		}
-		require.Equal(t, 3*(round+1), sc.Stats().Lost)
-		require.Equal(t, room+1, sc.Stats().Queue)
-		st.release <- struct{}{}
-		require.Eventually(t, func() bool { return sc.Stats().Queue == 0 && len(records) > 0 }, time.Minute, time.Millisecond)
-		require.Contains(t, <-records, `level=WARN msg="queue full"`)
-	}
-	require.NoError(t, sc.Close(t.Context()), "lost before it closed")
-	require.Empty(t, records, "one a round, however many found no room")
-	require.EqualValues(t, 2*(room+1), sc.Stats().Removed)
-	sc.removed(id)
-	require.EqualValues(t, 7, sc.Stats().Lost)
-	require.Zero(t, sc.Stats().Queue)
-}
-
-// lines is a Writer of a line at a time.
-type lines chan<- string
-
-func (l lines) Write(b []byte) (int, error) {
-	l <- string(b)
-	return len(b), nil
-}
-
-// storeOfOne answers every question at once.
-type storeOfOne struct {
-	store.Store
-	rec store.Record
-}
-
-func (s *storeOfOne) Get(context.Context, store.ID) (store.Record, error) { return s.rec, nil }
-
-func TestSessionCache_LoggingCostsNothingWhereAllIsWell(t *testing.T) {
-	for _, logger := range []*slog.Logger{nil, slog.New(slog.NewTextHandler(io.Discard, nil))} {
-		id := testID(t, 1, 32)
-		sc := &SessionCache{st: &storeOfOne{rec: store.Record{ID: id}}, local: true, opt: StoreOptions{Logger: logger}}
-		require.Zero(t, testing.AllocsPerRun(100, func() {
-			_, err := sc.get(context.Background(), id, false)
-			require.NoError(t, err)
-		}))
-	}
-}
-
-// blockingStore holds back a Delete, the next one after it was told so.
-type blockingStore struct {
-	store.Store
-	blocks           atomic.Bool
-	entered, release chan struct{}
-}
-
-func (b *blockingStore) Delete(context.Context, store.ID) error {
-	if b.blocks.Swap(false) {
-		b.entered <- struct{}{}
-		<-b.release
-	}
-	return nil
-}
-
-// meetingStore keeps every Get waiting for the others.
-type meetingStore struct {
-	store.Store
-	all sync.WaitGroup
-}
-
-func (m *meetingStore) Get(context.Context, store.ID) (store.Record, error) {
-	m.all.Done()
-	m.all.Wait()
-	return store.Record{}, store.ErrNotFound
-}
-
-// A client that offers several sessions, as an attacker's may, waits as long as one that offers one.
-func TestResumption_LooksUpAtOnce(t *testing.T) {
-	st := &meetingStore{}
-	sc := &SessionCache{st: st, opt: StoreOptions{LookupTimeout: time.Minute}}
-	ctx, err := NewContext(ServerRole)
-	require.NoError(t, err)
-	defer ctx.Close()
-	r := &resumption{cache: sc}
-	early := r.add(candidate{id: testID(t, 1, 32), psk: true})
-	for i := range byte(maxIdentities) {
-		r.wanted = append(r.wanted, candidate{testID(t, i+1, 32), true})
-	}
-	r.wanted = append(r.wanted, r.wanted[1]) // once more
-	st.all.Add(maxIdentities - 1)
-	r.lookUp(t.Context(), ctx)
-	require.EqualValues(t, maxIdentities-1, sc.Stats().Misses, "all but what was known before")
-	require.Zero(t, sc.Stats().Timeouts)
-	for _, w := range r.wanted {
-		require.NotNil(t, r.find(w.id))
-	}
-	require.Same(t, early, r.find(testID(t, 1, 32)))
 }

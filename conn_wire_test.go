@@ -1,0 +1,268 @@
+package libssl_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl"
+	"github.com/stretchr/testify/require"
+)
+
+// ---- transports -----------------------------------------------------------------
+
+// scrambled is a socket whose bytes mean something only through its own methods.
+type scrambled struct{ *net.TCPConn }
+
+func (s scrambled) Read(p []byte) (int, error) {
+	n, err := s.TCPConn.Read(p)
+	for i := range p[:n] {
+		p[i] ^= 0x55
+	}
+	return n, err
+}
+
+func (s scrambled) Write(p []byte) (int, error) {
+	q := bytes.Clone(p)
+	for i := range q {
+		q[i] ^= 0x55
+	}
+	return s.TCPConn.Write(q)
+}
+
+// one moves one byte at a time.
+type one struct{ net.Conn }
+
+func (o one) Read(p []byte) (int, error) { return o.Conn.Read(p[:1]) }
+
+func (o one) Write(p []byte) (int, error) {
+	for i := range p {
+		if _, err := o.Conn.Write(p[i : i+1]); err != nil {
+			return i, err
+		}
+	}
+	return len(p), nil
+}
+
+// idle reads nothing, without an error, every other time.
+type idle struct {
+	net.Conn
+	turn bool
+}
+
+func (i *idle) Read(p []byte) (int, error) {
+	if i.turn = !i.turn; i.turn {
+		return 0, nil
+	}
+	return i.Conn.Read(p)
+}
+
+func TestConn_WorksOverEveryTransport(t *testing.T) {
+	over := map[string]func(t testing.TB, f *fleet) (client, server net.Conn){
+		"scrambled": func(t testing.TB, _ *fleet) (net.Conn, net.Conn) {
+			c, s := tcpPipe(t)
+			return scrambled{c.(*net.TCPConn)}, scrambled{s.(*net.TCPConn)}
+		},
+		"one byte": func(t testing.TB, _ *fleet) (net.Conn, net.Conn) {
+			c, s := tcpPipe(t)
+			return one{c}, one{s}
+		},
+		"idle": func(t testing.TB, _ *fleet) (net.Conn, net.Conn) {
+			c, s := net.Pipe()
+			return &idle{Conn: c}, &idle{Conn: s}
+		},
+		"tls in tls": func(t testing.TB, f *fleet) (net.Conn, net.Conn) {
+			cn, sn := tcpPipe(t)
+			c, s := f.ends(t, cn, sn, f.server(t), nil)
+			return c, s
+		},
+		"crypto/tls": func(t testing.TB, f *fleet) (net.Conn, net.Conn) {
+			cert, err := tls.X509KeyPair(f.cert, f.key)
+			require.NoError(t, err)
+			cn, sn := tcpPipe(t)
+			return tls.Client(cn, &tls.Config{RootCAs: f.ca.Pool(), ServerName: serverName}),
+				tls.Server(sn, &tls.Config{Certificates: []tls.Certificate{cert}})
+		},
+	}
+	for name, pipe := range transports {
+		over[name] = func(t testing.TB, _ *fleet) (net.Conn, net.Conn) { return pipe(t) }
+	}
+	for name, pipe := range over {
+		t.Run(name, func(t *testing.T) {
+			size := 1 << 20
+			if name == "one byte" {
+				size = 10_000
+			}
+			eachVersion(t, func(t *testing.T, f *fleet) {
+				cn, sn := pipe(t, f)
+				defer cn.Close() // nobody reads the close_notify from a net.Pipe
+				c, s := f.ends(t, cn, sn, f.server(t), nil)
+				require.Equal(t, cn, c.NetConn())
+				require.Equal(t, cn.RemoteAddr(), c.RemoteAddr())
+				require.Equal(t, sn.LocalAddr(), s.LocalAddr())
+				bothWays(t, c, s, random(size), writeOddly)
+			})
+		})
+	}
+}
+
+// ahead tells of the end together with the last bytes.
+type ahead struct {
+	net.Conn
+	data []byte
+	err  error
+}
+
+func (a *ahead) Read(p []byte) (int, error) {
+	if len(a.data) == 0 && a.err == nil {
+		a.data, a.err = io.ReadAll(a.Conn)
+		if a.err == nil {
+			a.err = io.EOF
+		}
+	}
+	n := copy(p, a.data)
+	a.data = a.data[n:]
+	if len(a.data) == 0 {
+		return n, a.err
+	}
+	return n, nil
+}
+
+func TestConn_ReadsWhatComesWithAnError(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		cn, sn := tcpPipe(t)
+		last := &swap{Conn: sn}
+		c, s := f.handshaken(t, cn, last)
+		want := random(5000)
+		_, err := c.Write(want)
+		require.NoError(t, err)
+		require.NoError(t, cn.(*net.TCPConn).CloseWrite())
+		last.reader = &ahead{Conn: sn}
+		got, err := io.ReadAll(s)
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		require.Equal(t, want, got)
+	})
+}
+
+// swap reads from elsewhere once reader is set.
+type swap struct {
+	net.Conn
+	reader io.Reader
+}
+
+func (s *swap) Read(p []byte) (int, error) {
+	if s.reader != nil {
+		return s.reader.Read(p)
+	}
+	return s.Conn.Read(p)
+}
+
+// ---- timeouts ----------------------------------------------------------------------
+
+// stutter is a transport that times out now and then, in the middle of what it
+// is asked to do: a deadline that always passes at the worst moment.
+type stutter struct {
+	net.Conn
+	reads, writes *rand.Rand
+}
+
+func newStutter(nc net.Conn, seed uint64) *stutter {
+	return &stutter{nc, rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))}
+}
+
+func (s *stutter) Read(p []byte) (int, error) {
+	switch s.reads.IntN(4) {
+	case 0:
+		return 0, os.ErrDeadlineExceeded
+	case 1:
+		n, err := s.Conn.Read(p[:min(len(p), 1+s.reads.IntN(100))])
+		if err == nil {
+			err = os.ErrDeadlineExceeded
+		}
+		return n, err
+	}
+	return s.Conn.Read(p)
+}
+
+func (s *stutter) Write(p []byte) (int, error) {
+	n := s.writes.IntN(len(p) + 1)
+	switch s.writes.IntN(4) {
+	case 0:
+		n = 0
+	case 1:
+		n = len(p) // all of it, and yet too late
+	case 2:
+		return s.Conn.Write(p)
+	}
+	if n > 0 {
+		if m, err := s.Conn.Write(p[:n]); err != nil {
+			return m, err
+		}
+	}
+	return n, os.ErrDeadlineExceeded
+}
+
+// patient repeats what timed out, as a caller who knows the contract does.
+type patient struct{ *libssl.Conn }
+
+func retry(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+	}
+}
+
+func (p patient) Handshake() error { return retry(p.Conn.Handshake) }
+
+func (p patient) Read(b []byte) (n int, err error) {
+	err = retry(func() error { n, err = p.Conn.Read(b); return err })
+	return n, err
+}
+
+func (p patient) Write(b []byte) (int, error) {
+	total := 0
+	err := retry(func() error {
+		n, err := p.Conn.Write(b[total:])
+		total += n
+		return err
+	})
+	return total, err
+}
+
+func TestConn_TimeoutsLoseAndRepeatNothing(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		for seed := range uint64(20) {
+			cn, sn := tcpPipe(t)
+			c, s := f.ends(t, newStutter(cn, 2*seed), newStutter(sn, 2*seed+1), f.server(t), nil)
+			require.NoError(t, bothHandshake(patient{c}, patient{s}), "seed %d", seed)
+			bothWays(t, patient{c}, patient{s}, random(300_000), writeOddly)
+			closeBoth(c, s)
+		}
+	})
+}
+
+func TestWrite_PastDeadlineSendsNothing(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		cn, sn := tcpPipe(t)
+		client := &tap{Conn: cn}
+		c, s := f.handshaken(t, client, sn)
+		for _, set := range []func(time.Time) error{c.SetDeadline, c.SetWriteDeadline} {
+			require.NoError(t, set(longAgo))
+			sent := client.count()
+			n, err := c.Write([]byte("late"))
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			require.True(t, err.(net.Error).Timeout())
+			require.Zero(t, n)
+			require.Equal(t, sent, client.count())
+			require.NoError(t, set(time.Time{}))
+		}
+		require.NoError(t, exchange(c, s))
+	})
+}

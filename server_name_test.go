@@ -1,0 +1,133 @@
+package libssl_test
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/tests/tlstest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestServerName_SwitchKeepsTheHandlers(t *testing.T) {
+	ca := tlstest.NewCA(t, "ca")
+	for _, m := range askingModes() {
+		t.Run(m.name, func(t *testing.T) {
+			client, first := m.pair(t, false)
+			second := newServer(t, ca)
+			second.SetOptions(m.options)
+			require.NoError(t, second.SetSessionIDContext([]byte("second")))
+			second.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { t.Error("new of the second"); return false })
+			sealed := map[libssl.SessionID][]byte{}
+			var contexts []string
+			first.SetSessNewCallback(func(ssl *libssl.SSL, s *libssl.Session) bool {
+				assert.Same(t, first, ssl.Context())
+				assert.Equal(t, serverName, ssl.ServerName())
+				sealed[s.ID()] = derOf(t, s)
+				contexts = append(contexts, string(s.IDContext()))
+				return false
+			})
+			first.SetSessGetCallback(func(ssl *libssl.SSL, id libssl.SessionID) (*libssl.Session, libssl.CopyFlag) {
+				assert.Same(t, first, ssl.Context())
+				return parse(t, sealed[id]), libssl.Transfer
+			})
+			names := []string{}
+			first.SetServerNameCallback(func(ssl *libssl.SSL, name string) *libssl.Context {
+				names = append(names, name)
+				assert.Same(t, first, ssl.Context())
+				assert.NotNil(t, ssl.Conn())
+				return second
+			})
+			sess, _ := offer(t, client, first, nil)
+			_, reused := offer(t, client, first, sess)
+			require.True(t, reused)
+			require.Equal(t, []string{serverName, serverName}, names)
+			require.Equal(t, []string{"second"}, slices.Compact(contexts))
+
+			// Back home the session is another's.
+			first.SetServerNameCallback(nil)
+			_, reused = offer(t, client, first, sess)
+			require.False(t, reused)
+		})
+	}
+}
+
+func TestServerName_ClosedContextStays(t *testing.T) {
+	client, first := modes[0].pair(t, false)
+	_, gone := modes[0].pair(t, false)
+	require.NoError(t, gone.Close())
+	var told []error
+	first.OnCallbackError(func(e *libssl.CallbackError) { told = append(told, e) })
+	first.SetServerNameCallback(func(*libssl.SSL, string) *libssl.Context { return gone })
+	offer(t, client, first, nil)
+	require.Len(t, told, 1)
+	require.ErrorIs(t, told[0], net.ErrClosed)
+}
+
+func TestServerName_SwitchesCertificateAndPolicy(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		host := func(name string) *libssl.Context {
+			ctx := f.server(t)
+			require.NoError(t, ctx.UseCertificatePEM(f.ca.Leaf(t, name)))
+			return ctx
+		}
+		open, guarded := host("open.test"), host("guarded.test")
+		require.NoError(t, guarded.AddClientCAsPEM(f.ca.PEM))
+		require.NoError(t, guarded.SetVerify(libssl.VerifyRequirePeer))
+		front := host("front.test")
+		var asked []string
+		front.SetServerNameCallback(func(ssl *libssl.SSL, name string) *libssl.Context {
+			asked = append(asked, name)
+			require.Same(t, front, ssl.Context())
+			return map[string]*libssl.Context{"open.test": open, "guarded.test": guarded, "front.test": front}[name]
+		})
+		stranger, member := newClient(t, f.ca), newClient(t, f.ca)
+		require.NoError(t, member.UseCertificatePEM(f.ca.Leaf(t, "member")))
+
+		for _, c := range []struct {
+			client *libssl.Context
+			name   string
+			says   string
+			asked  string
+			peer   string
+		}{
+			{client: stranger, name: "open.test", asked: "open.test"},
+			{client: stranger, name: "front.test", asked: "front.test"},
+			{client: stranger, name: "guarded.test", asked: "guarded.test", says: "peer did not return a certificate"},
+			{client: member, name: "guarded.test", asked: "guarded.test", peer: "member"},
+			{client: member, name: "open.test", asked: "open.test"},
+			{client: stranger, name: "unknown.test", asked: "unknown.test", says: "hostname mismatch"},
+			{client: stranger, name: "127.0.0.1", asked: "", says: "IP address mismatch"}, // no name to send
+		} {
+			asked = nil
+			cn, sn := tcpPipe(t)
+			s, err := libssl.Server(sn, front)
+			require.NoError(t, err)
+			defer s.Close()
+			cl, err := libssl.Client(cn, c.client, c.name)
+			require.NoError(t, err)
+			defer cl.Close()
+			err = agree(cl, s)
+			require.Equal(t, []string{c.asked}, asked, c.name)
+			if c.says != "" {
+				require.Error(t, err)
+				// Releases spell it with and without a capital.
+				require.Contains(t, strings.ToLower(err.Error()), strings.ToLower(c.says))
+				continue
+			}
+			require.NoError(t, err, c.name)
+			require.Equal(t, c.name, cl.ConnectionState().PeerCertificates[0].Subject.CommonName)
+			state := s.ConnectionState()
+			require.Equal(t, c.name, state.ServerName)
+			if c.peer == "" {
+				require.Empty(t, state.PeerCertificates)
+			} else {
+				require.Equal(t, c.peer, state.PeerCertificates[0].Subject.CommonName)
+			}
+			require.NoError(t, exchange(cl, s))
+		}
+	})
+}
