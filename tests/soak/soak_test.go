@@ -431,7 +431,7 @@ func (k *kept) end() {
 }
 
 // handlerLane has handlers that keep sessions: alive, and lent with Copy, where there is no internal cache; in DER, and
-// given away, where there is one, since a live one that was evicted must not come back (docs/semantics.md, F3.7).
+// given away, where there is one, since a live one that was evicted must not come back (SEMANTICS F3.7).
 func (f *fleet) handlerLane(name string, version uint16, internal bool) *lane {
 	l := &lane{name: name, version: version}
 	l.make = func() *libssl.Context {
