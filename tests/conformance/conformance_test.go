@@ -62,7 +62,7 @@ func TestFacts_HoldInCAndInGo(t *testing.T) {
 	require.NoError(t, os.WriteFile(*reportFile, b, 0o666))
 }
 
-// Every fact of SEMANTICS has its place, run or not, in the order of the numbers.
+// Every fact of docs/semantics.md has its place, run or not, in the order of the numbers.
 func TestFacts_AreAllThere(t *testing.T) {
 	var want, got []string
 	for section, n := range []int{14, 16, 12, 6, 10, 9, 8, 6} {

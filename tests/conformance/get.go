@@ -378,7 +378,7 @@ var getFacts = []Fact{
 				Name: "switched by the servername callback", From: v35, Go: absent, Why: switchesAtHello,
 				C: "accept 1 where it began and 0 where it went, accept good 0 and 1",
 			},
-			// SEMANTICS says that accept stays where it began from 3.5 on; measured: not where the hello callback switches.
+			// On every release: it is the servername callback after which accept stays where it began, from 3.5 on.
 			Case{
 				Name: "switched by the hello callback",
 				C:    "accept 0 where it began and 1 where it went, accept good 0 and 1",
@@ -386,7 +386,7 @@ var getFacts = []Fact{
 		), []Case{
 			{Name: "1.2 evictions", C: "4 sessions in a cache of 2, number 2, cache full 2", Before: v30},
 			{Name: "1.2 evictions", C: "4 sessions in a cache of 2, number 1, cache full 3", From: v30},
-		}, cOnly(noRenegotiation, // SEMANTICS says more than one for each; measured: where the server asks
+		}, cOnly(noRenegotiation, // more than one for each where the server asks
 			"1.2 renegotiation by the client", "renegotiated once, counted 1",
 			"1.2 renegotiation by the server", "renegotiated once, counted 3",
 		)),

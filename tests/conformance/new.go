@@ -281,8 +281,8 @@ var newFacts = []Fact{
 			{Name: "1.2 server with NO_TICKET", C: "new 1 in the handshake, 0 while reading"},
 			{Name: "1.2 server with tickets", C: "new 1 in the handshake, 0 while reading"},
 			{
-				// SEMANTICS says that this id is not on the wire; measured: a 1.2 client sends it in the ClientHello
-				// that offers the ticket, to see by the echo whether it was accepted.
+				// A 1.2 client sends this id in the ClientHello that offers the ticket, to see by the server's echo whether
+				// the ticket was accepted.
 				Name: "1.2 id with a ticket",
 				C:    "32 bytes, the ticket's SHA-256 yes, resumed yes, sent for that yes",
 			},

@@ -136,7 +136,7 @@ var removeFacts = []Fact{
 		Go: evictionPoisons,
 	},
 	{
-		// SEMANTICS' table by release holds for the releases it names; 3.6.5 shows "no lock" like 4.0.
+		// No release number tells: 3.6.3 holds the lock, 3.6.5 does not.
 		ID:   "F3.6",
 		Says: "Flush, eviction and the context's end may call remove under the context's lock, nothing else does",
 		Cases: concat(
@@ -221,8 +221,7 @@ var removeFacts = []Fact{
 				{Name: "victim", C: "expires first", From: v30},
 				{Name: "order of a flush", C: "another", Before: v30}, // the hash table's
 			},
-			// SEMANTICS says the oldest come first on 3.0 to 3.6 and last on 4.0; measured: 3.6.5 is like 4.0, so it goes
-			// with calling remove after the lock.
+			// It goes with calling remove after the lock, as 4.0 and 3.6.5 do: these begin with the last to expire.
 			either(Case{Name: "order of a flush", From: v30}, "first to expire first", "last to expire first"),
 			[]Case{
 				{Name: "flush at time and lifetime", C: "remove 0"},

@@ -95,8 +95,8 @@ var serialFacts = []Fact{
 				Name: "the longest lifetime", C: "set and read 9223372036854775807, decoded 9223372036854775807",
 				Go: "set and read 9223372036, decoded 9223372036", Why: shortDuration, Before: v35,
 			},
-			// SEMANTICS says that a huge lifetime is clamped to about 584 years; measured: nanoseconds wrap at 2^64, so that
-			// the longest one comes near that by chance and 634 years become 49.
+			// Nanoseconds wrap at 2^64, which is no bound of 584 years: the longest lifetime comes near that by chance, and
+			// 634 years become 49.
 			{
 				Name: "the longest lifetime", C: "set and read 18446744072, decoded 18446744072",
 				Go: "set and read 9223372036, decoded 9223372036", Why: shortDuration, From: v35,
