@@ -52,7 +52,7 @@ conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only s
 
 page: setup # the page of sslsess serve -http, in a browser
 	@tests/setup.sh chromium
-	cd tests/page && go test -race -count=1 ./...
+	cd tests/page && GOFLAGS="$$(go env GOFLAGS) -race" go test -count=1 ./... # sslsess, which it builds, is built so too
 
 mutants: setup ## break each rule on purpose, and see the conformance suite notice
 	@go run ./tests/mutate $(N)

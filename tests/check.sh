@@ -21,8 +21,8 @@ soak 10 alone'
 
 part() {
 	case $1 in
-	matrix) make matrix V="$others" P="$(tests/linked.sh -few | xargs)" ;;
-	programs) make matrix V="$others" P="$(tests/linked.sh -programs | xargs)" ;;
+	matrix) make matrix V="$others" P="$few" ;;
+	programs) make matrix V="$others" P="$programs" ;;
 	conform) make conform CHECK=1 ;;
 	fuzz) make fuzz T=5s ;;
 	outages) make outages T=1m ;;
@@ -30,8 +30,9 @@ part() {
 	*) make "$1" ;;
 	esac
 }
+few=$(tests/linked.sh -few | xargs) programs=$(tests/linked.sh -programs | xargs)
 export -f part
-export others
+export others few programs
 
 names=$(awk '{ print $1 }' <<<"$parts")
 [ $# -gt 0 ] || set -- $names

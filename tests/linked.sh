@@ -4,7 +4,7 @@
 # those that hold C or drive it themselves.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-only= but='^$' programs='/(examples/c|tests/porting|tests/porting/road)$'
+only= but='^$' programs='/(tests/cabitest|tests/porting/road)$'
 case ${1-} in
 '') ;;
 -few) but=$programs ;;
