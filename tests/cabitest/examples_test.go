@@ -1,9 +1,7 @@
-// Package c_test builds the servers of these folders, which are written in C, and has clients resume across them.
-package c_test
+package cabitest_test
 
 import (
 	"crypto/tls"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -16,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestMain(m *testing.M) { os.Exit(cabitest.Main(m)) }
+// examples are servers that are written in C. They are built here and clients resume across them.
+const examples = "../../examples/c"
 
 var versions = map[string]uint16{"TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13}
 
@@ -36,7 +35,7 @@ func TestServers_ResumeAcrossProcesses(t *testing.T) {
 	cert, key := ca.LeafFiles(t, "127.0.0.1")
 	redis := servertest.Redis(t, "redis-server")
 	for _, kind := range []string{"threaded", "epoll"} {
-		server := lib.Compile(t, "gcc", filepath.Join(kind, "server.c"), lib.Shared(t)...)
+		server := lib.Compile(t, "gcc", filepath.Join(examples, kind, "server.c"), lib.Shared(t)...)
 		for name, where := range map[string][]string{
 			"sqlite": {"sqlite:" + filepath.Join(t.TempDir(), "sessions.db")},
 			"redis":  {"redis://" + redis.Addr, keyring(t)},
@@ -75,7 +74,7 @@ func TestEpoll_NobodyWaitsForAStoreThatHangs(t *testing.T) {
 	ca := tlstest.NewCA(t, "ca")
 	cert, key := ca.LeafFiles(t, "127.0.0.1")
 	redis := servertest.Redis(t, "redis-server")
-	server := lib.Compile(t, "gcc", filepath.Join("epoll", "server.c"), lib.Shared(t)...)
+	server := lib.Compile(t, "gcc", filepath.Join(examples, "epoll", "server.c"), lib.Shared(t)...)
 	a := cabitest.Start(t, server, "0", cert, key, "redis://"+redis.Addr, keyring(t))
 	client := cabitest.Client(t, tls.VersionTLS13, ca.PEM)
 	_, _, sess := cabitest.Visit(t, client, a.Addr, "", nil)
@@ -100,7 +99,7 @@ func TestPreload_TwoNginxesShareSessions(t *testing.T) {
 	lib := cabitest.Build(t)
 	ca := tlstest.NewCA(t, "ca")
 	cert, key := ca.LeafFiles(t, "127.0.0.1")
-	preload := lib.Compile(t, "gcc", filepath.Join("preload", "preload.c"), append([]string{"-shared", "-fPIC"}, lib.Headers(t)...)...)
+	preload := lib.Compile(t, "gcc", filepath.Join(examples, "preload", "preload.c"), append([]string{"-shared", "-fPIC"}, lib.Headers(t)...)...)
 	redis, ring := servertest.Redis(t, "redis-server"), keyring(t)
 	with, err := cabitest.Preload(preload)
 	require.NoError(t, err)
@@ -140,7 +139,7 @@ func TestPreload_ServesWithoutItsStore(t *testing.T) {
 	lib := cabitest.Build(t)
 	ca := tlstest.NewCA(t, "ca")
 	cert, key := ca.LeafFiles(t, "127.0.0.1")
-	preload := lib.Compile(t, "gcc", filepath.Join("preload", "preload.c"), append([]string{"-shared", "-fPIC"}, lib.Headers(t)...)...)
+	preload := lib.Compile(t, "gcc", filepath.Join(examples, "preload", "preload.c"), append([]string{"-shared", "-fPIC"}, lib.Headers(t)...)...)
 	good := filepath.Join(lib.Dir, "lib", "liblssl.so.1")
 	client := cabitest.Client(t, tls.VersionTLS13, ca.PEM)
 	for says, env := range map[string][]string{

@@ -1,5 +1,4 @@
-// Package porting_test holds the road from C to Go against programs that are written in C.
-package porting_test
+package cabitest_test
 
 import (
 	"bytes"
@@ -63,7 +62,7 @@ func TestCABI_ExportsNothingElse(t *testing.T) {
 
 func TestCABI_Installs(t *testing.T) {
 	dest := t.TempDir()
-	cmd := exec.Command("make", "-C", cabitest.Root(), "install-cabi", "PREFIX=/opt/lssl", "DESTDIR="+dest)
+	cmd := exec.Command("make", "-C", "../..", "install-cabi", "PREFIX=/opt/lssl", "DESTDIR="+dest)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	for _, file := range []string{"lib/liblssl.so.1", "lib/liblssl.a", "include/lssl.h"} {

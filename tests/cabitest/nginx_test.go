@@ -1,4 +1,4 @@
-package c_test
+package cabitest_test
 
 import (
 	"fmt"
