@@ -442,12 +442,21 @@ int scb_ssl_reused(SSL *ssl)
     return SSL_session_reused(ssl);
 }
 
+static int scb_verify_cb(int ok, X509_STORE_CTX *chain)
+{
+    (void)chain;
+    return ok;
+}
+
 /* Certificates follow the context by themselves; the policy on client
- * certificates has to be carried over. */
+ * certificates has to be carried over. SSL_set_verify ignores a NULL callback
+ * and would leave the one of the former context. */
 void scb_ssl_switch(SSL *ssl, SSL_CTX *ctx)
 {
+    SSL_verify_cb verify = SSL_CTX_get_verify_callback(ctx);
+
     SSL_set_SSL_CTX(ssl, ctx);
-    SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ctx), SSL_CTX_get_verify_callback(ctx));
+    SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ctx), verify != NULL ? verify : scb_verify_cb);
     SSL_set_verify_depth(ssl, SSL_CTX_get_verify_depth(ctx));
     scb_clear_errs();
 }

@@ -27,7 +27,7 @@ static void scb_guest_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int i
 #ifdef SCB_HAVE_QUIC
     if (!SSL_is_quic(parent)) /* of those the connection has gone by now */
 #endif
-        reused = SSL_session_reused(parent);
+        reused = SSL_session_reused(parent) || SSL_in_before(parent); /* SSL_clear forgets that it resumed */
     scbGoGuestGone(g->handle, reused);
     OPENSSL_free(g);
 }
