@@ -23,7 +23,9 @@ var (
 	cConstant  = regexp.MustCompile(`\b(?:0x[0-9a-fA-F]+|[0-9]+)[uUlL]*\b`)
 	cCondition = regexp.MustCompile(`\b(?:if|while) \(`)
 	cReturn    = regexp.MustCompile(`\breturn ([^;]+);`)
-	cSingle    = regexp.MustCompile(`^![^&|]*$|^[^&|]* (?:==|!=|<|>|<=|>=) [^&|]*$`)
+	cJoined    = regexp.MustCompile(`&&|\|\|`)
+	cNegatable = regexp.MustCompile(`^!| (?:==|!=|<|>|<=|>=) `)
+	cZero      = regexp.MustCompile(`^(?:[0-9]+|NULL|SCB_FAIL)$`)
 	cPrefix    = regexp.MustCompile(`^\s*(?:(?:if|while|for|switch) \(|else\b|do\b|case [^:]+:|default:|\w+:)`)
 	cEffect    = regexp.MustCompile(`(?s)^(?:\w+\(.*\)|(?:\*|\+\+|--)?[\w.>\[\]-]+ [-+|&]?= .*|.*(?:\+\+|--))$|^(?:\+\+|--)|^(?:break|continue|return|goto \w+)$`)
 )
@@ -98,15 +100,16 @@ func (m *cMutator) conditions(from, to int) {
 	m.each(cCondition, from, to, func(_, after int) {
 		open := after - 1
 		end := m.closing(open)
-		if !cSingle.MatchString(m.code[after : end-1]) {
+		if cond := m.code[after : end-1]; cJoined.MatchString(cond) || !cNegatable.MatchString(cond) {
 			m.replace(open, end, "(!"+string(m.src[open:end])+")")
 		}
 	})
 }
 
+// returns puts 0 in the place of results, but for constants, which operators moves.
 func (m *cMutator) returns(from, to int) {
 	m.each(cReturn, from, to, func(from, to int) {
-		if text := m.code[from:to]; text != "NULL" && cConstant.FindString(text) != text {
+		if !cZero.MatchString(m.code[from:to]) {
 			m.replace(from, to, "0")
 		}
 	})

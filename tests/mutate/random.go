@@ -175,8 +175,9 @@ func (c *campaign) try(trees []string, all []site) error {
 	slices.SortFunc(q.unnoticed, func(a, b site) int {
 		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.from, b.from))
 	})
+	fmt.Println("\nUnnoticed:")
 	for _, s := range q.unnoticed {
-		fmt.Printf("\nunnoticed: %s\n%s", s.where(), s.diff())
+		fmt.Printf("\n%s\n%s", s.where(), s.diff())
 	}
 	noticed := q.tried - len(q.unnoticed)
 	fmt.Printf("\nmutate: %d tried, %d noticed (%.1f%%); %d more did not compile\n",
@@ -254,7 +255,7 @@ func (q *queue) done(s site, compiles bool, by []string, err error) {
 	case len(by) == 0:
 		q.tried++
 		q.unnoticed = append(q.unnoticed, s)
-		fmt.Printf("%3d  UNNOTICED  %s\n", q.tried, s.where())
+		fmt.Printf("%3d  UNNOTICED  %s\n%s", q.tried, s.where(), s.diff()) // in case the run is cut short
 	default:
 		q.tried++
 		fmt.Printf("%3d  noticed    %s: %s\n", q.tried, s.where(), strings.Join(by, ", "))

@@ -88,6 +88,8 @@ func TestCChanges(t *testing.T) {
 		"    if (c->on)\n        return b;":         {"if (!(c->on))", "return 0;"},
 		"    while (a && f(b))\n        c = d;":     {"while (a || f(b))", "while (!(a && f(b)))", ";"},
 		"    a |= 1u << b;":                         {"a &= 1u << b;", "a |= 1u >> b;", "a |= (1u + 1) << b;", "a |= (1u - 1) << b;", ";"},
+		"    if (f(&b) != c)\n        ;":            {"if (f(&b) == c)"},
+		"    return SCB_FAIL;":                      nil,
 		"    return NULL;":                          nil,
 		"    return 1;":                             {"return (1 + 1);", "return (1 - 1);"},
 		"    SSL *ssl = f(a);":                      nil,
