@@ -25,7 +25,6 @@ var (
 	cReturn    = regexp.MustCompile(`\breturn ([^;]+);`)
 	cJoined    = regexp.MustCompile(`&&|\|\|`)
 	cNegatable = regexp.MustCompile(`^!| (?:==|!=|<|>|<=|>=) `)
-	cZero      = regexp.MustCompile(`^(?:[0-9]+|NULL|SCB_FAIL)$`)
 	cPrefix    = regexp.MustCompile(`^\s*(?:(?:if|while|for|switch) \(|else\b|do\b|case [^:]+:|default:|\w+:)`)
 	cEffect    = regexp.MustCompile(`(?s)^(?:\w+\(.*\)|(?:\*|\+\+|--)?[\w.>\[\]-]+ [-+|&]?= .*|.*(?:\+\+|--))$|^(?:\+\+|--)|^(?:break|continue|return|goto \w+)$`)
 )
@@ -74,6 +73,9 @@ func (m *cMutator) operators(from, to int) {
 	m.each(cStep, from, to, swap)
 	m.each(cNot, from, to, func(from, _ int) { m.replace(from, from+1, "") })
 	m.each(cConstant, from, to, func(from, to int) {
+		if strings.HasSuffix(m.code[:from], "return ") && m.code[to] == ';' {
+			return
+		}
 		m.replace(from, to, "("+m.code[from:to]+" + 1)")
 		m.replace(from, to, "("+m.code[from:to]+" - 1)")
 	})
@@ -106,10 +108,14 @@ func (m *cMutator) conditions(from, to int) {
 	})
 }
 
-// returns puts 0 in the place of results, but for constants, which operators moves.
+// returns puts 0 in the place of results, and 1 in that of 0: most constants that are returned are truth values.
 func (m *cMutator) returns(from, to int) {
 	m.each(cReturn, from, to, func(from, to int) {
-		if !cZero.MatchString(m.code[from:to]) {
+		switch m.code[from:to] {
+		case "NULL":
+		case "0", "SCB_FAIL":
+			m.replace(from, to, "1")
+		default:
 			m.replace(from, to, "0")
 		}
 	})
