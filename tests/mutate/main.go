@@ -56,7 +56,7 @@ func main() {
 	}
 }
 
-// clone copies what is committed, so that nobody's work is touched.
+// clone copies the last commit. Work that is not committed is neither tried nor touched.
 func clone(tree string) (string, error) {
 	if out, err := exec.Command("git", "clone", "-q", "--local", ".", tree).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("git clone: %w: %s", err, out)

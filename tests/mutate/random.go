@@ -208,8 +208,8 @@ func (c *campaign) one(tree string, s site) (compiles bool, by []string, err err
 	return true, nil, nil
 }
 
-// queue hands mutants to the workers. Which ones are tried depends on the order alone: one that does not compile is made
-// up for by the next.
+// queue hands mutants to the workers. Their order alone decides which are tried: the next one replaces one that does not
+// compile.
 type queue struct {
 	mu     sync.Mutex
 	change sync.Cond

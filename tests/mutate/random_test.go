@@ -111,7 +111,7 @@ func TestSite_ShowsItsLines(t *testing.T) {
 	require.Equal(t, "-\ttwo(\n-\t\tx)\n+\ty)\n", s.diff())
 }
 
-// What does not compile is made up for, in the order of the mutants.
+// The next mutant replaces one that does not compile.
 func TestQueue(t *testing.T) {
 	var all []site
 	for i := range 6 {
