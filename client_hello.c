@@ -28,7 +28,7 @@ static void scb_attached_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, in
 #ifdef SCB_HAVE_QUIC
     if (!SSL_is_quic(parent)) /* a QUIC connection is gone by now */
 #endif
-        reused = SSL_session_reused(parent);
+        reused = SSL_session_reused(parent) || SSL_in_before(parent); /* SSL_clear forgets that it resumed */
     scbGoAttachedGone(a->handle, reused);
     OPENSSL_free(a);
 }
@@ -122,12 +122,21 @@ void scb_ctx_hook_names(SSL_CTX *ctx)
 
 /* ---- the switch ---------------------------------------------------------- */
 
+static int scb_verify_cb(int ok, X509_STORE_CTX *chain)
+{
+    (void)chain;
+    return ok;
+}
+
 /* SSL_set_SSL_CTX carries the certificates over, but not the policy on client
- * certificates. */
+ * certificates. SSL_set_verify ignores a NULL callback and would leave the one
+ * of the former context. */
 void scb_ssl_switch(SSL *ssl, SSL_CTX *ctx)
 {
+    SSL_verify_cb verify = SSL_CTX_get_verify_callback(ctx);
+
     SSL_set_SSL_CTX(ssl, ctx);
-    SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ctx), SSL_CTX_get_verify_callback(ctx));
+    SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ctx), verify != NULL ? verify : scb_verify_cb);
     SSL_set_verify_depth(ssl, SSL_CTX_get_verify_depth(ctx));
     scb_clear_errs();
 }
