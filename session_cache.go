@@ -76,9 +76,9 @@ const (
 type SessionCache struct {
 	ctx    *Context
 	st     store.Store
-	taker  store.Taker  // nil if the store is none
-	local  bool         // the store never waits
-	prompt store.Prompt // nil if the store is none
+	taker  store.Taker // nil if the store is none
+	local  bool        // the store never waits
+	prompt prompt      // nil if the store is none
 	opt    StoreOptions
 	seal   *ticket.Ring // nil with Plaintext
 	tags   *ticket.Ring // nil: ids are not tagged
@@ -100,6 +100,14 @@ type SessionCache struct {
 	cancel  context.CancelFunc
 	ended   atomic.Bool
 	loss    atomic.Pointer[error] // why the last queued operation was lost
+}
+
+// prompt is implemented by stores whose calls return when their context ends, as
+// far as they know: they are called without a goroutine that could outwait them.
+type prompt interface {
+	// Prompt reports whether a call that begins now returns as soon as its context
+	// ends. It is asked before each call and must not wait.
+	Prompt() bool
 }
 
 // UseStore keeps the Context's sessions in st, where every server that shares
@@ -207,7 +215,7 @@ func newSessionCache(c *Context, st store.Store, opt *StoreOptions) (*SessionCac
 	}
 	sc.taker, _ = st.(store.Taker)
 	_, sc.local = st.(store.Local)
-	sc.prompt, _ = st.(store.Prompt)
+	sc.prompt, _ = st.(prompt)
 	sc.tags = o.Keys
 	if !o.Plaintext {
 		if sc.tags == nil {
