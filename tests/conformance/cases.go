@@ -55,3 +55,15 @@ func either(c Case, one, other string) []Case {
 	a.C, b.C = one, other
 	return []Case{a, b}
 }
+
+var protocols = []uint16{tls12, tls13}
+
+func versionText(version uint16) string {
+	if version == tls12 {
+		return "1.2"
+	}
+	return "1.3"
+}
+
+// versioned is the name of a case that is shown for both versions.
+func versioned(version uint16, name string) string { return versionText(version) + " " + name }

@@ -383,22 +383,6 @@ func (o *observer) labWithSession(version uint16, mode libssl.CacheMode) (*lab, 
 	return l, offer
 }
 
-// issued is what a full handshake left in the entries.
-func (l *lab) issued() (id libssl.SessionID, der []byte) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.o.mustBe(len(l.entries) == 1, "one entry")
-	for id, der = range l.entries {
-	}
-	return id, der
-}
-
-func (o *observer) marshal(s *libssl.Session) []byte {
-	der, err := s.MarshalBinary()
-	o.must(err)
-	return der
-}
-
 const (
 	external = libssl.CacheServer | libssl.CacheNoInternal
 	internal = libssl.CacheServer

@@ -186,7 +186,7 @@ func whatIsAsked(o *observer) {
 		o.say(v.name,
 			"%d bytes, the hello's session id %s, the identity offered %s, the stored session's id %s",
 			asked.Len(), yes(bytes.Equal(asked.Bytes(), hello)),
-			yes(bytes.Equal(asked.Bytes(), field(o, o.marshal(offer), fieldTicket))), yes(asked == stored))
+			yes(bytes.Equal(asked.Bytes(), o.fields(o.marshal(offer)).octets(fieldTicket))), yes(asked == stored))
 	}
 
 	made := make([]byte, store.MaxIDLen)
@@ -196,7 +196,7 @@ func whatIsAsked(o *observer) {
 	for _, n := range []int{1, 25, 32} {
 		var asked libssl.SessionID
 		l.onGet = func(_ *libssl.SSL, id libssl.SessionID) { asked = id }
-		l.mustVisit(l.server, o.parse(withField(o, o.marshal(offer), fieldID, made[:n])))
+		l.mustVisit(l.server, o.parse(o.fields(o.marshal(offer)).withPlain(placeID, made[:n]).der()))
 		texts = append(texts, fmt.Sprintf("%d bytes as written %s", n, yes(bytes.Equal(asked.Bytes(), made[:n]))))
 	}
 	o.say("1.2 ids that the client made up", "%s", strings.Join(texts, ", "))

@@ -69,7 +69,7 @@ func defectCalled(name string) defect {
 }
 
 func is13(o *observer, der []byte) bool {
-	return bytes.Equal(field(o, der, fieldVersion), []byte{3, 4})
+	return bytes.Equal(o.fields(der)[placeVersion].Bytes, []byte{3, 4})
 }
 
 func otherVersion(o *observer, der []byte) []byte {
@@ -77,11 +77,11 @@ func otherVersion(o *observer, der []byte) []byte {
 	if is13(o, der) {
 		other[1] = 3
 	}
-	return withField(o, der, fieldVersion, other)
+	return o.fields(der).withPlain(placeVersion, other).der()
 }
 
 func otherContext(o *observer, der []byte) []byte {
-	return withField(o, der, fieldIDContext, []byte("another"))
+	return o.fields(der).with(fieldIDContext, []byte("another")).der()
 }
 
 func expire(o *observer, der []byte) []byte {
@@ -91,19 +91,20 @@ func expire(o *observer, der []byte) []byte {
 }
 
 func dropEMS(o *observer, der []byte) []byte {
-	return withField(o, der, fieldFlags, []byte{0})
+	return o.fields(der).with(fieldFlags, 0).der()
 }
 
 var innocentID, _ = store.IDFromBytes([]byte("the id of an innocent session..."))
 
-func otherID(o *observer, der []byte) []byte { return withField(o, der, fieldID, innocentID.Bytes()) }
+func otherID(o *observer, der []byte) []byte {
+	return o.fields(der).withPlain(placeID, innocentID.Bytes()).der()
+}
 
 func otherSecret(o *observer, der []byte) []byte {
-	return edit(o, der, fieldSecret, func(secret []byte) []byte {
-		secret = bytes.Clone(secret)
-		secret[0] ^= 1
-		return secret
-	})
+	fields := o.fields(der)
+	secret := bytes.Clone(fields[placeSecret].Bytes)
+	secret[0] ^= 1
+	return fields.withPlain(placeSecret, secret).der()
 }
 
 func withCipher(o *observer, der []byte, in12, in13 uint16) []byte {
@@ -111,7 +112,7 @@ func withCipher(o *observer, der []byte, in12, in13 uint16) []byte {
 	if is13(o, der) {
 		c = in13
 	}
-	return withField(o, der, fieldCipher, binary.BigEndian.AppendUint16(nil, c))
+	return o.fields(der).withPlain(placeCipher, binary.BigEndian.AppendUint16(nil, c)).der()
 }
 
 // otherCipher has the hash of AES-128-GCM.

@@ -298,13 +298,3 @@ var newFacts = []Fact{
 		},
 	},
 }
-
-var protocols = []uint16{tls12, tls13}
-
-// versioned is the name of a case that is shown for both versions.
-func versioned(version uint16, name string) string {
-	if version == tls13 {
-		return "1.3 " + name
-	}
-	return "1.2 " + name
-}

@@ -28,22 +28,9 @@ func whenNewRuns(o *observer, version uint16) {
 
 // ---- F1.3: how many ---------------------------------------------------------------
 
-// untoldServer is a server that nobody told a number of tickets, nor an id context.
-func (l *lab) untoldServer() *libssl.Context {
-	ctx, err := libssl.NewContext(libssl.ServerRole)
-	l.o.must(err)
-	l.o.atEnd(func() { ctx.Close() })
-	pem, err := cref.CertificatePEM()
-	l.o.must(err)
-	l.o.must(ctx.UseCertificatePEM(pem, pem))
-	l.o.must(ctx.SetVersions(l.version, l.version))
-	ctx.SetOptions(libssl.OpNoTicket)
-	return ctx
-}
-
 func defaultTickets(o *observer) {
 	l := o.lab(tls13)
-	ctx := l.untoldServer()
+	ctx := l.bareServer()
 	l.storeOn(ctx)
 	l.mustVisit(ctx, nil)
 	o.say("1.3 default", "new %d", l.news)
@@ -142,7 +129,7 @@ func cachedWith(o *observer, name string, version uint16, mode libssl.CacheMode)
 
 func withoutContext(o *observer, version uint16) {
 	l := o.lab(version)
-	one, other := l.untoldServer(), l.untoldServer()
+	one, other := l.bareServer(), l.bareServer()
 	l.storeOn(one)
 	l.storeOn(other)
 	_, session := l.mustVisit(one, nil)
@@ -155,7 +142,7 @@ func verifying(o *observer, name string, version uint16, context bool) {
 	l := o.lab(version)
 	ctx := l.server
 	if !context {
-		ctx = l.untoldServer()
+		ctx = l.bareServer()
 	}
 	l.storeOn(ctx)
 	o.must(ctx.SetVerify(libssl.VerifyPeer))

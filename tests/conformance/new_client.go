@@ -3,7 +3,6 @@ package conformance
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/asn1"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -85,17 +84,15 @@ func clientRenews(o *observer, version uint16) {
 		yes(resumed), l.news, l.removes, yes(!bytes.Equal(ticketOf(first), ticketOf(second))))
 }
 
-// ticketOf finds the ticket in the serial form: [10] EXPLICIT OCTET STRING. nil where there is none.
-func ticketOf(s *libssl.Session) (ticket []byte) {
+// ticketOf returns the client's ticket, or nil without one.
+func ticketOf(s *libssl.Session) []byte {
 	der, err := s.MarshalBinary()
-	var v asn1.RawValue
-	if err == nil {
-		_, err = asn1.Unmarshal(der, &v)
+	if err != nil {
+		return nil
 	}
-	for rest := v.Bytes; err == nil && len(rest) > 0; {
-		if rest, err = asn1.Unmarshal(rest, &v); err == nil && v.Class == asn1.ClassContextSpecific && v.Tag == 10 {
-			asn1.Unmarshal(v.Bytes, &ticket)
-		}
+	fields, err := parseFields(der)
+	if err != nil {
+		return nil
 	}
-	return ticket
+	return fields.octets(fieldTicket)
 }

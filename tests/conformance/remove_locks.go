@@ -45,14 +45,7 @@ func removeLocks(o *observer) {
 	answer := l.askForLock()
 	l.mustVisit(l.server, offer)
 	o.say("expired at lookup, 1.2", "%s", answer())
-	for _, end := range []struct {
-		name string
-		how  func(k *link)
-	}{
-		{"fatal alert sent", (*link).alertSent},
-		{"fatal alert received", (*link).alertReceived},
-		{"freed", func(*link) {}},
-	} {
+	for _, end := range uncleanEnds {
 		answer := l.askForLock()
 		k := l.runLink(nil)
 		end.how(k)

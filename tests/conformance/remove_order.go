@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"slices"
 	"time"
 
 	"github.com/libssl-go/libssl"
@@ -23,68 +24,68 @@ func orderAndAmount(o *observer) {
 	}
 	o.say("a size of 0, 1, 2, 3", "holds %d, %d, %d, %d of 8", held...)
 
-	index := map[libssl.SessionID]int{}
 	for i, s := range s { // the first expires first
-		index[s.ID()] = i
 		o.must(s.SetTime(time.Now().Add(time.Duration(10*i-100) * time.Second)))
 	}
-	var seen []int
-	watch := func() {
-		seen = nil
-		l.onRemove = func(_ *libssl.Context, s *libssl.Session) { seen = append(seen, index[s.ID()]) }
-	}
-	l.server.SetSessionCacheSize(4)
-	l.add(s[5])
-	l.add(s[1])
-	l.add(s[6])
-	watch()
-	l.add(s[7])
-	if len(seen) == 0 { // where 4 means 4
-		l.add(s[2])
-	}
-	victim := "another"
-	switch {
-	case len(seen) != 1:
-		victim = "not one"
-	case seen[0] == 5:
-		victim = "inserted first"
-	case seen[0] == 1:
-		victim = "expires first"
-	}
-	o.say("victim", "%s", victim)
-	l.onRemove = nil
-	l.flush()
+	o.say("victim", "%s", l.victim(s))
+	o.say("order of a flush", "%s", l.flushOrder(s))
 
-	l.server.SetSessionCacheSize(0)
-	for _, i := range []int{3, 0, 6, 1, 7, 5, 2, 4} {
-		l.add(s[i])
-	}
-	watch()
-	l.flush()
-	rising, falling := 0, 0
-	for i := 1; i < len(seen); i++ {
-		if seen[i] > seen[i-1] {
-			rising++
-		} else {
-			falling++
-		}
-	}
-	order := "another"
-	switch {
-	case falling == 0:
-		order = "first to expire first"
-	case rising == 0:
-		order = "last to expire first"
-	}
-	o.say("order of a flush", "%s", order)
-
-	l.onRemove = nil
 	l.add(s[0])
 	l.reset()
 	o.must(l.server.FlushSessions(s[0].Expires()))
 	o.say("flush at time and lifetime", "remove %d", l.removes)
 	o.must(l.server.FlushSessions(s[0].Expires().Add(time.Second)))
 	o.say("flush a second later", "remove %d", l.removes)
+}
+
+// removedOf runs do and returns the sessions that remove was called with meanwhile, as indices of s.
+func (l *lab) removedOf(s []*libssl.Session, do func()) (removed []int) {
+	index := map[libssl.SessionID]int{}
+	for i, s := range s {
+		index[s.ID()] = i
+	}
+	l.onRemove = func(_ *libssl.Context, s *libssl.Session) { removed = append(removed, index[s.ID()]) }
+	do()
+	l.onRemove = nil
+	return removed
+}
+
+// victim tells which session a full cache evicts. Those in s expire in their order.
+func (l *lab) victim(s []*libssl.Session) string {
+	l.server.SetSessionCacheSize(4)
+	l.add(s[5])
+	l.add(s[1])
+	l.add(s[6])
+	evicted := l.removedOf(s, func() { l.add(s[7]) })
+	if len(evicted) == 0 { // this release holds four where the size is 4
+		evicted = l.removedOf(s, func() { l.add(s[2]) })
+	}
+	l.flush()
+	switch {
+	case len(evicted) != 1:
+		return "not one"
+	case evicted[0] == 5:
+		return "inserted first"
+	case evicted[0] == 1:
+		return "expires first"
+	}
+	return "another"
+}
+
+// flushOrder tells in which order a flush removes sessions. Those in s expire in their order.
+func (l *lab) flushOrder(s []*libssl.Session) string {
+	l.server.SetSessionCacheSize(0)
+	for _, i := range []int{3, 0, 6, 1, 7, 5, 2, 4} {
+		l.add(s[i])
+	}
+	removed := l.removedOf(s, l.flush)
+	switch {
+	case slices.IsSorted(removed):
+		return "first to expire first"
+	case slices.IsSortedFunc(removed, func(a, b int) int { return b - a }):
+		return "last to expire first"
+	}
+	return "another"
 }
 
 func automaticFlush(o *observer) {

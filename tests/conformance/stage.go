@@ -162,13 +162,6 @@ func (k *link) halfWay(then func(served <-chan error)) {
 	both.Wait()
 }
 
-func versionText(version uint16) string {
-	if version == tls12 {
-		return "1.2"
-	}
-	return "1.3"
-}
-
 // outcome is what a call that changes the cache came to.
 func outcome(done bool, err error) string {
 	switch {

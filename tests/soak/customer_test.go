@@ -95,7 +95,19 @@ func (c *customer) visit() {
 	if clientErr != nil {
 		cn.Close()
 	}
-	serverErr := <-served
+	c.account(k, s, offered, end, clientErr, <-served)
+	var both sync.WaitGroup
+	both.Go(func() { k.Close() })
+	if end == serverAborts {
+		s.Abort()
+	} else {
+		s.Close()
+	}
+	both.Wait()
+}
+
+// account counts the visit and, after a good one, takes over the client's session.
+func (c *customer) account(k, s *libssl.Conn, offered bool, end int, clientErr, serverErr error) {
 	switch {
 	case clientErr == nil && serverErr == nil:
 		if k.SessionReused() != s.SessionReused() {
@@ -117,14 +129,6 @@ func (c *customer) visit() {
 	default:
 		c.n.fail("%s, offered %v: client %v, server %v", c.lane.name, offered, clientErr, serverErr)
 	}
-	var both sync.WaitGroup
-	both.Go(func() { k.Close() })
-	if end == serverAborts {
-		s.Abort()
-	} else {
-		s.Close()
-	}
-	both.Wait()
 }
 
 var question, answer = []byte("a question"), []byte("the answer")

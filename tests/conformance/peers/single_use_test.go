@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/tests/tlstest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -169,7 +170,7 @@ func TestSingleUse_ForgedBinderWhileTheOwnerComes(t *testing.T) {
 // over is open with a client whose writes are seen by before.
 func (h *host) over(t testing.TB, client, server *libssl.Context, offer *libssl.Session, before func(n int) error) *link {
 	t.Helper()
-	cn, sn, err := tcp()
+	cn, sn, err := tlstest.TCPPair()
 	require.NoError(t, err)
 	l, err := connectOver(&wire{Conn: cn, before: before}, sn, client, server, h.name, offer)
 	require.NoError(t, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/tests/internal/cref"
+	"github.com/libssl-go/libssl/tests/tlstest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -18,7 +19,7 @@ func TestStore_HasTheSessionBeforeTheClient(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		st := newShared()
 		server, _ := h.node(t, st, libssl.StoreOptions{Keys: newRing(t)})
-		cn, sn, err := tcp()
+		cn, sn, err := tlstest.TCPPair()
 		require.NoError(t, err)
 		var sent, sentBefore atomic.Int32
 		st.on(func(context.Context) error { sentBefore.Store(sent.Load()); return nil }, beforePut)
