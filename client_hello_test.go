@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/libssl-go/libssl/internal/hello"
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/tlstest"
@@ -30,9 +31,21 @@ func (r *recorder) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// vector cuts a vector with a length of n bytes off b.
+func vector(b []byte, n int) (v, rest []byte, ok bool) {
+	size := 0
+	for _, c := range b[:min(n, len(b))] {
+		size = size<<8 | int(c)
+	}
+	if len(b) < n+size {
+		return nil, nil, false
+	}
+	return b[n : n+size], b[n+size:], true
+}
+
 // dissect cuts the ClientHello in the first record of stream into what the hook
 // is shown of it.
-func dissect(t testing.TB, stream []byte) clientHello {
+func dissect(t testing.TB, stream []byte) hello.Hello {
 	t.Helper()
 	need := func(ok bool) {
 		if !ok {
@@ -42,8 +55,8 @@ func dissect(t testing.TB, stream []byte) clientHello {
 	need(len(stream) > 9 && stream[0] == 22 && stream[5] == 1)
 	body, _, ok := vector(stream[6:], 3)
 	need(ok && len(body) > 34)
-	var h clientHello
-	h.sessionID, body, ok = vector(body[34:], 1)
+	var h hello.Hello
+	h.SessionID, body, ok = vector(body[34:], 1)
 	need(ok)
 	_, body, ok = vector(body, 2) // ciphers
 	need(ok)
@@ -57,13 +70,13 @@ func dissect(t testing.TB, stream []byte) clientHello {
 		need(ok)
 		switch kind {
 		case 0:
-			h.serverName = ext
+			h.ServerName = ext
 		case 35:
-			h.ticket = ext
+			h.Ticket = ext
 		case 41:
-			h.psk = ext
+			h.PSK = ext
 		case 43:
-			h.versions = ext
+			h.Versions = ext
 		}
 	}
 	return h
@@ -71,7 +84,7 @@ func dissect(t testing.TB, stream []byte) clientHello {
 
 // realHellos records what OpenSSL's and crypto/tls's clients send, fresh and
 // with a session of each version. ids are what the resuming ones offer.
-func realHellos(t testing.TB) (hellos []clientHello, ids map[int]store.ID) {
+func realHellos(t testing.TB) (hellos []hello.Hello, ids map[int]store.ID) {
 	ca := tlstest.NewCA(t, "ca")
 	cert, key := ca.Leaf(t, "server.test")
 	client, err := NewContext(ClientRole)
@@ -138,12 +151,11 @@ func TestClientHello_RealOnes(t *testing.T) {
 	require.Len(t, hellos, 5)
 	require.Len(t, ids, 2)
 	for i, h := range hellos {
-		require.Equal(t, "server.test", h.name())
-		require.True(t, h.offersTLS13())
-		h.tls13 = i >= 2
-		got := h.candidates(nil)
+		require.Equal(t, "server.test", h.Name())
+		h.TLS13 = i >= 2
+		got := h.Candidates(nil)
 		if id, ok := ids[i]; ok {
-			require.Equal(t, []candidate{{id: id, psk: i >= 2}}, got)
+			require.Equal(t, []hello.Candidate{{ID: id, PSK: i >= 2}}, got)
 		} else if i == 0 {
 			require.Len(t, got, 1, "the random id of a fresh client is asked for by TLS 1.2 servers")
 		} else {

@@ -1,17 +1,24 @@
 package libssl
 
-import "time"
+import (
+	"time"
 
-// What the black-box tests craft entries with.
-var (
-	SealEntry = seal
-	OpenEntry = open
+	"github.com/libssl-go/libssl/internal/entry"
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/ticket"
 )
 
-// SetTimeouts changes the budgets of a cache that no handshake uses at the moment.
-func (sc *SessionCache) SetTimeouts(lookup, put time.Duration) {
-	sc.opt.LookupTimeout, sc.opt.PutTimeout = lookup, put
+// SealEntry and OpenEntry are for black-box tests that craft entries.
+func SealEntry(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Time, der []byte) []byte {
+	return entry.Seal(keys, id, idContext, origin, append(make([]byte, entry.OriginSize), der...))
 }
 
+func OpenEntry(keys *ticket.Ring, id store.ID, idContext, data []byte) (der []byte, origin time.Time, err error) {
+	return entry.Open(keys, id, idContext, data, nil)
+}
+
+// SetTimeouts changes the time limits of a cache that no handshake uses at the moment.
+func (sc *SessionCache) SetTimeouts(lookup, put time.Duration) { sc.guard.SetTimeouts(lookup, put) }
+
 // SetBreakerClock sets the clock of a cache that is not in use yet.
-func (sc *SessionCache) SetBreakerClock(now func() time.Time) { sc.breaker.now = now }
+func (sc *SessionCache) SetBreakerClock(now func() time.Time) { sc.guard.SetClock(now) }

@@ -24,12 +24,19 @@ import (
 const module = "github.com/libssl-go/libssl"
 
 // pure packages are for everyone: no cgo, nothing but the standard library.
-var pure = []string{"store", "store/storetest", "store/memstore", "store/sharedring", "store/tiered", "store/valkeystore/internal/records", "ticket"}
+var pure = []string{"store", "store/storetest", "store/memstore", "store/sharedring", "store/tiered", "store/valkeystore/internal/records", "ticket",
+	"internal/entry", "internal/guarded", "internal/hello", "internal/lookup", "internal/wire"}
 
 // mayImport is who may import whom inside the module. The root package is ".". A package that isn't named may import
 // what it likes, except what the other tests here say.
 var mayImport = map[string][]string{
-	".":                {"cgo", "internal/parking", "store", "ticket"},
+	".": {"cgo", "internal/parking", "internal/entry", "internal/guarded", "internal/hello", "internal/lookup", "internal/wire",
+		"store", "ticket"},
+	"internal/wire":    {},
+	"internal/hello":   {"store"},
+	"internal/guarded": {"store"},
+	"internal/entry":   {"store", "ticket"},
+	"internal/lookup":  {"internal/entry", "internal/guarded", "internal/hello", "store", "ticket"},
 	"cgo":              {},
 	"internal/parking": {},
 	"store":            {},

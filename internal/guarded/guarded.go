@@ -82,8 +82,13 @@ func (s *Store) CanTake() bool { return s.taker != nil }
 // Open reports whether the breaker is open, so that the store is left alone.
 func (s *Store) Open() bool { return s.breaker.isOpen() }
 
-// SetClock sets the breaker's clock, before the first call. It is for tests.
+// SetClock sets the breaker's clock. Like SetTimeouts it is for tests, while no call is under way.
 func (s *Store) SetClock(now func() time.Time) { s.breaker.now = now }
+
+// SetTimeouts changes the time limits.
+func (s *Store) SetTimeouts(lookup, put time.Duration) {
+	s.opt.LookupTimeout, s.opt.PutTimeout = lookup, put
+}
 
 // request is one store operation. A struct, not a closure, to save an allocation.
 type request struct {

@@ -1,4 +1,4 @@
-package libssl
+package entry
 
 import (
 	"bytes"
@@ -13,11 +13,11 @@ import (
 )
 
 func seal(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Time, der []byte) []byte {
-	return sealEntry(keys, id, idContext, origin, append(make([]byte, originSize), der...))
+	return Seal(keys, id, idContext, origin, append(make([]byte, OriginSize), der...))
 }
 
 func open(keys *ticket.Ring, id store.ID, idContext, data []byte) (der []byte, origin time.Time, err error) {
-	return openEntry(keys, id, idContext, data, nil)
+	return Open(keys, id, idContext, data, nil)
 }
 
 func testRing(t testing.TB) *ticket.Ring {
@@ -72,7 +72,7 @@ func TestEntry_IsGoodUnderItsOwnNameAndContextOnly(t *testing.T) {
 			"border moved left":  {testID(t, 5, 15), bytes.Repeat([]byte{5}, 17)},
 		} {
 			_, _, err := open(keys, other.id, other.sid, data)
-			require.ErrorIs(t, err, errForged, name)
+			require.ErrorIs(t, err, ErrForged, name)
 		}
 	})
 }
@@ -108,15 +108,15 @@ func TestEntry_SaysWhetherSomebodyElseCouldReadIt(t *testing.T) {
 		data []byte
 		want error
 	}{
-		"unknown key":                     {b, sealed, errUnreadable},
-		"sealed, without keys":            {nil, sealed, errUnreadable},
-		"plaintext, where a seal is due":  {a, plain, errUnreadable},
-		"format of a later version":       {a, newer, errUnreadable},
-		"format of a later version plain": {nil, newer, errUnreadable},
-		"empty":                           {a, nil, errForged},
-		"empty plain":                     {nil, []byte{}, errForged},
-		"garbage":                         {a, append([]byte{entrySealed}, bytes.Repeat([]byte{9}, 100)...), errForged},
-		"garbage plain":                   {nil, append([]byte{entryPlaintext}, bytes.Repeat([]byte{9}, 100)...), errForged},
+		"unknown key":                     {b, sealed, ErrUnreadable},
+		"sealed, without keys":            {nil, sealed, ErrUnreadable},
+		"plaintext, where a seal is due":  {a, plain, ErrUnreadable},
+		"format of a later version":       {a, newer, ErrUnreadable},
+		"format of a later version plain": {nil, newer, ErrUnreadable},
+		"empty":                           {a, nil, ErrForged},
+		"empty plain":                     {nil, []byte{}, ErrForged},
+		"garbage":                         {a, append([]byte{formatSealed}, bytes.Repeat([]byte{9}, 100)...), ErrForged},
+		"garbage plain":                   {nil, append([]byte{formatPlaintext}, bytes.Repeat([]byte{9}, 100)...), ErrForged},
 	} {
 		_, _, err := open(tt.keys, id, sid, tt.data)
 		require.ErrorIs(t, err, tt.want, name)
@@ -150,18 +150,18 @@ func FuzzOpenEntry(f *testing.F) {
 	f.Add(name, sid, golden, false)
 	f.Add(name, sid, seal(nil, goldenID, sid, origin, []byte("the session")), false)
 	f.Add(name, sid, seal(nil, goldenID, sid, origin, nil), true)
-	f.Add(name, sid, []byte{entryPlaintext, 1, 2, 3, 4, 5, 6, 7, 8}, true)
+	f.Add(name, sid, []byte{formatPlaintext, 1, 2, 3, 4, 5, 6, 7, 8}, true)
 	f.Fuzz(func(t *testing.T, name, sid, data []byte, sum bool) {
 		id, err := store.IDFromBytes(name)
 		if err != nil {
 			return
 		}
-		if sum && len(data) > checksumSize && data[0] == entryPlaintext { // or the fuzzer never gets past it
-			copy(data[1:], checksum(entryContext(entryPlaintext, id, sid), data[1+checksumSize:]))
+		if sum && len(data) > checksumSize && data[0] == formatPlaintext { // or the fuzzer never gets past it
+			copy(data[1:], checksum(authenticated(formatPlaintext, id, sid), data[1+checksumSize:]))
 		}
 		before := bytes.Clone(data)
 
-		der, made, err := openEntry(keys, id, sid, data, nil)
+		der, made, err := Open(keys, id, sid, data, nil)
 		if bytes.Equal(data, golden) && id == goldenID && string(sid) == "context" {
 			require.NoError(t, err)
 			require.Equal(t, "the session", string(der))
@@ -171,7 +171,7 @@ func FuzzOpenEntry(f *testing.F) {
 			require.Nil(t, der)
 		}
 
-		if der, made, err = openEntry(nil, id, sid, data, nil); err == nil {
+		if der, made, err = Open(nil, id, sid, data, nil); err == nil {
 			require.Equal(t, before, seal(nil, id, sid, made, der), "there is one entry of one content")
 		} else {
 			require.Nil(t, der)
@@ -179,7 +179,7 @@ func FuzzOpenEntry(f *testing.F) {
 		require.Equal(t, before, data, "the entry is the store's")
 
 		// Whatever goes in comes out.
-		der, made, err = openEntry(keys, id, sid, seal(keys, id, sid, origin, data), nil)
+		der, made, err = Open(keys, id, sid, seal(keys, id, sid, origin, data), nil)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(data, der))
 		require.True(t, origin.Equal(made))

@@ -1,6 +1,7 @@
-package libssl
+package guarded
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -12,33 +13,32 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestSessionCache_QueueIsBoundedAndEnds(t *testing.T) {
+func TestQueue_IsBoundedAndEnds(t *testing.T) {
 	st := &blockingStore{entered: make(chan struct{}), release: make(chan struct{})}
 	records := make(chan string, queueLimit)
 	logger := slog.New(slog.NewTextHandler(lines(records), nil))
-	sc := &SessionCache{ctx: &Context{closed: true}, st: st, opt: StoreOptions{PutTimeout: time.Minute, Logger: logger}}
-	sc.stop, sc.cancel = context.WithCancel(context.Background())
+	s := New(st, Options{PutTimeout: time.Minute, Logger: logger})
 	id := testID(t, 1, 32)
 	const room = queueLimit / queueShards
 	for round := range uint64(2) {
 		st.blocks.Store(true)
-		sc.removed(id)
+		s.DeleteLater(id)
 		<-st.entered
 		for range room + 3 {
-			sc.removed(id)
+			s.DeleteLater(id)
 		}
-		require.Equal(t, 3*(round+1), sc.Stats().Lost)
-		require.Equal(t, room+1, sc.Stats().Queue)
+		require.Equal(t, 3*(round+1), s.Stats.Lost.Load())
+		require.EqualValues(t, room+1, s.Stats.Queue.Load())
 		st.release <- struct{}{}
-		require.Eventually(t, func() bool { return sc.Stats().Queue == 0 && len(records) > 0 }, time.Minute, time.Millisecond)
+		require.Eventually(t, func() bool { return s.Stats.Queue.Load() == 0 && len(records) > 0 }, time.Minute, time.Millisecond)
 		require.Contains(t, <-records, `level=WARN msg="queue full"`)
 	}
-	require.NoError(t, sc.Close(t.Context()), "lost before it closed")
+	require.NoError(t, s.Close(t.Context()), "lost before it closed")
 	require.Empty(t, records, "one a round, however many found no room")
-	require.EqualValues(t, 2*(room+1), sc.Stats().Removed)
-	sc.removed(id)
-	require.EqualValues(t, 7, sc.Stats().Lost)
-	require.Zero(t, sc.Stats().Queue)
+	require.EqualValues(t, 2*(room+1), s.Stats.Removed.Load())
+	s.DeleteLater(id)
+	require.EqualValues(t, 7, s.Stats.Lost.Load())
+	require.Zero(t, s.Stats.Queue.Load())
 }
 
 // lines is a Writer of a line at a time.
@@ -55,14 +55,16 @@ type storeOfOne struct {
 	rec store.Record
 }
 
+func (s *storeOfOne) Local() {}
+
 func (s *storeOfOne) Get(context.Context, store.ID) (store.Record, error) { return s.rec, nil }
 
-func TestSessionCache_LoggingCostsNothingWhereAllIsWell(t *testing.T) {
+func TestStore_LoggingCostsNothingWithoutFailures(t *testing.T) {
 	for _, logger := range []*slog.Logger{nil, slog.New(slog.NewTextHandler(io.Discard, nil))} {
 		id := testID(t, 1, 32)
-		sc := &SessionCache{st: &storeOfOne{rec: store.Record{ID: id}}, local: true, opt: StoreOptions{Logger: logger}}
+		s := New(&storeOfOne{rec: store.Record{ID: id}}, Options{Logger: logger})
 		require.Zero(t, testing.AllocsPerRun(100, func() {
-			_, err := sc.get(context.Background(), id, false)
+			_, err := s.Get(context.Background(), id)
 			require.NoError(t, err)
 		}))
 	}
@@ -81,4 +83,11 @@ func (b *blockingStore) Delete(context.Context, store.ID) error {
 		<-b.release
 	}
 	return nil
+}
+
+func testID(t testing.TB, fill byte, n int) store.ID {
+	t.Helper()
+	id, err := store.IDFromBytes(bytes.Repeat([]byte{fill}, n))
+	require.NoError(t, err)
+	return id
 }

@@ -1,4 +1,4 @@
-package libssl
+package hello
 
 import (
 	"bytes"
@@ -35,46 +35,46 @@ func TestClientHello_Candidates(t *testing.T) {
 	one := pskExtension(pskIdentity(fill('a', 32)))
 	for _, tt := range []struct {
 		name string
-		h    clientHello
+		h    Hello
 		want []string // the first byte of each id, "+" in front for a PSK
 	}{
-		{"nothing", clientHello{}, nil},
-		{"1.2 id", clientHello{sessionID: fill('i', 32)}, []string{"i"}},
-		{"1.2 id of one byte", clientHello{sessionID: fill('i', 1)}, []string{"i"}},
-		{"1.2 id too long", clientHello{sessionID: fill('i', 33)}, nil},
-		{"1.2 id, 1.3 enabled but not offered", clientHello{sessionID: fill('i', 32), versions: only12, tls13: true}, []string{"i"}},
-		{"1.2 id, no version extension", clientHello{sessionID: fill('i', 32), tls13: true}, []string{"i"}},
-		{"1.3 offered, not enabled: the id counts", clientHello{sessionID: fill('i', 32), versions: both, psk: one}, []string{"i"}},
-		{"1.3 without PSK: the id is decoration", clientHello{sessionID: fill('i', 32), versions: both, tls13: true}, nil},
-		{"1.3 with PSK", clientHello{sessionID: fill('i', 32), versions: both, psk: one, tls13: true}, []string{"+a"}},
-		{"1.3 after GREASE", clientHello{versions: []byte{6, 0xda, 0xda, 3, 4, 3, 3}, psk: one, tls13: true}, []string{"+a"}},
-		{"1.3 only straddling", clientHello{versions: []byte{4, 1, 3, 4, 1}, psk: one, tls13: true}, nil},
-		{"tickets on, ticket offered", clientHello{sessionID: fill('i', 32), ticket: fill('t', 100), tickets: true}, nil},
-		{"tickets on, empty ticket", clientHello{sessionID: fill('i', 32), ticket: []byte{}, tickets: true}, []string{"i"}},
-		{"tickets on, no ticket extension", clientHello{sessionID: fill('i', 32), tickets: true}, []string{"i"}},
-		{"tickets off, ticket offered", clientHello{sessionID: fill('i', 32), ticket: fill('t', 100)}, []string{"i"}},
-		{"a stateless ticket first", clientHello{versions: both, tls13: true,
-			psk: pskExtension(pskIdentity(fill('s', 200)), pskIdentity(fill('b', 32)))}, []string{"+b"}},
-		{"31 and 33 bytes", clientHello{versions: both, tls13: true,
-			psk: pskExtension(pskIdentity(fill('s', 31)), pskIdentity(fill('s', 33)))}, nil},
-		{"more than are looked up", clientHello{versions: both, tls13: true,
-			psk: pskExtension(pskIdentity(fill('a', 32)), pskIdentity(fill('b', 32)), pskIdentity(fill('c', 32)),
+		{"nothing", Hello{}, nil},
+		{"1.2 id", Hello{SessionID: fill('i', 32)}, []string{"i"}},
+		{"1.2 id of one byte", Hello{SessionID: fill('i', 1)}, []string{"i"}},
+		{"1.2 id too long", Hello{SessionID: fill('i', 33)}, nil},
+		{"1.2 id, 1.3 enabled but not offered", Hello{SessionID: fill('i', 32), Versions: only12, TLS13: true}, []string{"i"}},
+		{"1.2 id, no version extension", Hello{SessionID: fill('i', 32), TLS13: true}, []string{"i"}},
+		{"1.3 offered, not enabled: the id counts", Hello{SessionID: fill('i', 32), Versions: both, PSK: one}, []string{"i"}},
+		{"1.3 without PSK: the id is decoration", Hello{SessionID: fill('i', 32), Versions: both, TLS13: true}, nil},
+		{"1.3 with PSK", Hello{SessionID: fill('i', 32), Versions: both, PSK: one, TLS13: true}, []string{"+a"}},
+		{"1.3 after GREASE", Hello{Versions: []byte{6, 0xda, 0xda, 3, 4, 3, 3}, PSK: one, TLS13: true}, []string{"+a"}},
+		{"1.3 only straddling", Hello{Versions: []byte{4, 1, 3, 4, 1}, PSK: one, TLS13: true}, nil},
+		{"tickets on, ticket offered", Hello{SessionID: fill('i', 32), Ticket: fill('t', 100), Tickets: true}, nil},
+		{"tickets on, empty ticket", Hello{SessionID: fill('i', 32), Ticket: []byte{}, Tickets: true}, []string{"i"}},
+		{"tickets on, no ticket extension", Hello{SessionID: fill('i', 32), Tickets: true}, []string{"i"}},
+		{"tickets off, ticket offered", Hello{SessionID: fill('i', 32), Ticket: fill('t', 100)}, []string{"i"}},
+		{"a stateless ticket first", Hello{Versions: both, TLS13: true,
+			PSK: pskExtension(pskIdentity(fill('s', 200)), pskIdentity(fill('b', 32)))}, []string{"+b"}},
+		{"31 and 33 bytes", Hello{Versions: both, TLS13: true,
+			PSK: pskExtension(pskIdentity(fill('s', 31)), pskIdentity(fill('s', 33)))}, nil},
+		{"more than are looked up", Hello{Versions: both, TLS13: true,
+			PSK: pskExtension(pskIdentity(fill('a', 32)), pskIdentity(fill('b', 32)), pskIdentity(fill('c', 32)),
 				pskIdentity(fill('d', 32)), pskIdentity(fill('e', 32)))}, []string{"+a", "+b", "+c", "+d"}},
-		{"PSK list cut", clientHello{versions: both, tls13: true, psk: one[:20]}, nil},
-		{"second identity cut", clientHello{versions: both, tls13: true,
-			psk: vec(2, pskIdentity(fill('a', 32)), vec(2, fill('b', 32))[:10])}, []string{"+a"}},
-		{"age cut", clientHello{versions: both, tls13: true, psk: vec(2, vec(2, fill('a', 32)), []byte{1, 2, 3})}, nil},
-		{"version list cut", clientHello{versions: []byte{4, 3, 3}, psk: one, tls13: true, sessionID: fill('i', 32)}, []string{"i"}},
-		{"odd version list", clientHello{versions: []byte{3, 3, 3, 3}, psk: one, tls13: true}, nil},
-		{"empty version list", clientHello{versions: []byte{}, psk: one, tls13: true}, nil},
-		{"empty PSK", clientHello{versions: both, psk: []byte{}, tls13: true}, nil},
+		{"PSK list cut", Hello{Versions: both, TLS13: true, PSK: one[:20]}, nil},
+		{"second identity cut", Hello{Versions: both, TLS13: true,
+			PSK: vec(2, pskIdentity(fill('a', 32)), vec(2, fill('b', 32))[:10])}, []string{"+a"}},
+		{"age cut", Hello{Versions: both, TLS13: true, PSK: vec(2, vec(2, fill('a', 32)), []byte{1, 2, 3})}, nil},
+		{"version list cut", Hello{Versions: []byte{4, 3, 3}, PSK: one, TLS13: true, SessionID: fill('i', 32)}, []string{"i"}},
+		{"odd version list", Hello{Versions: []byte{3, 3, 3, 3}, PSK: one, TLS13: true}, nil},
+		{"empty version list", Hello{Versions: []byte{}, PSK: one, TLS13: true}, nil},
+		{"empty PSK", Hello{Versions: both, PSK: []byte{}, TLS13: true}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var got []string
-			for _, c := range tt.h.candidates(nil) {
-				b := c.id.Bytes()
+			for _, c := range tt.h.Candidates(nil) {
+				b := c.ID.Bytes()
 				require.Equal(t, fill(b[0], len(b)), b)
-				if c.psk {
+				if c.PSK {
 					got = append(got, "+"+string(b[:1]))
 				} else {
 					got = append(got, string(b[:1]))
@@ -103,15 +103,15 @@ func TestClientHello_Name(t *testing.T) {
 		"empty a host": {vec(2, host(0, "")), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := clientHello{serverName: tt.ext}
-			require.Equal(t, tt.want, h.name())
+			h := Hello{ServerName: tt.ext}
+			require.Equal(t, tt.want, h.Name())
 		})
 	}
 }
 
 // reference is the rule of SEMANTICS F6.2 once more, by other means: each structure is read to its end, with io.Reader,
 // and lists are cut where a structure is not whole.
-type reference struct{ clientHello }
+type reference struct{ Hello }
 
 // read returns what a vector with a length of n bytes holds.
 func (reference) read(r *bytes.Reader, n int) (body []byte, whole bool) {
@@ -129,7 +129,7 @@ func (reference) read(r *bytes.Reader, n int) (body []byte, whole bool) {
 }
 
 func (h reference) speaks13() bool {
-	list, _ := h.read(bytes.NewReader(h.versions), 1)
+	list, _ := h.read(bytes.NewReader(h.Versions), 1)
 	for i := 0; i+1 < len(list); i += 2 {
 		if list[i] == 3 && list[i+1] == 4 {
 			return true
@@ -138,18 +138,18 @@ func (h reference) speaks13() bool {
 	return false
 }
 
-func (h reference) candidates() (all []candidate) {
+func (h reference) candidates() (all []Candidate) {
 	id := func(b []byte, psk bool) {
 		if len(b) == 0 || len(b) > 32 {
 			return
 		}
-		c := candidate{psk: psk}
-		c.id, _ = store.ParseID(hex.EncodeToString(b))
+		c := Candidate{PSK: psk}
+		c.ID, _ = store.ParseID(hex.EncodeToString(b))
 		all = append(all, c)
 	}
 	switch {
-	case h.tls13 && h.speaks13():
-		list, _ := h.read(bytes.NewReader(h.psk), 2)
+	case h.TLS13 && h.speaks13():
+		list, _ := h.read(bytes.NewReader(h.PSK), 2)
 		for r := bytes.NewReader(list); len(all) < 4; {
 			identity, whole := h.read(r, 2)
 			if _, err := io.ReadFull(r, make([]byte, 4)); !whole || err != nil {
@@ -159,15 +159,15 @@ func (h reference) candidates() (all []candidate) {
 				id(identity, true)
 			}
 		}
-	case h.tickets && len(h.ticket) > 0:
+	case h.Tickets && len(h.Ticket) > 0:
 	default:
-		id(h.sessionID, false)
+		id(h.SessionID, false)
 	}
 	return all
 }
 
 func (h reference) name() string {
-	list, _ := h.read(bytes.NewReader(h.serverName), 2)
+	list, _ := h.read(bytes.NewReader(h.ServerName), 2)
 	for r := bytes.NewReader(list); ; {
 		kind, err := r.ReadByte()
 		if err != nil {
@@ -183,20 +183,20 @@ func (h reference) name() string {
 }
 
 func FuzzClientHello(f *testing.F) {
-	hellos, _ := realHellos(f)
-	for _, h := range hellos {
-		for _, tls13 := range []bool{false, true} {
-			f.Add(h.sessionID, h.serverName, h.versions, h.psk, h.ticket, tls13, !tls13)
-		}
+	name := vec(2, append([]byte{0}, vec(2, []byte("server.test"))...))
+	psk := pskExtension(pskIdentity(fill('s', 200)), pskIdentity(fill('a', 32)))
+	for _, tls13 := range []bool{false, true} {
+		f.Add(fill('i', 32), name, both, psk, []byte(nil), tls13, !tls13)
+		f.Add(fill('i', 32), name, only12, []byte(nil), fill('t', 100), tls13, !tls13)
 	}
 	f.Fuzz(func(t *testing.T, sessionID, serverName, versions, psk, ticket []byte, tls13, tickets bool) {
-		h := clientHello{sessionID: sessionID, serverName: serverName, versions: versions, psk: psk, ticket: ticket, tls13: tls13, tickets: tickets}
+		h := Hello{SessionID: sessionID, ServerName: serverName, Versions: versions, PSK: psk, Ticket: ticket, TLS13: tls13, Tickets: tickets}
 		parts := [][]byte{sessionID, serverName, versions, psk, ticket}
 		before := bytes.Join(parts, nil)
 
 		want := reference{h}
-		require.Equal(t, want.candidates(), h.candidates(nil))
-		require.Equal(t, want.name(), h.name())
+		require.Equal(t, want.candidates(), h.Candidates(nil))
+		require.Equal(t, want.name(), h.Name())
 		require.Equal(t, want.speaks13(), h.offersTLS13())
 		require.Equal(t, before, bytes.Join(parts, nil), "the parser changed its input")
 	})

@@ -1,0 +1,215 @@
+package lookup
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl/internal/entry"
+	"github.com/libssl-go/libssl/internal/guarded"
+	"github.com/libssl-go/libssl/internal/hello"
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/memstore"
+	"github.com/libssl-go/libssl/ticket"
+	"github.com/stretchr/testify/require"
+)
+
+func testID(t testing.TB, fill byte, n int) store.ID {
+	t.Helper()
+	id, err := store.IDFromBytes(bytes.Repeat([]byte{fill}, n))
+	require.NoError(t, err)
+	return id
+}
+
+// testSource is a Source over st with a fresh ring.
+func testSource(t testing.TB, st store.Store) *Source {
+	t.Helper()
+	ring, err := ticket.NewRing()
+	require.NoError(t, err)
+	s := &Source{
+		Store: guarded.New(st, guarded.Options{LookupTimeout: time.Minute, PutTimeout: time.Minute}),
+		Seal:  ring, Tags: ring, MaxLifetime: time.Hour,
+	}
+	t.Cleanup(func() { require.NoError(t, s.Store.Close(context.Background())) })
+	return s
+}
+
+var idContext = []byte("context")
+
+// put stores a session under id.
+func put(t testing.TB, s *Source, st store.Store, id store.ID, origin time.Time, der string) {
+	t.Helper()
+	data := entry.Seal(s.Seal, id, idContext, origin, append(make([]byte, entry.OriginSize), der...))
+	require.NoError(t, st.Put(t.Context(), store.Record{ID: id, Data: data, Expires: time.Now().Add(time.Hour)}))
+}
+
+func TestHandshake_AnswersWithTheSession(t *testing.T) {
+	st := memstore.New(memstore.Options{})
+	s, id, origin := testSource(t, st), testID(t, 1, 32), time.Now().Truncate(time.Second)
+	put(t, s, st, id, origin, "the session")
+	h := New(s)
+	h.Want([]hello.Candidate{{ID: id}})
+	require.Nil(t, h.Answer(id))
+	h.LookUp(t.Context(), idContext)
+	a := h.Answer(id)
+	require.Equal(t, "the session", string(a.DER))
+	require.Equal(t, idContext, a.IDContext)
+	require.Zero(t, h.From(), "not accepted yet")
+	for range 2 { // OpenSSL asks again after a HelloRetryRequest
+		h.Accepted(a)
+	}
+	require.Equal(t, id, h.From())
+	require.True(t, origin.Equal(h.Origin()))
+	require.EqualValues(t, 1, s.Stats.Hits.Load())
+	require.EqualValues(t, 1, s.Stats.Suspended.Load())
+	require.Zero(t, s.Stats.Parked.Load())
+}
+
+func TestHandshake_RefusesEntries(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(s *Source)
+		sid    []byte
+		age    time.Duration
+		want   Reason
+	}{
+		"of another host":   {sid: []byte("other"), want: Forged},
+		"of an unknown key": {change: func(s *Source) { s.Seal, _ = ticket.NewRing() }, sid: idContext, want: Undecodable},
+		"too old":           {age: 2 * time.Hour, sid: idContext, want: BeyondLifetime},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := memstore.New(memstore.Options{})
+			s, id := testSource(t, st), testID(t, 1, 32)
+			put(t, s, st, id, time.Now().Add(-tt.age), "the session")
+			if tt.change != nil {
+				tt.change(s)
+			}
+			h := New(s)
+			h.Want([]hello.Candidate{{ID: id}})
+			h.LookUp(t.Context(), tt.sid)
+			require.Nil(t, h.Answer(id).DER)
+			for why := range Reasons {
+				want := 0
+				if why == tt.want {
+					want = 1
+				}
+				require.EqualValues(t, want, s.Stats.Rejections[why].Load(), "reason %d", why)
+			}
+			_, err := st.Get(t.Context(), id)
+			require.NoError(t, err, "another host may be able to use it")
+		})
+	}
+}
+
+func TestHandshake_PutsBackWhatItDidNotUse(t *testing.T) {
+	for name, tt := range map[string]struct{ accepted, resumed, back bool }{
+		"not accepted":           {false, false, true},
+		"accepted, but unproven": {true, false, true},
+		"resumed with another":   {false, true, true},
+		"resumed":                {true, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := memstore.New(memstore.Options{})
+			s, id := testSource(t, st), testID(t, 1, 32)
+			s.SingleUse.Store(true)
+			put(t, s, st, id, time.Now(), "the session")
+			h := New(s)
+			h.Want([]hello.Candidate{{ID: id, PSK: true}})
+			h.LookUp(t.Context(), idContext)
+			_, err := st.Get(t.Context(), id)
+			require.ErrorIs(t, err, store.ErrNotFound, "taken")
+			if tt.accepted {
+				h.Accepted(h.Answer(id))
+			}
+			given, cancel := context.WithCancel(t.Context())
+			cancel() // the end of a handshake that was given up
+			h.End(given, tt.resumed)
+			_, err = st.Get(t.Context(), id)
+			if tt.back {
+				require.NoError(t, err)
+			} else {
+				require.ErrorIs(t, err, store.ErrNotFound)
+			}
+		})
+	}
+}
+
+func TestHandshake_TakesOnlyEntriesOfTLS13(t *testing.T) {
+	st := memstore.New(memstore.Options{})
+	s, id := testSource(t, st), testID(t, 1, 32)
+	s.SingleUse.Store(true)
+	put(t, s, st, id, time.Now(), "the session")
+	h := New(s)
+	require.NotNil(t, h.LookUpNow(hello.Candidate{ID: id}, idContext).DER)
+	_, err := st.Get(t.Context(), id)
+	require.NoError(t, err)
+}
+
+func TestHandshake_WipesItsAnswers(t *testing.T) {
+	st := memstore.New(memstore.Options{})
+	s := testSource(t, st)
+	h := New(s)
+	var wanted []hello.Candidate
+	for i := range byte(3) {
+		id := testID(t, i+1, 32)
+		put(t, s, st, id, time.Now(), "the secret")
+		wanted = append(wanted, hello.Candidate{ID: id})
+	}
+	h.Want(wanted)
+	h.LookUp(t.Context(), idContext)
+	require.Contains(t, string(h.scratch[:]), "the secret", "the first is opened in place")
+	last := h.Answer(testID(t, 3, 32)).DER
+	require.Equal(t, "the secret", string(last))
+	h.End(t.Context(), false)
+	require.Nil(t, h.Answer(testID(t, 1, 32)).DER)
+	require.NotContains(t, string(h.scratch[:]), "the secret")
+	require.NotContains(t, string(last), "secret")
+}
+
+// meetingStore keeps every Get waiting for the others.
+type meetingStore struct {
+	store.Store
+	all sync.WaitGroup
+}
+
+func (m *meetingStore) Get(context.Context, store.ID) (store.Record, error) {
+	m.all.Done()
+	m.all.Wait()
+	return store.Record{}, store.ErrNotFound
+}
+
+// A client that offers several sessions waits as long as one that offers one.
+func TestHandshake_LooksUpAtOnce(t *testing.T) {
+	st := &meetingStore{}
+	s := testSource(t, st)
+	h := New(s)
+	early := h.add(hello.Candidate{ID: testID(t, 1, 32), PSK: true})
+	var wanted []hello.Candidate
+	for i := range byte(hello.MaxIdentities) {
+		wanted = append(wanted, hello.Candidate{ID: testID(t, i+1, 32), PSK: true})
+	}
+	wanted = append(wanted, wanted[1]) // once more
+	h.Want(wanted)
+	st.all.Add(hello.MaxIdentities - 1)
+	h.LookUp(t.Context(), idContext)
+	require.EqualValues(t, hello.MaxIdentities-1, s.Store.Stats.Misses.Load(), "all but what was known before")
+	require.Zero(t, s.Store.Stats.Timeouts.Load())
+	for _, c := range wanted {
+		require.NotNil(t, h.Answer(c.ID))
+	}
+	require.Same(t, early, h.Answer(testID(t, 1, 32)))
+}
+
+func TestSource_KnowsItsIDs(t *testing.T) {
+	s := testSource(t, memstore.New(memstore.Options{}))
+	b := bytes.Repeat([]byte{7}, store.MaxIDLen)
+	s.Tag(b)
+	own, err := store.IDFromBytes(b)
+	require.NoError(t, err)
+	all := []hello.Candidate{{ID: testID(t, 7, 32)}, {ID: own}, {ID: testID(t, 7, 31)}}
+	require.Equal(t, []hello.Candidate{{ID: own}}, s.Known(all))
+	require.EqualValues(t, 2, s.Stats.Untagged.Load())
+	s.Tags = nil
+	require.True(t, s.Issued(testID(t, 7, 31)), "without tags every id may be one of the fleet's")
+}
