@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// recorder keeps what is read from the connection below.
+// recorder keeps the bytes read from its connection.
 type recorder struct {
 	net.Conn
 	mu   sync.Mutex
@@ -30,8 +30,8 @@ func (r *recorder) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// dissect cuts the ClientHello in the first record of stream into what the hook
-// is shown of it.
+// dissect returns the parts of the ClientHello in the first record of stream that
+// the hook gets.
 func dissect(t testing.TB, stream []byte) clientHello {
 	t.Helper()
 	need := func(ok bool) {
@@ -69,8 +69,8 @@ func dissect(t testing.TB, stream []byte) clientHello {
 	return h
 }
 
-// realHellos records what OpenSSL's and crypto/tls's clients send, fresh and
-// with a session of each version. ids are what the resuming ones offer.
+// realHellos records ClientHellos of OpenSSL and of crypto/tls, without a session
+// and with one of each version. ids are the ids offered, by index into hellos.
 func realHellos(t testing.TB) (hellos []clientHello, ids map[int]store.ID) {
 	ca := tlstest.NewCA(t, "ca")
 	cert, key := ca.Leaf(t, "server.test")

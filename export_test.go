@@ -2,7 +2,7 @@ package libssl
 
 import "time"
 
-// What the black-box tests craft entries with.
+// SealEntry and OpenEntry let black-box tests craft entries.
 var (
 	SealEntry = seal
 	OpenEntry = open

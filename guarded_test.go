@@ -19,23 +19,23 @@ func TestSessionCache_QueueIsBoundedAndEnds(t *testing.T) {
 	sc := &SessionCache{ctx: &Context{closed: true}, st: st, opt: StoreOptions{PutTimeout: time.Minute, Logger: logger}}
 	sc.stop, sc.cancel = context.WithCancel(context.Background())
 	id := testID(t, 1, 32)
-	const room = queueLimit / queueShards
+	const capacity = queueLimit / queueShards
 	for round := range uint64(2) {
 		st.blocks.Store(true)
 		sc.removed(id)
 		<-st.entered
-		for range room + 3 {
+		for range capacity + 3 {
 			sc.removed(id)
 		}
 		require.Equal(t, 3*(round+1), sc.Stats().Lost)
-		require.Equal(t, room+1, sc.Stats().Queue)
+		require.Equal(t, capacity+1, sc.Stats().Queue)
 		st.release <- struct{}{}
 		require.Eventually(t, func() bool { return sc.Stats().Queue == 0 && len(records) > 0 }, time.Minute, time.Millisecond)
 		require.Contains(t, <-records, `level=WARN msg="queue full"`)
 	}
 	require.NoError(t, sc.Close(t.Context()), "lost before it closed")
-	require.Empty(t, records, "one a round, however many found no room")
-	require.EqualValues(t, 2*(room+1), sc.Stats().Removed)
+	require.Empty(t, records, "one a round, for any number of lost operations")
+	require.EqualValues(t, 2*(capacity+1), sc.Stats().Removed)
 	sc.removed(id)
 	require.EqualValues(t, 7, sc.Stats().Lost)
 	require.Zero(t, sc.Stats().Queue)
@@ -68,7 +68,7 @@ func TestSessionCache_LoggingCostsNothingWhereAllIsWell(t *testing.T) {
 	}
 }
 
-// blockingStore holds back a Delete, the next one after it was told so.
+// blockingStore holds back the next Delete after blocks was set.
 type blockingStore struct {
 	store.Store
 	blocks           atomic.Bool

@@ -97,7 +97,7 @@ func TestEntry_AnyChangeIsNoticed(t *testing.T) {
 	})
 }
 
-func TestEntry_SaysWhetherSomebodyElseCouldReadIt(t *testing.T) {
+func TestEntry_TellsUnreadableFromForged(t *testing.T) {
 	id, sid := testID(t, 5, 32), []byte("context")
 	a, b := testRing(t), testRing(t)
 	sealed, plain := seal(a, id, sid, time.Now(), []byte("der")), seal(nil, id, sid, time.Now(), []byte("der"))
@@ -178,7 +178,7 @@ func FuzzOpenEntry(f *testing.F) {
 		}
 		require.Equal(t, before, data, "the entry is the store's")
 
-		// Whatever goes in comes out.
+		// Any session comes back as it was sealed.
 		der, made, err = openEntry(keys, id, sid, seal(keys, id, sid, origin, data), nil)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(data, der))
