@@ -1,8 +1,10 @@
 # libssl: build and test. README.md says what each target is for; .ci/run calls them in CI.
 
-# The module and the nested ones that have tests of their own. Hidden folders hold sysroots and build caches.
+# The module and the nested ones that have tests of their own, but for the browser's and for the one that tests/porting/spacemonkey
+# tests. Hidden folders hold sysroots and build caches.
 nested = $(shell find . -mindepth 2 -name go.mod -not -path './.*' -printf '%h ')
-tested = . $(foreach m,$(nested),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
+elsewhere = ./tests/page ./porting/spacemonkey/libp2p
+tested = . $(foreach m,$(filter-out $(elsewhere),$(nested)),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -11,7 +13,7 @@ setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where t
 	@tests/setup.sh
 
 servers: # what the tests of the stores run against
-	@tests/setup.sh redis-server memcached chromium g++ nginx-light
+	@tests/setup.sh redis-server memcached g++ nginx-light
 
 build: setup ## bin/sslsess
 	go build -o bin/sslsess ./cmd/sslsess
@@ -19,16 +21,19 @@ build: setup ## bin/sslsess
 demo: build ## three servers, one shared store, one client: who resumes where, and what it costs
 	@bin/sslsess demo
 
-test: servers ## everything, with the race detector and Go's usual check of the cgo pointer rules
-	@set -e; for m in $(tested); do (cd $$m && set -x && go vet ./... && GODEBUG=cgocheck=1 go test -race -count=1 ./...); done
+test: servers ## the tests, with the race detector and Go's usual check of the cgo pointer rules
+	@set -e; for m in $(tested); do (cd $$m && set -x && GODEBUG=cgocheck=1 go test -vet=off -race -count=1 ./...); done
 
 lint: setup ## gofmt, go vet, and C without a warning
 	@bad=$$(find . -name '*.go' -not -path './.*' -exec gofmt -l {} +); [ -z "$$bad" ] || { echo "gofmt these:" $$bad; exit 1; }
-	@set -e; for m in . $(nested); do (cd $$m && go vet ./...); done
+	@set -e; for m in . $(nested); do (cd $$m && go vet -race ./...); done # -race: as the tests are built, so that both compile once
 	@tests/cwarnings.sh
 
-leak: servers ## the suite under AddressSanitizer with leak detection, and under Go's thorough check of the cgo pointer rules
-	tests/leak.sh
+check: ## all that takes longer: leak, matrix and more, some of it side by side; PARTS="leak fuzz" for some
+	@tests/check.sh $(PARTS)
+
+leak: servers ## the suite under AddressSanitizer with leak detection, and under Go's thorough check of the cgo pointer rules; P=./cgo for one package
+	tests/leak.sh $(P)
 
 fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASAN=1 under AddressSanitizer
 	@tests/fuzz.sh $(or $(T),10s) $(if $(ASAN),-asan)
@@ -39,11 +44,15 @@ soak: setup ## everything at once, for T (default 2m), and an account of it; RAC
 outages: servers ## stores that fail in every way, under load, for T (default 1m), and a table of it
 	go test -count=1 -v -timeout 0 ./tests/outages -outages.for=$(or $(T),1m)
 
-matrix: servers ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them
-	@tests/matrix.sh $(V)
+matrix: servers ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them, P=./cgo for one package
+	@PACKAGES="$(P)" tests/matrix.sh $(V)
 
 conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only says whether that file is current
 	@tests/conform.sh $(if $(CHECK),check)
+
+page: setup # the page of sslsess serve -http, in a browser
+	@tests/setup.sh chromium
+	cd tests/page && GOFLAGS="$$(go env GOFLAGS) -race" go test -count=1 ./... # sslsess, which it builds, is built so too
 
 mutants: setup ## break each rule on purpose, and see the conformance suite notice
 	@go run ./tests/mutate $(N)
@@ -67,4 +76,4 @@ bench: setup ## this code against C, crypto/tls and another binding
 clean: ## what the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup servers build demo test lint leak fuzz soak outages matrix conform mutants docker-test install-cabi bench clean
+.PHONY: help setup servers build demo test lint check leak fuzz soak outages matrix conform page mutants docker-test install-cabi bench clean

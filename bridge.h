@@ -1,10 +1,13 @@
 /*
- * bridge.h: everything Go may call in C, and the structs that answer.
+ * bridge.h: the functions of C that Go may call, and the structs that they fill.
+ *
+ * One section for each .c file, in the order in which the files build on each
+ * other. A section's second part is for the other .c files only.
  *
  * Names: scb_* is for Go to call, scb_*_cb is a static trampoline that OpenSSL
  * calls, scbGo* is exported by Go. Every function here leaves this thread's
- * OpenSSL error queue empty or hands its content over as an scb_errs: errors
- * are never fetched in a second call, which could run on another thread.
+ * OpenSSL error queue empty or returns its content as an scb_errs. A second call
+ * for the errors could run on another thread.
  */
 #ifndef SCB_BRIDGE_H
 #define SCB_BRIDGE_H
@@ -15,9 +18,9 @@
 #include <openssl/ssl.h>
 
 /*
- * Versions. The only place that compares OPENSSL_VERSION_NUMBER: the rest asks
- * for a feature by its name. Behaviour that was back-ported is never guessed
- * from the version.
+ * Versions. Only this block compares OPENSSL_VERSION_NUMBER; all other code asks
+ * for a feature by its name. The version says nothing about behaviour that
+ * distributions back-port.
  */
 #if defined(LIBRESSL_VERSION_NUMBER) || defined(OPENSSL_IS_BORINGSSL) || defined(OPENSSL_IS_AWSLC) \
     || !defined(OPENSSL_VERSION_NUMBER)
@@ -56,7 +59,14 @@
 #define SSL_SESS_CACHE_UPDATE_TIME 0x0400
 #endif
 
-/* Errors: one failed call with its whole queue, oldest first. */
+/* Answers of functions that return int. */
+#define SCB_FAIL 0
+#define SCB_OK 1
+#define SCB_REENTRANT (-2)
+
+/* ---- errs.c: the error queue --------------------------------------------- */
+
+/* One failed call with its whole queue, oldest entry first. */
 #define SCB_MAX_ERRS 16
 typedef struct scb_err {
     unsigned long code;
@@ -69,158 +79,198 @@ typedef struct scb_errs {
 } scb_errs;
 void scb_errs_free(scb_errs *e);
 
-/* Answers of functions that return int. */
-#define SCB_FAIL 0
-#define SCB_OK 1
-#define SCB_REENTRANT (-2)
+/* For C only. */
+void scb_clear_errs(void);
+/* Empties the queue into *errs, and frees the errors that were there. */
+void scb_take_errs(scb_errs **errs);
+/* Puts taken errors back into the queue. */
+void scb_put_errs(const scb_errs *all);
+/* Ends a call of OpenSSL that returned ok: takes or clears its errors. Returns
+ * SCB_OK or SCB_FAIL. */
+int scb_done(int ok, scb_errs **errs);
 
-int scb_init(void);
+/* ---- thread.c: calls under way on this thread, and where Go cannot run --- */
 
-/* ---- SSL_CTX ---------------------------------------------------------- */
+typedef struct scb_conn scb_conn; /* see ssl_io.c */
 
-/* Callbacks that SSL_CTX has getters for, so that what C had can be put back. */
+/* Does the caller run in a remove handler that may hold ctx's lock? */
+int scb_ctx_in_remove(SSL_CTX *ctx);
+/* Does the caller run in a handler, inside a step or a removal? */
+int scb_in_handler(void);
+/* Does this thread run a step of c, so that the caller is a handler? */
+int scb_conn_stepping(scb_conn *c);
+/* A Goexit unwinds the goroutine over all C frames on this thread: forgets the
+ * pointers into them. */
+void scb_abandon(void);
+
+/* For C only. */
+/* In the child of a fork only the thread that forked goes on. Go's runtime does
+ * not run, and a lock that another thread held stays locked. */
+int scb_in_fork(void);
+/* Can Go run here? It cannot in the child of a fork, which says so on standard
+ * error once, nor on the stack of an ASYNC job. */
+int scb_may_call_go(void);
+/* These do nothing in the child of a fork. */
+void scb_read_lock(CRYPTO_RWLOCK *lock);
+void scb_write_lock(CRYPTO_RWLOCK *lock);
+void scb_unlock(CRYPTO_RWLOCK *lock);
+/* Enclose a call that may run a remove handler. unlocked is the SSL_CTX whose
+ * removals are known to hold no lock, or NULL. */
+SSL_CTX *scb_begin_call(SSL_CTX *unlocked);
+void scb_end_call(SSL_CTX *outer);
+/* Enclose a remove handler for a session of ctx; r is on the caller's stack. */
+typedef struct scb_removal {
+    SSL_CTX *locked;            /* its lock may be held; NULL if none is */
+    SSL_CTX *unlocked;          /* of the call around the handler */
+    struct scb_removal *outer;
+} scb_removal;
+void scb_begin_removal(scb_removal *r, SSL_CTX *ctx);
+void scb_end_removal(scb_removal *r);
+/* Enclose a step of c. */
+void scb_begin_step(scb_conn *c);
+void scb_end_step(scb_conn *c);
+/* Handle of the connection whose step is calling back for ssl, 0 if C drives ssl. */
+uint64_t scb_ssl_conn_handle(SSL *ssl);
+/* Handle of the connection whose step runs on this thread, 0 if there is none. */
+uint64_t scb_stepping_handle(void);
+
+/* ---- slots.c: the Context of an SSL_CTX or SSL --------------------------- */
+
+/* Callbacks for which SSL_CTX has getters, so that detaching can put back C's. */
 #define SCB_SESS_NEW 0
 #define SCB_SESS_GET 1
 #define SCB_SESS_REMOVE 2
 #define SCB_KEYLOG 3
 #define SCB_KINDS 4
 
-SSL_CTX *scb_ctx_new(int client, scb_errs **errs);
-/* Handle of the SSL_CTX, 0 if it has none. */
+/* Handle of the SSL_CTX, 0 if it has no Context. */
 uint64_t scb_ctx_handle(SSL_CTX *ctx);
-int scb_ctx_adopt(SSL_CTX *ctx, uint64_t handle, scb_errs **errs);
-void scb_ctx_up_ref(SSL_CTX *ctx);
-void scb_ctx_free(SSL_CTX *ctx);
-int scb_ctx_in_remove(SSL_CTX *ctx);
-/* Is the caller, on this thread, a handler inside a step or a removal? */
-int scb_in_handler(void);
-void scb_ctx_forget(SSL_CTX *ctx);
-
-void scb_set_callback(SSL_CTX *ctx, int which, int on);
-/* Puts back what C had installed; attach makes an SSL_CTX whose Context was
- * closed ready for the next one. */
-void scb_ctx_detach(SSL_CTX *ctx);
+/* Handle of the SSL_CTX that ssl has now: after a switch by server name it is
+ * not the one that ssl was made with. */
+uint64_t scb_ssl_current_handle(SSL *ssl);
+/* Gives an SSL_CTX its handle. */
+int scb_ctx_adopt(SSL_CTX *ctx, uint64_t ctx_handle, scb_errs **errs);
+/* Prepares an SSL_CTX whose Context was closed for the next Context. */
 void scb_ctx_attach(SSL_CTX *ctx);
-/* 0: none, 1: ours, 2: somebody else's, whose pointer is put into *fn. */
-int scb_installed(SSL_CTX *ctx, int which, void **fn);
+
+/* The function in an SSL_CTX's callback: none, our trampoline, or one that C has
+ * installed. */
+typedef enum scb_installed_fn {
+    SCB_INSTALLED_NONE,
+    SCB_INSTALLED_OURS,
+    SCB_INSTALLED_FOREIGN
+} scb_installed_fn;
+/* *fn is the function itself, NULL for none. */
+scb_installed_fn scb_installed(SSL_CTX *ctx, int which, void **fn);
+
+/* For C only. */
+/* A union converts between function and data pointers without a cast. */
+typedef union scb_fn {
+    void *p;
+    int (*new_cb)(SSL *, SSL_SESSION *);
+    SSL_SESSION *(*get_cb)(SSL *, const unsigned char *, int, int *);
+    void (*remove_cb)(SSL_CTX *, SSL_SESSION *);
+    void (*keylog_cb)(const SSL *, const char *);
+} scb_fn;
+/*
+ * Belongs to an SSL_CTX that has a Context. The ex_data free hook frees it: it
+ * runs once, after the last possible callback (SEMANTICS F8.1). An SSL's slot
+ * points to the scb_ctx of the SSL_CTX that the SSL was made with. The SSL holds a
+ * reference on that one; after a switch SSL_get_SSL_CTX names another (F1.11).
+ */
+typedef struct scb_ctx {
+    uint64_t handle;
+    SSL_CTX *ssl_ctx;
+    CRYPTO_RWLOCK *lock;        /* guards the fields from uses to alpn_len */
+    long uses;                  /* SSLs, and calls under way that may run a remove handler */
+    unsigned int to_uninstall;  /* trampolines to take out when uses is 0 */
+    unsigned int uninstalled;   /* trampolines taken out: so the pointer is NULL */
+    scb_fn before[SCB_KINDS];   /* functions that the trampolines have replaced */
+    unsigned char *alpn;
+    size_t alpn_len;
+    struct scb_ctx *next, **link; /* of the list of all */
+} scb_ctx;
+/* trampolines has SCB_KINDS entries, and is kept. */
+int scb_slots_init(const scb_fn *trampolines);
+/* NULL if there is no Context. */
+scb_ctx *scb_ctx_of(SSL_CTX *ctx);
+scb_ctx *scb_ctx_of_ssl(SSL *ssl);
+/* Handle of the SSL_CTX that ssl was made with, 0 if it has no Context. */
+uint64_t scb_ssl_ctx_handle(SSL *ssl);
+/* The SSL_CTX that ssl was made with, NULL if it has no Context. */
+SSL_CTX *scb_ssl_origin(SSL *ssl);
+/* Tells that ssl was made with ctx: its ex_data hook may not have known. */
+void scb_ssl_made(SSL *ssl, SSL_CTX *ctx);
+/* While an SSL_CTX is in use none of its callback pointers becomes NULL. */
+void scb_begin_use(scb_ctx *c);
+void scb_end_use(scb_ctx *c);
+/* The callers of all these hold c's lock. */
+void scb_install(scb_ctx *c, int which);
+void scb_uninstall_when_idle(scb_ctx *c, int which);
+void scb_keep_installed(scb_ctx *c, int which); /* revokes scb_uninstall_when_idle */
+void scb_set_fn(SSL_CTX *ctx, int which, scb_fn f);
+/* Has C changed the pointer since scb_install or scb_uninstall_when_idle? */
+int scb_changed_by_c(scb_ctx *c, int which, void **fn);
+
+/* ---- sess_callbacks.c: the trampolines ----------------------------------- */
+
+int scb_init(void);
+/* With on 0 it takes the trampoline out. */
+void scb_set_callback(SSL_CTX *ctx, int which, int on);
+/* Puts back the functions that C had installed. */
+void scb_ctx_detach(SSL_CTX *ctx);
+void scb_ctx_hook_ids(SSL_CTX *ctx, int on);
 int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess);
+/* The caller owns a reference to the session, whichever value fn gave *copy. */
 SSL_SESSION *scb_sess_call_get(void *fn, SSL *ssl, const unsigned char *id, int len);
 void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
 
-void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
-void scb_ctx_hook_names(SSL_CTX *ctx);
-void scb_ctx_hook_ids(SSL_CTX *ctx, int on);
+/* ---- ssl_ctx.c: making, configuring and freeing an SSL_CTX --------------- */
+
+SSL_CTX *scb_ctx_new(int client, scb_errs **errs);
+void scb_ctx_up_ref(SSL_CTX *ctx);
+void scb_ctx_free(SSL_CTX *ctx);
+/* Frees the SSL_CTX of a Context that was never closed. No handler runs: the
+ * caller is a cleanup of Go's garbage collector. */
+void scb_ctx_forget(SSL_CTX *ctx);
 
 int scb_ctx_use_pem(SSL_CTX *ctx, const unsigned char *cert, int cert_len, const unsigned char *key, int key_len, scb_errs **errs);
 int scb_ctx_add_cas(SSL_CTX *ctx, const unsigned char *pem, int len, int fresh, int announce, scb_errs **errs);
+
 int scb_ctx_set_versions(SSL_CTX *ctx, int min, int max, scb_errs **errs);
 int scb_ctx_set_ciphers(SSL_CTX *ctx, const char *list, scb_errs **errs);
 int scb_ctx_set_ciphersuites(SSL_CTX *ctx, const char *list, scb_errs **errs);
 int scb_ctx_set_groups(SSL_CTX *ctx, const char *list, scb_errs **errs);
-int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len);
 void scb_ctx_set_verify(SSL_CTX *ctx, int mode);
 int scb_ctx_verify_mode(SSL_CTX *ctx);
 uint64_t scb_ctx_set_options(SSL_CTX *ctx, uint64_t set, uint64_t clear);
-int scb_ctx_set_num_tickets(SSL_CTX *ctx, size_t n);
 int scb_ctx_set_max_early_data(SSL_CTX *ctx, uint32_t n);
 uint32_t scb_ctx_max_early_data(SSL_CTX *ctx);
+int scb_ctx_set_num_tickets(SSL_CTX *ctx, size_t n);
 int scb_ctx_set_id_context(SSL_CTX *ctx, const unsigned char *sid, unsigned int len, scb_errs **errs);
 long scb_ctx_set_cache_mode(SSL_CTX *ctx, long mode);
 long scb_ctx_set_cache_size(SSL_CTX *ctx, long n);
 long scb_ctx_set_timeout(SSL_CTX *ctx, long seconds);
-int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32]);
-
-int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s);
-int scb_ctx_remove_session(SSL_CTX *ctx, SSL_SESSION *s);
-int scb_ctx_flush(SSL_CTX *ctx, int64_t at);
 
 typedef struct scb_ctx_stats {
     long number, connect, connect_good, accept, accept_good, hits, cb_hits, misses, timeouts, cache_full;
 } scb_ctx_stats;
 scb_ctx_stats scb_ctx_get_stats(SSL_CTX *ctx);
 
-/* ---- Ticket keys (ticket_keys.c) ----------------------------------------- */
+/* These return SCB_REENTRANT in a remove handler that may hold the lock. */
+int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s);
+int scb_ctx_remove_session(SSL_CTX *ctx, SSL_SESSION *s);
+int scb_ctx_flush(SSL_CTX *ctx, int64_t at);
 
-typedef struct scb_ticket_key {
-    unsigned char name[16], aes[32], hmac[32];
-    int64_t not_before; /* it seals from then on */
-} scb_ticket_key;
-/* Copies n keys, newest first. */
-int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, scb_errs **errs);
+/* ---- policy.c: a digest of an SSL_CTX's policy --------------------------- */
 
-/* ---- SSL_SESSION ------------------------------------------------------ */
+int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32]);
 
-/* Pointers into the session: valid while the caller holds it. */
-typedef struct scb_session_info {
-    const unsigned char *id, *sid_ctx, *alpn;
-    const char *hostname;
-    size_t alpn_len;
-    unsigned int id_len, sid_ctx_len;
-    int64_t time, timeout;
-    uint32_t max_early_data;
-    uint16_t version, cipher;
-    int resumable, has_ticket;
-} scb_session_info;
+/* ---- alpn.c: ALPN -------------------------------------------------------- */
 
-SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **errs);
-/* p begins with room unset bytes; the caller wipes and frees it with scb_wipe.
- * len counts them too, and is 0 after a failure. */
-typedef struct scb_der {
-    unsigned char *p;
-    size_t len;
-} scb_der;
-scb_der scb_session_der(SSL_SESSION *s, size_t room, scb_errs **errs);
-void scb_wipe(void *p, size_t len);
-void scb_session_up_ref(SSL_SESSION *s);
-void scb_session_free(SSL_SESSION *s);
-SSL_SESSION *scb_session_dup(SSL_SESSION *s, scb_errs **errs);
-scb_session_info scb_session_get_info(SSL_SESSION *s);
-int scb_session_hand_over(SSL_SESSION *s, int copy);
-int scb_session_set_time(SSL_SESSION *s, int64_t t);
-int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
+int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len);
 
-/* Why an entry of a store must not reach OpenSSL (SEMANTICS F2.10). */
-#define SCB_ENTRY_UNDECODABLE 1
-#define SCB_ENTRY_NO_CIPHER 2
-#define SCB_ENTRY_OTHER_ID 3
-#define SCB_ENTRY_OTHER_VERSION 4
-#define SCB_ENTRY_OTHER_CONTEXT 5
-#define SCB_ENTRY_EXPIRED 6
-typedef struct scb_checked {
-    SSL_SESSION *sess;          /* NULL: see why */
-    int why;
-} scb_checked;
-scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
-                              const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now);
-
-/* ---- SSL, as handlers see it ------------------------------------------- */
-
-const char *scb_ssl_servername(SSL *ssl);
-int scb_ssl_version(SSL *ssl);
-uint64_t scb_ssl_options(SSL *ssl);
-/* Handle of the context that an SNI switch may have put in. */
-uint64_t scb_ssl_current_handle(SSL *ssl);
-int scb_ssl_reused(SSL *ssl);
-void scb_ssl_switch(SSL *ssl, SSL_CTX *ctx);
-int scb_ssl_set_id_context(SSL *ssl, const unsigned char *sid, unsigned int len);
-
-/* What a parked ClientHello says (suspend.c). A pointer is NULL where the
- * extension is absent; all are valid during the call only. */
-typedef struct scb_hello {
-    const unsigned char *random, *session_id, *server_name, *versions, *psk, *ticket;
-    size_t random_len, session_id_len, server_name_len, versions_len, psk_len, ticket_len;
-    uint64_t guest;     /* see scb_ssl_guest */
-    int tls13, tickets; /* enabled on this side */
-    int first;          /* of its handshake, not the one after a HelloRetryRequest */
-} scb_hello;
-#define SCB_HELLO_GO_ON 1
-#define SCB_HELLO_PARK 0
-/* What the store layer keeps for an SSL that C made: a handle that goes with
- * the SSL, 0 if there is none. */
-uint64_t scb_ssl_guest(SSL *ssl);
-int scb_ssl_set_guest(SSL *ssl, uint64_t handle);
-
-/* ---- Connections that Go drives (ssl_io.c) ------------------------------ */
+/* ---- ssl_io.c: connections that Go drives -------------------------------- */
 
 #define SCB_OP_HANDSHAKE 0
 #define SCB_OP_READ 1
@@ -230,8 +280,8 @@ int scb_ssl_set_guest(SSL *ssl, uint64_t handle);
 #define SCB_OP_READ_EARLY 5
 #define SCB_OP_WRITE_EARLY 6
 
-/* What a step left behind; Go reads it as plain memory. */
-typedef struct scb_conn {
+/* The results of a step, among others; Go reads them as plain memory. */
+struct scb_conn {
     SSL *ssl;
     uint64_t handle;
     const unsigned char *in;    /* borrowed for one step */
@@ -245,25 +295,31 @@ typedef struct scb_conn {
     int err;                    /* SSL_get_error */
     int reused;                 /* SSL_session_reused, after a handshake step */
     int starved;                /* a read can only ask for more input */
-    int early;                  /* what SSL_read_early_data said */
+    int early;                  /* the result of SSL_read_early_data */
     uint32_t early_sent;        /* early data that a client has written */
-    struct scb_conn *outer;     /* the step around this one, on the same thread */
-} scb_conn;
+    scb_conn *outer;            /* the step around this one, on the same thread */
+};
 
 #define SCB_NAME_NONE 0
 #define SCB_NAME_DNS 1
 #define SCB_NAME_IP 2
-/* What is passed to C by address goes to Go's heap; answers do not. */
+/* A struct that is returned stays on Go's stack; one that C gets the address of
+ * goes to Go's heap. */
 typedef struct scb_made {
     scb_conn *conn;             /* NULL: see errs */
     scb_errs *errs;
 } scb_made;
-scb_made scb_conn_new(SSL_CTX *ctx, uint64_t handle, int client, const char *name, int name_kind);
+scb_made scb_conn_new(SSL_CTX *ctx, uint64_t conn_handle, int client, const char *name, int name_kind);
 void scb_conn_free(scb_conn *c, int abort);
 void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigned char *in, size_t in_len,
               unsigned char *out, size_t out_cap);
-/* Is this thread inside a step of c, so that the caller is a handler? */
-int scb_conn_stepping(scb_conn *c);
+
+/* ---- ssl_state.c: the state of an SSL ------------------------------------ */
+
+const char *scb_ssl_servername(SSL *ssl);
+int scb_ssl_version(SSL *ssl);
+uint64_t scb_ssl_options(SSL *ssl);
+int scb_ssl_reused(SSL *ssl);
 
 typedef struct scb_conn_info {
     const char *server_name;
@@ -279,45 +335,90 @@ scb_conn_info scb_conn_get_info(scb_conn *c);
 #define SCB_CERTS_VERIFIED 1
 size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out);
 SSL_SESSION *scb_conn_get1_session(scb_conn *c);
-/* How much early data the session that is offered allows. */
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s);
+/* The amount of early data that the offered session allows. */
 uint32_t scb_conn_early_limit(scb_conn *c);
 int scb_conn_early_accepted(scb_conn *c);
-int scb_conn_set_session(scb_conn *c, SSL_SESSION *s);
 
-/* ---- shared between the .c files ----------------------------------------- */
+/* ---- client_hello.c: the ClientHello hook, and attached SSLs ------------- */
 
-void scb_take_errs(scb_errs **errs);
-/* Puts what was taken back into the queue. */
-void scb_put_errs(const scb_errs *all);
-void scb_clear_errs(void);
-uint64_t scb_ssl_ctx_handle(SSL *ssl);
-/* The SSL_CTX that it was made with, if that has a Context; NULL otherwise. */
-SSL_CTX *scb_ssl_origin(SSL *ssl);
+int scb_attached_init(void);
+/* Handle of the store layer's state for an SSL that C made, 0 if it has none. The
+ * SSL frees it. */
+uint64_t scb_ssl_attached(SSL *ssl);
+int scb_ssl_set_attached(SSL *ssl, uint64_t attached_handle);
+
+/* The fields of a ClientHello. A pointer is NULL if the extension is absent; all
+ * are valid during the call only. */
+typedef struct scb_hello {
+    const unsigned char *random, *session_id, *server_name, *versions, *psk, *ticket;
+    size_t random_len, session_id_len, server_name_len, versions_len, psk_len, ticket_len;
+    int tls13, tickets; /* enabled on this side */
+    int first;          /* of its handshake, not the one after a HelloRetryRequest */
+} scb_hello;
+#define SCB_HELLO_GO_ON 1
+#define SCB_HELLO_PARK 0
+void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
+void scb_ctx_hook_names(SSL_CTX *ctx);
+void scb_ssl_switch(SSL *ssl, SSL_CTX *ctx);
+int scb_ssl_set_id_context(SSL *ssl, const unsigned char *sid, unsigned int len);
+
+/* ---- ticket_keys.c: stateless tickets ------------------------------------ */
+
 int scb_tickets_init(void);
-int scb_guests_init(void);
-/* Only the thread that forked goes on in the child: Go's runtime does not, and
- * who held a lock will never give it up. */
-int scb_in_fork(void);
-/* Can Go run where the caller is? Not in the child of a fork, which is told on
- * standard error once, and not on the stack of an ASYNC job. */
-int scb_may_call_go(void);
-void scb_read_lock(CRYPTO_RWLOCK *lock);
-void scb_write_lock(CRYPTO_RWLOCK *lock);
-void scb_unlock(CRYPTO_RWLOCK *lock);
-/* Handle of the connection whose step is calling back for ssl, 0 if C drives it. */
-uint64_t scb_ssl_conn_handle(SSL *ssl);
-/* Handle of the connection whose step runs on this thread, 0 if none does. */
-uint64_t scb_stepping_handle(void);
-SSL *scb_ssl_new(SSL_CTX *ctx);
-void scb_ssl_free(SSL *ssl);
-/* A Goexit unwinds the goroutine over all of C's frames on this thread: what
- * points into them is forgotten. */
-void scb_abandon(void);
-void scb_abandon_steps(void);
-int scb_client_hello_cb(SSL *ssl, int *alert, void *arg);
-/* Around whatever may call a remove handler; unlocked is the context whose
- * removals are known to hold no lock, or NULL. */
-SSL_CTX *scb_enter(SSL_CTX *unlocked);
-void scb_leave(SSL_CTX *outer);
+typedef struct scb_ticket_key {
+    unsigned char name[16], aes[32], hmac[32];
+    int64_t not_before; /* the key seals from then on */
+} scb_ticket_key;
+/* Copies n keys, newest first. */
+int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, scb_errs **errs);
+
+/* ---- session.c: SSL_SESSION ---------------------------------------------- */
+
+/* Pointers into the session: valid while the caller holds it. */
+typedef struct scb_session_info {
+    const unsigned char *id, *sid_ctx, *alpn;
+    const char *hostname;
+    size_t alpn_len;
+    unsigned int id_len, sid_ctx_len;
+    int64_t time, timeout;
+    uint32_t max_early_data;
+    uint16_t version, cipher;
+    int resumable, has_ticket;
+} scb_session_info;
+
+SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **errs);
+/* p begins with headroom unset bytes; len includes them, and is 0 after a failure.
+ * The caller wipes and frees p with scb_wipe. */
+typedef struct scb_der {
+    unsigned char *p;
+    size_t len;
+} scb_der;
+scb_der scb_session_der(SSL_SESSION *s, size_t headroom, scb_errs **errs);
+void scb_wipe(void *p, size_t len);
+void scb_session_up_ref(SSL_SESSION *s);
+/* Gives OpenSSL a reference: with copy an additional one, else the caller's own.
+ * Refuses, with 0, a session without a cipher, which only C can make: OpenSSL
+ * would follow a NULL pointer (SEMANTICS F2.10). */
+int scb_session_hand_over(SSL_SESSION *s, int copy);
+void scb_session_free(SSL_SESSION *s);
+SSL_SESSION *scb_session_dup(SSL_SESSION *s, scb_errs **errs);
+scb_session_info scb_session_get_info(SSL_SESSION *s);
+int scb_session_set_time(SSL_SESSION *s, int64_t t);
+int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
+
+/* Reasons why an entry of a store must not reach OpenSSL (SEMANTICS F2.10). */
+#define SCB_ENTRY_UNDECODABLE 1
+#define SCB_ENTRY_NO_CIPHER 2
+#define SCB_ENTRY_OTHER_ID 3
+#define SCB_ENTRY_OTHER_VERSION 4
+#define SCB_ENTRY_OTHER_CONTEXT 5
+#define SCB_ENTRY_EXPIRED 6
+typedef struct scb_checked {
+    SSL_SESSION *sess;          /* NULL: see why */
+    int why;
+} scb_checked;
+scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
+                              const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now);
 
 #endif

@@ -29,70 +29,27 @@ var (
 
 // enterEarly checks a step of the handshake against those before, under hmu.
 // over says that there is nothing to do.
-func (c *Conn) enterEarly(op C.int) (over bool, err error) {
+func (hs *handshakeState) enterEarly(op C.int) (over bool, err error) {
 	switch {
-	case c.done.Load():
+	case hs.done.Load():
 		if op == C.SCB_OP_READ_EARLY {
 			err = io.EOF
 		} else if op == C.SCB_OP_WRITE_EARLY {
 			err = errEarlyLate // meanwhile
 		}
 		return true, err
-	case op == C.SCB_OP_HANDSHAKE && c.early == earlyReading:
+	case op == C.SCB_OP_HANDSHAKE && hs.early == earlyReading:
 		return false, errEarlyUnread
 	case op == C.SCB_OP_HANDSHAKE:
-		c.early = earlyTooLate
-	case op == C.SCB_OP_READ_EARLY && c.early >= earlyOver:
+		hs.early = earlyTooLate
+	case op == C.SCB_OP_READ_EARLY && hs.early >= earlyOver:
 		return true, io.EOF
 	case op == C.SCB_OP_READ_EARLY:
-		c.early = earlyReading
-	case op == C.SCB_OP_WRITE_EARLY && c.early == earlyTooLate:
+		hs.early = earlyReading
+	case op == C.SCB_OP_WRITE_EARLY && hs.early == earlyTooLate:
 		return false, errEarlyLate
 	}
 	return false, nil
-}
-
-// SetMaxEarlyData lets clients send up to n bytes of early data (0-RTT) with a
-// session from now on; 0 ends that. Corresponds to SSL_CTX_set_max_early_data(3).
-//
-// Early data is data that somebody may have recorded and sends again. So it is
-// accepted in one mode only: through UseStore, before or after, with entries that
-// are taken out of the store, each by one server of the fleet. That turns
-// StoreOptions.SingleUse on, and fails where the store is no store.Taker. Without
-// UseStore nothing is offered.
-//
-// What arrives early still comes from a client that has proved nothing in this
-// connection, and it may be lost and sent again as ordinary data: do with it only
-// what may happen twice.
-func (c *Context) SetMaxEarlyData(n uint32) error {
-	switch {
-	case c == nil:
-		return ErrClosed
-	case c.made && c.role == ClientRole:
-		return unsupported("early data on a client's Context: the session it offers says how much")
-	}
-	c.setters.Lock()
-	defer c.setters.Unlock()
-	if c.stopTicketKeys != nil && n > 0 {
-		return unsupported("early data with stateless tickets, which the client can use again and again")
-	}
-	sc := c.cache.Load()
-	if sc != nil && n > 0 && !sc.singleUse.Load() {
-		if err := sc.useOnce(); err != nil {
-			return err
-		}
-	}
-	if sc != nil {
-		if err := c.offerEarlyData(n); err != nil {
-			return err
-		}
-	}
-	c.maxEarlyData = n
-	return nil
-}
-
-func (c *Context) offerEarlyData(n uint32) error {
-	return c.do("set max early data", func(p *C.SSL_CTX, _ **C.scb_errs) C.int { return C.scb_ctx_set_max_early_data(p, C.uint32_t(n)) })
 }
 
 // WriteEarlyData sends p with the first flight of the handshake, before the
@@ -106,14 +63,14 @@ func (c *Conn) WriteEarlyData(p []byte) (int, error) {
 	if !c.client {
 		return 0, unsupported("WriteEarlyData on a server's connection")
 	}
-	if c.inHandler() {
+	if c.tls.inHandler() {
 		return 0, ErrReentrant
 	}
 	limit, sent, err := c.earlyLimit()
 	switch {
 	case err != nil:
 		return 0, err
-	case c.done.Load():
+	case c.hs.done.Load():
 		return 0, errEarlyLate
 	case limit == 0:
 		return 0, unsupported("early data without a session that allows it")
@@ -134,11 +91,11 @@ func (c *Conn) WriteEarlyData(p []byte) (int, error) {
 }
 
 func (c *Conn) earlyLimit() (limit, sent uint32, err error) {
-	defer c.unlock(c.lock())
-	if c.c == nil {
+	defer c.tls.unlock(c.tls.lock())
+	if c.tls.ssl == nil {
 		return 0, 0, ErrClosed
 	}
-	return uint32(C.scb_conn_early_limit(c.c)), uint32(c.c.early_sent), nil
+	return uint32(C.scb_conn_early_limit(c.tls.ssl)), uint32(c.tls.ssl.early_sent), nil
 }
 
 // ReadEarlyData reads what a client sent before the handshake: a server's, before
@@ -163,6 +120,6 @@ func (c *Conn) ReadEarlyData(p []byte) (int, error) {
 // this connection. On a client it is settled after the handshake. Corresponds to
 // SSL_get_early_data_status(3).
 func (c *Conn) EarlyDataAccepted() bool {
-	defer c.unlock(c.lock())
-	return c.c != nil && C.scb_conn_early_accepted(c.c) != 0
+	defer c.tls.unlock(c.tls.lock())
+	return c.tls.ssl != nil && C.scb_conn_early_accepted(c.tls.ssl) != 0
 }

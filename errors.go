@@ -162,3 +162,11 @@ func unsupported(format string, args ...any) error {
 
 // Version is the OpenSSL that this process runs on, as OpenSSL_version says it.
 func Version() string { return cgo.Version() }
+
+var errGoexit = errors.New("the handler called runtime.Goexit and ended OpenSSL's call half way")
+
+var errHasStore = errors.New("libssl: the Context has a store: its session callbacks are taken")
+
+var errNoCipher = errors.New("libssl: the session has no cipher and cannot be resumed")
+
+func badFlag(f CopyFlag) error { return fmt.Errorf("copy flag %d is neither Copy nor Transfer", f) }

@@ -69,3 +69,10 @@ const (
 	// the *Session is spent.
 	Transfer
 )
+
+func cbool(b bool) C.int {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,6 +1,6 @@
 /*
- * session.c: SSL_SESSION in and out of DER, its fields, and the checks that an
- * entry of a store has to pass before OpenSSL sees it.
+ * session.c: SSL_SESSION from and to DER, its fields, and the checks of a store's
+ * entry before OpenSSL sees it.
  */
 #include "bridge.h"
 
@@ -12,7 +12,7 @@ SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **
     SSL_SESSION *s;
 
     scb_clear_errs();
-    /* Never into an existing object: a failure would leave it half filled. */
+    /* A new object each time: a failure would leave an existing one half filled. */
     s = d2i_SSL_SESSION(NULL, &p, (long)len);
     if (s != NULL && p != der + len) {
         SSL_SESSION_free(s);
@@ -24,17 +24,17 @@ SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **
     return s;
 }
 
-scb_der scb_session_der(SSL_SESSION *s, size_t room, scb_errs **errs)
+scb_der scb_session_der(SSL_SESSION *s, size_t headroom, scb_errs **errs)
 {
     scb_der der = { NULL, 0 };
     int len;
 
     scb_clear_errs();
     len = i2d_SSL_SESSION(s, NULL);
-    if (len > 0 && (der.p = OPENSSL_malloc(room + (size_t)len)) != NULL) {
-        unsigned char *p = der.p + room;
+    if (len > 0 && (der.p = OPENSSL_malloc(headroom + (size_t)len)) != NULL) {
+        unsigned char *p = der.p + headroom;
 
-        der.len = room + (size_t)len;
+        der.len = headroom + (size_t)len;
         i2d_SSL_SESSION(s, &p);
     } else if (errs != NULL) {
         scb_take_errs(errs);
@@ -53,8 +53,6 @@ void scb_session_up_ref(SSL_SESSION *s)
     SSL_SESSION_up_ref(s);
 }
 
-/* One reference for OpenSSL: one more, or the caller's own. 0 refuses what only C
- * can make and OpenSSL would follow into a NULL pointer (SEMANTICS F2.10). */
 int scb_session_hand_over(SSL_SESSION *s, int copy)
 {
     return SSL_SESSION_get0_cipher(s) != NULL && (!copy || SSL_SESSION_up_ref(s));

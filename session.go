@@ -37,11 +37,11 @@ type SessionID = store.ID
 // shared with connections, which OpenSSL treats as read-only and does not quite
 // (a resumption can change cipher and group of a shared object).
 type Session struct {
-	mu    sync.Mutex
-	p     *C.SSL_SESSION
-	net   runtime.Cleanup
-	owned bool // p's reference is ours to give back
-	spent bool // p is still good, but its reference has gone to C
+	mu      sync.Mutex
+	p       *C.SSL_SESSION
+	cleanup runtime.Cleanup
+	owned   bool // p's reference is ours to give back
+	spent   bool // p is still good, but its reference has gone to C
 	// ctx is the SSL_CTX that gives the session up, while a remove handler runs:
 	// its Context may be closed by then.
 	ctx *C.SSL_CTX
@@ -63,7 +63,7 @@ func newSession(p *C.SSL_SESSION) *Session {
 func (s *Session) own(p *C.SSL_SESSION) {
 	s.p, s.owned = p, true
 	liveSessions.Add(1)
-	s.net = runtime.AddCleanup(s, forgetSession, p)
+	s.cleanup = runtime.AddCleanup(s, forgetSession, p)
 }
 
 func forgetSession(p *C.SSL_SESSION) {
@@ -79,7 +79,7 @@ func (s *Session) disown() *C.SSL_SESSION {
 	s.p = nil
 	if s.owned {
 		s.owned = false
-		s.net.Stop()
+		s.cleanup.Stop()
 		liveSessions.Add(-1)
 	}
 	return p
@@ -398,4 +398,38 @@ func versionName(v uint16) string {
 		return "TLSv1.3"
 	}
 	return fmt.Sprintf("%#04x", v)
+}
+
+// handOver settles the flag while the wrapper is locked, so that no collector
+// and no other goroutine can come between: OpenSSL gets exactly one reference.
+func (s *Session) handOver(flag CopyFlag) (*C.SSL_SESSION, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.p == nil:
+		return nil, ErrReleased
+	case flag != Copy && flag != Transfer:
+		return nil, fmt.Errorf("libssl: %w", badFlag(flag))
+	case flag == Transfer && !s.owned:
+		return nil, fmt.Errorf("%w: transfer of a borrowed session", ErrReleased)
+	case C.scb_session_hand_over(s.p, cbool(flag == Copy)) == 0:
+		return nil, errNoCipher
+	case flag == Copy:
+		return s.p, nil
+	}
+	return s.disown(), nil
+}
+
+// withRef runs f, which calls unknown code, on the live object: under a
+// reference, not under the lock. f reports whether that reference has gone.
+func (s *Session) withRef(f func(p *C.SSL_SESSION, ctx *C.SSL_CTX) (gone bool)) {
+	var p *C.SSL_SESSION
+	var ctx *C.SSL_CTX
+	s.with(func(live *C.SSL_SESSION) {
+		C.scb_session_up_ref(live)
+		p, ctx = live, s.ctx
+	})
+	if p != nil && !f(p, ctx) {
+		C.scb_session_free(p)
+	}
 }

@@ -5,35 +5,30 @@ import "C"
 
 import (
 	"encoding/json"
-	"sync/atomic"
 	"time"
+
+	"github.com/libssl-go/libssl/internal/guarded"
+	"github.com/libssl-go/libssl/internal/lookup"
 )
-
-type counters struct {
-	hits, misses, errors, timeouts, undecodable         atomic.Uint64
-	lookupErrors, lookupTimeouts, lookupsSkipped        atomic.Uint64
-	untagged, suspended, stored, removed, lost, putBack atomic.Uint64
-	skipped, taken                                      atomic.Uint64
-	rejections                                          [rejectionCount]atomic.Uint64
-	parked, queue                                       atomic.Int64
-	get, put, full, resumed                             histogram
-}
-
-func (s *counters) reject(why Rejection) { s.rejections[why].Add(1) }
 
 // Rejection is why an entry was not given to OpenSSL, or why OpenSSL would not
 // have taken it.
 type Rejection uint8
 
 const (
-	RejectedForged    Rejection = 0 // not authentic, damaged, or another id's
-	RejectedNoCipher  Rejection = C.SCB_ENTRY_NO_CIPHER
-	RejectedOtherID   Rejection = C.SCB_ENTRY_OTHER_ID
-	RejectedVersion   Rejection = C.SCB_ENTRY_OTHER_VERSION // of the protocol
-	RejectedIDContext Rejection = C.SCB_ENTRY_OTHER_CONTEXT // another host or policy
-	RejectedExpired   Rejection = C.SCB_ENTRY_EXPIRED
-	RejectedLifetime  Rejection = C.SCB_ENTRY_EXPIRED + 1 // beyond StoreOptions.MaxLifetime
-	rejectionCount              = RejectedLifetime + 1
+	RejectedForged    = Rejection(lookup.Forged) // not authentic, damaged, or stored under another id
+	RejectedNoCipher  = Rejection(lookup.NoCipher)
+	RejectedOtherID   = Rejection(lookup.OtherID)
+	RejectedVersion   = Rejection(lookup.OtherVersion)   // of the protocol
+	RejectedIDContext = Rejection(lookup.OtherIDContext) // another host or policy
+	RejectedExpired   = Rejection(lookup.Expired)
+	RejectedLifetime  = Rejection(lookup.BeyondLifetime) // beyond StoreOptions.MaxLifetime
+)
+
+// The reasons of internal/lookup have the numbers of scb_session_check's answers: a difference does not compile.
+var (
+	_ = [1]struct{}{}[lookup.Undecodable-C.SCB_ENTRY_UNDECODABLE]
+	_ = [1]struct{}{}[lookup.Expired-C.SCB_ENTRY_EXPIRED]
 )
 
 var rejectionNames = map[Rejection]string{
@@ -45,7 +40,7 @@ func (r Rejection) String() string { return rejectionNames[r] }
 
 // RejectionCounts are counts by Rejection. As JSON they are an object with the
 // reasons' names.
-type RejectionCounts [rejectionCount]uint64
+type RejectionCounts [lookup.Reasons]uint64
 
 // MarshalJSON implements json.Marshaler.
 func (c RejectionCounts) MarshalJSON() ([]byte, error) {
@@ -111,19 +106,20 @@ type CacheStats struct {
 
 // Stats reads the counters.
 func (sc *SessionCache) Stats() CacheStats {
-	s := &sc.stats
+	g, l := &sc.guard.Stats, &sc.source.Stats
+	untagged := l.Untagged.Load()
 	st := CacheStats{
-		Hits: s.hits.Load(), Misses: s.misses.Load(), Errors: s.errors.Load(), Timeouts: s.timeouts.Load(),
-		Undecodable:  s.undecodable.Load(),
-		LookupErrors: s.lookupErrors.Load(), LookupTimeouts: s.lookupTimeouts.Load(), LookupsSkipped: s.lookupsSkipped.Load(),
-		Untagged: s.untagged.Load(), Suspended: s.suspended.Load(), Skipped: s.skipped.Load(),
-		Stored: s.stored.Load(), Removed: s.removed.Load(), Taken: s.taken.Load(), PutBack: s.putBack.Load(), Lost: s.lost.Load(),
-		Parked: int(s.parked.Load()), Queue: int(s.queue.Load()), Open: sc.breaker.isOpen(),
-		Get: s.get.read(), Put: s.put.read(), Full: s.full.read(), Resumed: s.resumed.read(),
+		Hits: l.Hits.Load(), Misses: g.Misses.Load() + untagged, Errors: g.Errors.Load(), Timeouts: g.Timeouts.Load(),
+		Undecodable:  l.Rejections[lookup.Undecodable].Load(),
+		LookupErrors: g.LookupErrors.Load(), LookupTimeouts: g.LookupTimeouts.Load(), LookupsSkipped: g.LookupsSkipped.Load(),
+		Untagged: untagged, Suspended: l.Suspended.Load(), Skipped: g.Skipped.Load(),
+		Stored: g.Stored.Load(), Removed: g.Removed.Load(), Taken: g.Taken.Load(), PutBack: g.PutBack.Load(), Lost: g.Lost.Load(),
+		Parked: int(l.Parked.Load()), Queue: int(g.Queue.Load()), Open: sc.guard.Open(),
+		Get: readHistogram(&g.Get), Put: readHistogram(&g.Put), Full: readHistogram(&sc.full), Resumed: readHistogram(&sc.resumed),
 	}
-	for i := range st.RejectedFor {
-		st.RejectedFor[i] = s.rejections[i].Load()
-		st.Rejected += st.RejectedFor[i]
+	for _, why := range Rejections() {
+		st.RejectedFor[why] = l.Rejections[why].Load()
+		st.Rejected += st.RejectedFor[why]
 	}
 	return st
 }
@@ -138,11 +134,7 @@ func (sc *SessionCache) String() string {
 }
 
 // HistogramBounds are the upper bounds of a Histogram's counts.
-var HistogramBounds = [...]time.Duration{
-	50 * time.Microsecond, 100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
-	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond,
-	50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 10 * time.Second,
-}
+var HistogramBounds = guarded.Bounds
 
 // Histogram counts durations by their length: Counts[i] those of at most
 // HistogramBounds[i] and more than the bound before, the last one the longer
@@ -160,36 +152,10 @@ func (h Histogram) Count() (n uint64) {
 	return n
 }
 
-type histogram struct {
-	counts [len(HistogramBounds) + 1]atomic.Uint64
-	sum    atomic.Int64
-}
-
-func (h *histogram) observe(d time.Duration) {
-	i := 0
-	for i < len(HistogramBounds) && d > HistogramBounds[i] {
-		i++
+func readHistogram(h *guarded.Histogram) (out Histogram) {
+	for i := range h.Counts {
+		out.Counts[i] = h.Counts[i].Load()
 	}
-	h.counts[i].Add(1)
-	h.sum.Add(int64(d))
-}
-
-func (h *histogram) read() (out Histogram) {
-	for i := range h.counts {
-		out.Counts[i] = h.counts[i].Load()
-	}
-	out.Sum = time.Duration(h.sum.Load())
+	out.Sum = time.Duration(h.Sum.Load())
 	return out
-}
-
-// shookHands counts a handshake where there is a store.
-func (c *Context) shookHands(conn *Conn) {
-	sc := c.cache.Load()
-	switch {
-	case sc == nil:
-	case conn.SessionReused():
-		sc.stats.resumed.observe(conn.took)
-	default:
-		sc.stats.full.observe(conn.took)
-	}
 }

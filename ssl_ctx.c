@@ -1,6 +1,6 @@
 /*
- * ssl_ctx.c: making and configuring an SSL_CTX, and handing over the error
- * queue of what failed.
+ * ssl_ctx.c: making, configuring and freeing an SSL_CTX, and the sessions of its
+ * internal cache.
  */
 #include "bridge.h"
 
@@ -8,82 +8,7 @@
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 
-/* ---- errors ----------------------------------------------------------------- */
-
-/* ERR_clear_error goes over all 16 places, full or not: 125 ns against 20. */
-void scb_clear_errs(void)
-{
-    if (ERR_peek_error() != 0)
-        ERR_clear_error();
-}
-
-void scb_take_errs(scb_errs **errs)
-{
-    scb_errs *all = OPENSSL_zalloc(sizeof(*all));
-    const char *file, *func = NULL, *data;
-    unsigned long code;
-    int line, flags;
-
-    if (all == NULL)
-        return;
-    for (;;) {
-        scb_err *e = &all->e[all->n];
-
-#ifdef SCB_HAVE_ERR_GET_ERROR_ALL
-        code = ERR_get_error_all(&file, &line, &func, &data, &flags);
-#else
-        code = ERR_get_error_line_data(&file, &line, &data, &flags);
-        if (code != 0)
-            func = ERR_func_error_string(code);
-#endif
-        if (code == 0)
-            break;
-        if (all->n == SCB_MAX_ERRS)
-            continue; /* the queue itself holds no more */
-        e->code = code;
-        e->line = line;
-        OPENSSL_strlcpy(e->file, file == NULL ? "" : file, sizeof(e->file));
-        OPENSSL_strlcpy(e->func, func == NULL ? "" : func, sizeof(e->func));
-        if (data != NULL && (flags & ERR_TXT_STRING))
-            OPENSSL_strlcpy(e->data, data, sizeof(e->data));
-        all->n++;
-    }
-    scb_errs_free(*errs);
-    *errs = all;
-}
-
-void scb_put_errs(const scb_errs *all)
-{
-    for (int i = 0; all != NULL && i < all->n; i++) {
-        const scb_err *e = &all->e[i];
-
-#ifdef SCB_HAVE_ERR_GET_ERROR_ALL
-        ERR_new();
-        ERR_set_debug(e->file, e->line, e->func);
-        ERR_set_error(ERR_GET_LIB(e->code), ERR_GET_REASON(e->code), e->data[0] != '\0' ? "%s" : NULL, e->data);
-#else
-        /* The queue keeps the pointer to the file's name, which would dangle. */
-        ERR_put_error(ERR_GET_LIB(e->code), ERR_GET_FUNC(e->code), ERR_GET_REASON(e->code), "", e->line);
-        if (e->data[0] != '\0')
-            ERR_add_error_data(1, e->data);
-#endif
-    }
-}
-
-void scb_errs_free(scb_errs *e)
-{
-    OPENSSL_free(e);
-}
-
-static int scb_done(int ok, scb_errs **errs)
-{
-    if (ok <= 0)
-        scb_take_errs(errs);
-    scb_clear_errs();
-    return ok > 0 ? SCB_OK : SCB_FAIL;
-}
-
-/* ---- making one --------------------------------------------------------------- */
+/* ---- making and freeing -------------------------------------------------- */
 
 SSL_CTX *scb_ctx_new(int client, scb_errs **errs)
 {
@@ -112,17 +37,38 @@ fail:
     return NULL;
 }
 
-/* ---- certificates --------------------------------------------------------------- */
+void scb_ctx_up_ref(SSL_CTX *ctx)
+{
+    SSL_CTX_up_ref(ctx);
+}
 
-/* An encrypted key must fail, not ask on the terminal. */
+void scb_ctx_free(SSL_CTX *ctx)
+{
+    SSL_CTX *outer = scb_begin_call(NULL);
+
+    SSL_CTX_free(ctx);
+    scb_end_call(outer);
+    scb_clear_errs();
+}
+
+void scb_ctx_forget(SSL_CTX *ctx)
+{
+    SSL_CTX_sess_set_remove_cb(ctx, NULL);
+    scb_ctx_free(ctx);
+}
+
+/* ---- certificates -------------------------------------------------------- */
+
+/* Without it OpenSSL asks on the terminal for the password of an encrypted key;
+ * this way the key fails. */
 static int scb_no_password_cb(char *buf, int size, int rwflag, void *arg)
 {
     (void)buf, (void)size, (void)rwflag, (void)arg;
     return 0;
 }
 
-/* Certificates up to the end of the PEM text; NULL if one is malformed or
- * there is none. */
+/* Reads all certificates of a PEM text. NULL if one is malformed, or there is
+ * none. */
 static STACK_OF(X509) *scb_read_certs(const unsigned char *pem, int len)
 {
     BIO *b = BIO_new_mem_buf(pem, len);
@@ -141,7 +87,7 @@ static STACK_OF(X509) *scb_read_certs(const unsigned char *pem, int len)
     last = ERR_peek_last_error();
     if (sk_X509_num(all) == 0 || ERR_GET_LIB(last) != ERR_LIB_PEM || ERR_GET_REASON(last) != PEM_R_NO_START_LINE)
         goto fail;
-    scb_clear_errs(); /* the end of the text is an entry too */
+    scb_clear_errs(); /* the end of the text has left an entry */
     BIO_free(b);
     return all;
 
@@ -151,8 +97,8 @@ fail:
     return NULL;
 }
 
-/* All is read and checked before anything changes, so a failure leaves the
- * context as it was. */
+/* Reads and checks everything before it changes anything, so that a failure
+ * leaves the SSL_CTX as it was. */
 int scb_ctx_use_pem(SSL_CTX *ctx, const unsigned char *cert, int cert_len, const unsigned char *key, int key_len, scb_errs **errs)
 {
     STACK_OF(X509) *certs, *chain = NULL;
@@ -215,108 +161,7 @@ end:
     return ok;
 }
 
-/* ---- what a session of this context was agreed under ------------------------------ */
-
-static int scb_hash_cert(EVP_MD_CTX *md, X509 *x)
-{
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned int len = 0;
-
-    return X509_digest(x, EVP_sha256(), digest, &len) && EVP_DigestUpdate(md, digest, len);
-}
-
-static int scb_hash_certs(EVP_MD_CTX *md, SSL_CTX *ctx)
-{
-    X509 *current = SSL_CTX_get0_certificate(ctx);
-    int ok = 1;
-
-    if (current == NULL)
-        return 1;
-    for (long op = SSL_CERT_SET_FIRST; ok && SSL_CTX_set_current_cert(ctx, op); op = SSL_CERT_SET_NEXT)
-        ok = scb_hash_cert(md, SSL_CTX_get0_certificate(ctx));
-    SSL_CTX_select_current_cert(ctx, current);
-    return ok;
-}
-
-typedef struct scb_digest {
-    unsigned char b[32];
-} scb_digest;
-
-static int scb_compare_digests(const void *a, const void *b)
-{
-    return memcmp(a, b, sizeof(scb_digest));
-}
-
-/* The CAs of a store, in an order of their own: the store's depends on who was
- * added, or looked up, first. */
-static int scb_hash_cas(EVP_MD_CTX *md, X509_STORE *store)
-{
-    scb_digest *all;
-    size_t n = 0;
-    int ok = 1, num;
-    STACK_OF(X509_OBJECT) *objects;
-
-#ifdef SCB_HAVE_GET1_OBJECTS
-    objects = X509_STORE_get1_objects(store);
-    if (objects == NULL)
-        return 0;
-#else
-    X509_STORE_lock(store);
-    objects = X509_STORE_get0_objects(store);
-#endif
-    num = sk_X509_OBJECT_num(objects);
-    all = num <= 0 ? NULL : OPENSSL_malloc((size_t)num * sizeof(*all));
-    for (int i = 0; ok && i < num; i++) {
-        X509 *x = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(objects, i));
-
-        ok = all != NULL && (x == NULL || X509_digest(x, EVP_sha256(), all[n].b, NULL));
-        n += x != NULL;
-    }
-#ifdef SCB_HAVE_GET1_OBJECTS
-    sk_X509_OBJECT_pop_free(objects, X509_OBJECT_free);
-#else
-    X509_STORE_unlock(store);
-#endif
-    if (ok && n > 0) {
-        qsort(all, n, sizeof(*all), scb_compare_digests);
-        ok = EVP_DigestUpdate(md, all, n * sizeof(*all));
-    }
-    OPENSSL_free(all);
-    return ok;
-}
-
-/*
- * A digest of the certificates, the policy on client certificates with its CAs,
- * and the ciphers: two contexts with the same one may resume each other's
- * sessions. Each part starts with a byte of its own, so that none can be taken
- * for another.
- */
-int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32])
-{
-    STACK_OF(SSL_CIPHER) *ciphers = SSL_CTX_get_ciphers(ctx);
-    EVP_MD_CTX *md = EVP_MD_CTX_new();
-    unsigned char mode = (unsigned char)SSL_CTX_get_verify_mode(ctx);
-    int ok;
-
-    scb_clear_errs();
-    ok = md != NULL && EVP_DigestInit_ex(md, EVP_sha256(), NULL) && EVP_DigestUpdate(md, "k", 1)
-         && scb_hash_certs(md, ctx) && EVP_DigestUpdate(md, "v", 1) && EVP_DigestUpdate(md, &mode, 1);
-    if (ok && (mode & SSL_VERIFY_PEER))
-        ok = scb_hash_cas(md, SSL_CTX_get_cert_store(ctx));
-    ok = ok && EVP_DigestUpdate(md, "c", 1);
-    for (int i = 0; ok && i < sk_SSL_CIPHER_num(ciphers); i++) {
-        uint16_t id = SSL_CIPHER_get_protocol_id(sk_SSL_CIPHER_value(ciphers, i));
-        unsigned char wire[2] = { (unsigned char)(id >> 8), (unsigned char)id };
-
-        ok = EVP_DigestUpdate(md, wire, sizeof(wire));
-    }
-    ok = ok && EVP_DigestFinal_ex(md, digest, NULL);
-    EVP_MD_CTX_free(md);
-    scb_clear_errs();
-    return ok;
-}
-
-/* ---- settings ------------------------------------------------------------------- */
+/* ---- settings ------------------------------------------------------------ */
 
 int scb_ctx_set_versions(SSL_CTX *ctx, int min, int max, scb_errs **errs)
 {
@@ -359,7 +204,8 @@ uint64_t scb_ctx_set_options(SSL_CTX *ctx, uint64_t set, uint64_t clear)
     return SSL_CTX_set_options(ctx, set);
 }
 
-/* A server reads as much as it has offered: a ticket may be from before a change. */
+/* The limit on reading never falls: a ticket from before a change may carry the
+ * larger limit. */
 int scb_ctx_set_max_early_data(SSL_CTX *ctx, uint32_t n)
 {
     uint32_t before = SSL_CTX_get_recv_max_early_data(ctx);
@@ -415,44 +261,55 @@ scb_ctx_stats scb_ctx_get_stats(SSL_CTX *ctx)
     return s;
 }
 
-/* ---- SSL, as handlers see it ------------------------------------------------------ */
+/* ---- the internal cache -------------------------------------------------- */
 
-const char *scb_ssl_servername(SSL *ssl)
+int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s)
 {
-    return SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
-}
+    SSL_CTX *outer;
+    int ret;
 
-int scb_ssl_version(SSL *ssl)
-{
-    return SSL_version(ssl);
-}
-
-uint64_t scb_ssl_options(SSL *ssl)
-{
-    return SSL_get_options(ssl);
-}
-
-uint64_t scb_ssl_current_handle(SSL *ssl)
-{
-    return scb_ctx_handle(SSL_get_SSL_CTX(ssl));
-}
-
-int scb_ssl_reused(SSL *ssl)
-{
-    return SSL_session_reused(ssl);
-}
-
-/* Certificates follow the context by themselves; the policy on client
- * certificates has to be carried over. */
-void scb_ssl_switch(SSL *ssl, SSL_CTX *ctx)
-{
-    SSL_set_SSL_CTX(ssl, ctx);
-    SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ctx), SSL_CTX_get_verify_callback(ctx));
-    SSL_set_verify_depth(ssl, SSL_CTX_get_verify_depth(ctx));
+    if (scb_ctx_in_remove(ctx))
+        return SCB_REENTRANT;
+    scb_begin_use(scb_ctx_of(ctx));
+    outer = scb_begin_call(NULL);
+    ret = SSL_CTX_add_session(ctx, s);
+    scb_end_call(outer);
+    scb_end_use(scb_ctx_of(ctx));
     scb_clear_errs();
+    return ret;
 }
 
-int scb_ssl_set_id_context(SSL *ssl, const unsigned char *sid, unsigned int len)
+int scb_ctx_remove_session(SSL_CTX *ctx, SSL_SESSION *s)
 {
-    return SSL_set_session_id_context(ssl, sid, len);
+    SSL_CTX *outer;
+    int ret;
+
+    if (scb_ctx_in_remove(ctx))
+        return SCB_REENTRANT;
+    scb_begin_use(scb_ctx_of(ctx));
+    outer = scb_begin_call(ctx);
+    ret = SSL_CTX_remove_session(ctx, s);
+    scb_end_call(outer);
+    scb_end_use(scb_ctx_of(ctx));
+    scb_clear_errs();
+    return ret;
+}
+
+int scb_ctx_flush(SSL_CTX *ctx, int64_t at)
+{
+    SSL_CTX *outer;
+
+    if (scb_ctx_in_remove(ctx))
+        return SCB_REENTRANT;
+    scb_begin_use(scb_ctx_of(ctx));
+    outer = scb_begin_call(NULL);
+#ifdef SCB_HAVE_TIME_EX
+    SSL_CTX_flush_sessions_ex(ctx, (time_t)at);
+#else
+    SSL_CTX_flush_sessions(ctx, (long)at);
+#endif
+    scb_end_call(outer);
+    scb_end_use(scb_ctx_of(ctx));
+    scb_clear_errs();
+    return SCB_OK;
 }

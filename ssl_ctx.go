@@ -5,16 +5,12 @@ package libssl
 import "C"
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 	"unsafe"
 	"weak"
 
@@ -24,45 +20,99 @@ import (
 // Context owns one reference to an SSL_CTX: the certificates, the policy, the
 // session cache and the handlers of the connections made with it.
 //
-// Ownership: close it when no more connections are to be made; those that exist
-// keep the SSL_CTX alive. A Context that is forgotten instead is closed by the
-// collector, and counted.
+// Ownership: close it when no more connections are to be made; existing
+// connections keep the SSL_CTX alive. A Context that is forgotten instead is
+// closed by the collector, and counted.
 //
 // Locks and threads: safe for concurrent use. The setters of handlers may be
 // called while the Context serves. The others belong before its first
 // connection, as in C: OpenSSL reads those fields without a lock.
 type Context struct {
-	mu     sync.Mutex
-	p      *C.SSL_CTX
-	users  int // calls under way
-	closed bool
-	net    runtime.Cleanup
-	bound  *binding
-	role   Role
-	made   bool // by NewContext, not attached
+	ref      ctxRef
+	bound    *binding
+	role     Role
+	made     bool // by NewContext, not attached
+	handlers handlers
+	over     atomic.Pointer[layer] // UseStore's; set and removed under setters
 
-	setters sync.Mutex // one handler setter at a time
-	adds    sync.Mutex // see AddSession
-
-	newSession      atomic.Pointer[NewSessionFunc]
-	getSession      atomic.Pointer[GetSessionFunc]
-	removeSession   atomic.Pointer[RemoveSessionFunc]
-	selectContext   atomic.Pointer[func(*SSL, string) *Context]
-	onCallbackError atomic.Pointer[func(*CallbackError)]
-	keyLog          atomic.Pointer[keyLogger]
-	cache           atomic.Pointer[SessionCache]
-
-	ticketKeys     sync.Mutex // one change of the ticket keys at a time
-	stopTicketKeys func()     // under setters; not nil once there are any
+	// The order of locks: setters, ticketKeys, id, ref.
+	setters        sync.Mutex // one change of handlers, layer, ticket keys or early data at a time
+	stopTicketKeys func()     // under setters; not nil once UseTicketKeys was called
 	maxEarlyData   uint32     // under setters
 
-	idMu       sync.Mutex
-	idContext  []byte // what sessions are bound to; nil until set or computed
-	idExplicit bool
-	ownRoots   bool
+	ticketKeys sync.Mutex // orders changes of the ticket keys
+	adds       sync.Mutex // see AddSession
+	id         idContext
+}
+
+// ctxRef is the Context's reference to the SSL_CTX. Calls under way borrow it, so it is given back by the last of them and
+// Close.
+type ctxRef struct {
+	mu      sync.Mutex
+	p       *C.SSL_CTX // nil once given back
+	users   int        // calls under way
+	closed  bool
+	cleanup runtime.Cleanup
+}
+
+// handlers are the Go closures behind the trampolines.
+type handlers struct {
+	newSession    atomic.Pointer[NewSessionFunc]
+	getSession    atomic.Pointer[GetSessionFunc]
+	removeSession atomic.Pointer[RemoveSessionFunc]
+	serverName    atomic.Pointer[func(*SSL, string) *Context]
+	callbackError atomic.Pointer[func(*CallbackError)]
+	keyLog        atomic.Pointer[keyLogger]
+}
+
+// inherit takes over another Context's handlers.
+func (h *handlers) inherit(from *handlers) {
+	h.newSession.Store(from.newSession.Load())
+	h.getSession.Store(from.getSession.Load())
+	h.removeSession.Store(from.removeSession.Load())
+	h.serverName.Store(from.serverName.Load())
+	h.callbackError.Store(from.callbackError.Load())
+	h.keyLog.Store(from.keyLog.Load())
+}
+
+// clear removes all handlers but OnCallbackError's.
+func (h *handlers) clear() {
+	h.newSession.Store(nil)
+	h.getSession.Store(nil)
+	h.removeSession.Store(nil)
+	h.serverName.Store(nil)
+	h.keyLog.Store(nil)
+}
+
+// idContext is the session id context, with what decides how it is computed.
+type idContext struct {
+	mu       sync.Mutex
+	sid      []byte // nil until set or computed
+	explicit bool   // set by SetSessionIDContext
+	ownRoots bool   // AddRootCAsPEM has replaced the system's roots
 }
 
 var forgottenContexts atomic.Int64
+
+// binding is what a handle of an SSL_CTX stands for. It does not keep a
+// forgotten Context from being collected, although handlers usually refer to
+// their Context.
+type binding struct {
+	ctx weak.Pointer[Context]
+	// strong is set where the SSL_CTX may outlive the last use of the Context:
+	// after Close, while connections made by C still run, and on contexts that C
+	// made, whose handlers have to last as long as C's would.
+	strong atomic.Pointer[Context]
+}
+
+func (b *binding) context() *Context {
+	if c := b.strong.Load(); c != nil {
+		return c
+	}
+	return b.ctx.Value()
+}
+
+var contexts cgo.Registry[binding]
 
 // NewContext makes an SSL_CTX for TLS 1.2 and 1.3. One for ClientRole verifies
 // the peer and its name against the system's roots until told otherwise.
@@ -80,29 +130,16 @@ func NewContext(r Role) (*Context, error) {
 	if r == ServerRole {
 		C.scb_ctx_hook_names(p)
 	}
-	c := &Context{p: p, role: r, made: true}
+	c := &Context{role: r, made: true}
+	c.ref.p = p
 	if err := c.bind(); err != nil {
 		C.scb_ctx_free(p)
 		return nil, err
 	}
-	c.net = runtime.AddCleanup(c, func(p *C.SSL_CTX) {
+	c.ref.cleanup = runtime.AddCleanup(c, func(p *C.SSL_CTX) {
 		C.scb_ctx_forget(p)
 		forgottenContexts.Add(1)
 	}, p)
-	return c, nil
-}
-
-// NewServerContext makes a server Context with a certificate chain and its key,
-// both PEM files.
-func NewServerContext(certFile, keyFile string) (*Context, error) {
-	c, err := NewContext(ServerRole)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.UseCertificateFiles(certFile, keyFile); err != nil {
-		c.Close()
-		return nil, err
-	}
 	return c, nil
 }
 
@@ -124,30 +161,31 @@ func AttachContext(sslCtx unsafe.Pointer) (*Context, error) {
 	if sslCtx == nil {
 		return nil, errors.New("libssl: attach context: nil pointer")
 	}
-	c := &Context{p: (*C.SSL_CTX)(sslCtx)}
+	c := &Context{}
+	c.ref.p = (*C.SSL_CTX)(sslCtx)
 	attaching.Lock()
 	defer attaching.Unlock()
-	C.scb_ctx_up_ref(c.p)
-	if h := C.scb_ctx_handle(c.p); h != 0 {
+	C.scb_ctx_up_ref(c.ref.p)
+	if h := C.scb_ctx_handle(c.ref.p); h != 0 {
 		b := contexts.Get(cgo.Handle(h))
 		old := b.context()
 		if old != nil {
-			old.mu.Lock()
-			closed := old.closed
-			old.mu.Unlock()
+			old.ref.mu.Lock()
+			closed := old.ref.closed
+			old.ref.mu.Unlock()
 			if !closed {
-				C.scb_ctx_free(c.p)
+				C.scb_ctx_free(c.ref.p)
 				return nil, errors.New("libssl: attach context: the SSL_CTX has a Context that is open")
 			}
 			c.inherit(old)
 		}
-		C.scb_ctx_attach(c.p)
+		C.scb_ctx_attach(c.ref.p)
 		c.bound = b
 		b.strong.Store(c)
 		return c, nil
 	}
 	if err := c.bind(); err != nil {
-		C.scb_ctx_free(c.p)
+		C.scb_ctx_free(c.ref.p)
 		return nil, err
 	}
 	c.bound.strong.Store(c)
@@ -156,16 +194,11 @@ func AttachContext(sslCtx unsafe.Pointer) (*Context, error) {
 
 var attaching sync.Mutex
 
-// inherit takes over the handlers of a Context that this module made: its Close
-// has left them in place.
+// inherit takes over the handlers of a Context whose Close has left them in
+// place: that of an SSL_CTX which this package made.
 func (c *Context) inherit(old *Context) {
-	c.newSession.Store(old.newSession.Load())
-	c.getSession.Store(old.getSession.Load())
-	c.removeSession.Store(old.removeSession.Load())
-	c.selectContext.Store(old.selectContext.Load())
-	c.onCallbackError.Store(old.onCallbackError.Load())
-	c.keyLog.Store(old.keyLog.Load())
-	c.cache.Store(old.cache.Load())
+	c.handlers.inherit(&old.handlers)
+	c.over.Store(old.over.Load())
 }
 
 // detach takes the handlers of an SSL_CTX that C made away and puts back what C
@@ -178,14 +211,10 @@ func (c *Context) detach() {
 		return
 	}
 	defer c.release()
-	if sc := c.cache.Load(); sc != nil {
-		sc.uninstall()
+	if l := c.layer(); l != nil {
+		l.uninstall()
 	}
-	c.newSession.Store(nil)
-	c.getSession.Store(nil)
-	c.removeSession.Store(nil)
-	c.selectContext.Store(nil)
-	c.keyLog.Store(nil)
+	c.handlers.clear()
 	C.scb_ctx_detach(p)
 }
 
@@ -194,7 +223,7 @@ func (c *Context) bind() error {
 	c.bound = &binding{ctx: weak.Make(c)}
 	h := contexts.Put(c.bound)
 	var errs *C.scb_errs
-	if C.scb_ctx_adopt(c.p, C.uint64_t(h), &errs) != C.SCB_OK {
+	if C.scb_ctx_adopt(c.ref.p, C.uint64_t(h), &errs) != C.SCB_OK {
 		contexts.Delete(h)
 		return takeError("attach context", 0, errs)
 	}
@@ -207,33 +236,33 @@ func (c *Context) acquire() (*C.SSL_CTX, error) {
 	if c == nil {
 		return nil, ErrClosed
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		if c.p != nil && C.scb_ctx_in_remove(c.p) != 0 {
+	c.ref.mu.Lock()
+	defer c.ref.mu.Unlock()
+	if c.ref.closed {
+		if c.ref.p != nil && C.scb_ctx_in_remove(c.ref.p) != 0 {
 			return nil, ErrReentrant
 		}
 		return nil, ErrClosed
 	}
-	c.users++
-	return c.p, nil
+	c.ref.users++
+	return c.ref.p, nil
 }
 
 func (c *Context) release() {
-	c.mu.Lock()
-	c.users--
-	last := c.closed && c.users == 0
-	c.mu.Unlock()
+	c.ref.mu.Lock()
+	c.ref.users--
+	last := c.ref.closed && c.ref.users == 0
+	c.ref.mu.Unlock()
 	if last {
 		c.free()
 	}
 }
 
 func (c *Context) free() {
-	C.scb_ctx_free(c.p)
-	c.mu.Lock()
-	c.p = nil
-	c.mu.Unlock()
+	C.scb_ctx_free(c.ref.p)
+	c.ref.mu.Lock()
+	c.ref.p = nil
+	c.ref.mu.Unlock()
 }
 
 // Close gives the reference back. It is idempotent. With the last reference,
@@ -255,15 +284,15 @@ func (c *Context) Close() error {
 	if !c.made {
 		c.detach()
 	}
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
+	c.ref.mu.Lock()
+	if c.ref.closed {
+		c.ref.mu.Unlock()
 		return nil
 	}
-	c.closed = true
-	idle := c.users == 0
-	c.mu.Unlock()
-	c.net.Stop()
+	c.ref.closed = true
+	idle := c.ref.users == 0
+	c.ref.mu.Unlock()
+	c.ref.cleanup.Stop()
 	c.bound.strong.Store(c)
 	if idle {
 		c.free()
@@ -312,424 +341,7 @@ func (c *Context) doString(op, s string, f func(p *C.SSL_CTX, s *C.char, errs **
 	return c.do(op, func(p *C.SSL_CTX, errs **C.scb_errs) C.int { return f(p, cs, errs) })
 }
 
-// UseCertificateFiles loads a PEM chain, the leaf first, and its key.
-// Corresponds to SSL_CTX_use_certificate_chain_file(3) and
-// SSL_CTX_use_PrivateKey_file(3), but nothing changes unless both are good and
-// belong together. An encrypted key is an error.
-func (c *Context) UseCertificateFiles(certFile, keyFile string) error {
-	cert, err := os.ReadFile(certFile)
-	if err != nil {
-		return fmt.Errorf("libssl: certificate: %w", err)
-	}
-	key, err := os.ReadFile(keyFile)
-	if err != nil {
-		return fmt.Errorf("libssl: key: %w", err)
-	}
-	defer clear(key)
-	if err := c.UseCertificatePEM(cert, key); err != nil {
-		return fmt.Errorf("%s, %s: %w", certFile, keyFile, err)
-	}
-	return nil
-}
-
-// UseCertificatePEM is UseCertificateFiles for PEM text at hand.
-func (c *Context) UseCertificatePEM(cert, key []byte) error {
-	err := c.do("use certificate", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
-		return C.scb_ctx_use_pem(p, bytesPtr(cert), C.int(len(cert)),
-			bytesPtr(key), C.int(len(key)), errs)
-	})
-	return c.policyChanged(err)
-}
-
-// AddClientCAsPEM adds the CAs whose client certificates a server accepts, and
-// tells clients their names. Corresponds to X509_STORE_add_cert(3) and
-// SSL_CTX_add_client_CA(3).
-func (c *Context) AddClientCAsPEM(pem []byte) error {
-	return c.addCAs("add client CAs", pem, false, true)
-}
-
-// AddRootCAsPEM adds CAs that a client trusts. The first call puts them in the
-// place of the system's roots. Corresponds to X509_STORE_add_cert(3).
-func (c *Context) AddRootCAsPEM(pem []byte) error {
-	c.idMu.Lock()
-	fresh := c.made && c.role == ClientRole && !c.ownRoots
-	c.idMu.Unlock()
-	err := c.addCAs("add root CAs", pem, fresh, false)
-	if err == nil {
-		c.idMu.Lock()
-		c.ownRoots = true
-		c.idMu.Unlock()
-	}
-	return err
-}
-
-func (c *Context) addCAs(op string, pem []byte, fresh, announce bool) error {
-	err := c.do(op, func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
-		return C.scb_ctx_add_cas(p, bytesPtr(pem), C.int(len(pem)), cbool(fresh), cbool(announce), errs)
-	})
-	return c.policyChanged(err)
-}
-
-// SetVerify says what a peer's certificate is asked for. A client with
-// VerifyNone checks neither certificate nor name. Corresponds to
-// SSL_CTX_set_verify(3).
-//
-// A server that asks for certificates needs an id context, or OpenSSL drops new
-// sessions silently and fails handshakes that would resume: SetSessionIDContext,
-// or UseStore, which computes one.
-func (c *Context) SetVerify(m VerifyMode) error {
-	if m != VerifyNone && m != VerifyPeer && m != VerifyRequirePeer {
-		return fmt.Errorf("libssl: no such verify mode: %d", m)
-	}
-	err := c.do("set verify", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		C.scb_ctx_set_verify(p, C.int(m))
-		return C.SCB_OK
-	})
-	return c.policyChanged(err)
-}
-
-// SetVersions bounds the protocol version: tls.VersionTLS12 or
-// tls.VersionTLS13; 0 leaves a bound open. Corresponds to
-// SSL_CTX_set_min_proto_version(3) and SSL_CTX_set_max_proto_version(3).
-func (c *Context) SetVersions(min, max uint16) error {
-	for _, v := range []uint16{min, max} {
-		if v != 0 && v != tls.VersionTLS12 && v != tls.VersionTLS13 {
-			return unsupported("protocol version %s", versionName(v))
-		}
-	}
-	if max != 0 && min > max {
-		return fmt.Errorf("libssl: versions: minimum %s above maximum %s", versionName(min), versionName(max))
-	}
-	if min == 0 {
-		min = tls.VersionTLS12
-	}
-	return c.do("set versions", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
-		return C.scb_ctx_set_versions(p, C.int(min), C.int(max), errs)
-	})
-}
-
-// SetOptions turns options on and returns all that are on then. Corresponds to
-// SSL_CTX_set_options(3).
-func (c *Context) SetOptions(o Options) Options { return c.changeOptions(o, 0) }
-
-// ClearOptions turns options off and returns those that are still on.
-// Corresponds to SSL_CTX_clear_options(3).
-func (c *Context) ClearOptions(o Options) Options { return c.changeOptions(0, o) }
-
-func (c *Context) changeOptions(set, off Options) (now Options) {
-	c.do("set options", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		now = Options(C.scb_ctx_set_options(p, C.uint64_t(set), C.uint64_t(off)))
-		return C.SCB_OK
-	})
-	return now
-}
-
-// SetCiphers sets the TLS 1.2 ciphers, in OpenSSL's syntax. Corresponds to
-// SSL_CTX_set_cipher_list(3). TLS 1.2 sessions made under an older list are
-// still resumed with its ciphers, unless the id context changes too, as it does
-// under UseStore.
-func (c *Context) SetCiphers(list string) error {
-	return c.policyChanged(c.doString("set ciphers", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
-		return C.scb_ctx_set_ciphers(p, s, errs)
-	}))
-}
-
-// SetCipherSuites sets the TLS 1.3 cipher suites, separated by colons.
-// Corresponds to SSL_CTX_set_ciphersuites(3).
-func (c *Context) SetCipherSuites(list string) error {
-	return c.policyChanged(c.doString("set cipher suites", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
-		return C.scb_ctx_set_ciphersuites(p, s, errs)
-	}))
-}
-
-// SetGroups sets the key-exchange groups, separated by colons and in order of
-// preference. Corresponds to SSL_CTX_set1_groups_list(3).
-func (c *Context) SetGroups(list string) error {
-	return c.doString("set groups", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
-		return C.scb_ctx_set_groups(p, s, errs)
-	})
-}
-
-// SetALPN sets the application protocols, in order of preference: a client
-// offers them, a server picks its first that the client offers too and refuses
-// the connection if there is none, as crypto/tls does. Without arguments it
-// turns ALPN off. Corresponds to SSL_CTX_set_alpn_protos(3) and
-// SSL_CTX_set_alpn_select_cb(3).
-func (c *Context) SetALPN(protos ...string) error {
-	var wire []byte
-	for _, proto := range protos {
-		if len(proto) == 0 || len(proto) > 255 {
-			return fmt.Errorf("libssl: ALPN protocol %q: must have 1 to 255 bytes", proto)
-		}
-		wire = append(append(wire, byte(len(proto))), proto...)
-	}
-	if len(wire) > 65535 {
-		return errors.New("libssl: ALPN protocols: too many")
-	}
-	return c.do("set ALPN", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		return C.scb_ctx_set_alpn(p, bytesPtr(wire), C.size_t(len(wire)))
-	})
-}
-
-type keyLogger struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (k *keyLogger) writeLine(line string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	// A debugging aid: there is nobody to hear of a write that failed.
-	_, _ = io.WriteString(k.w, line+"\n")
-}
-
-// SetKeyLogWriter writes the secrets of every connection to w, one line each in
-// NSS key log format, so that others can decrypt the traffic: for debugging
-// only. nil turns it off. Writes are serialised. Corresponds to
-// SSL_CTX_set_keylog_callback(3).
-func (c *Context) SetKeyLogWriter(w io.Writer) {
-	c.do("set key log", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		if w == nil {
-			c.keyLog.Store(nil)
-		} else {
-			c.keyLog.Store(&keyLogger{w: w})
-		}
-		C.scb_set_callback(p, C.SCB_KEYLOG, cbool(w != nil))
-		return C.SCB_OK
-	})
-}
-
-// SetServerNameCallback sets the handler that picks another Context for the
-// server name a client asks for: its certificates, its policy on client
-// certificates and its id context then apply; nil stays. The session cache and
-// its handlers remain those of c.
-//
-// It runs when the ClientHello has arrived, before any session is looked up, so
-// that sessions of one host are refused under another unless both share an id
-// context. It is called once per ClientHello, also when that names no server
-// (name is ""). A handler that blocks keeps its OS thread. Corresponds to SSL_CTX_set_client_hello_cb(3) with SSL_set_SSL_CTX(3).
-func (c *Context) SetServerNameCallback(f func(ssl *SSL, name string) *Context) {
-	c.do("set server name callback", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		c.selectContext.Store(ptrTo(f, f != nil))
-		if f != nil {
-			C.scb_ctx_hook_hello(p, 1)
-		}
-		return C.SCB_OK
-	})
-}
-
-// SetNumTickets sets how many TLS 1.3 tickets a full handshake issues; OpenSSL's
-// default is 2, a resumed one issues one. 0 turns TLS 1.3 resumption off.
-// Corresponds to SSL_CTX_set_num_tickets(3).
-func (c *Context) SetNumTickets(n int) error {
-	if n < 0 {
-		return fmt.Errorf("libssl: number of tickets: %d", n)
-	}
-	return c.do("set number of tickets", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		return C.scb_ctx_set_num_tickets(p, C.size_t(n))
-	})
-}
-
-// SetSessionIDContext sets the context within which sessions may be resumed, at
-// most 32 bytes: servers that share sessions share it, and servers with
-// different policies must not. Corresponds to
-// SSL_CTX_set_session_id_context(3).
-func (c *Context) SetSessionIDContext(sid []byte) error {
-	if len(sid) > C.SSL_MAX_SID_CTX_LENGTH {
-		return fmt.Errorf("libssl: session id context: %d bytes, at most %d", len(sid), C.SSL_MAX_SID_CTX_LENGTH)
-	}
-	c.idMu.Lock()
-	defer c.idMu.Unlock()
-	return c.setIDContext(append([]byte(nil), sid...), len(sid) > 0)
-}
-
-func (c *Context) setIDContext(sid []byte, explicit bool) error {
-	err := c.do("set session id context", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
-		return C.scb_ctx_set_id_context(p, bytesPtr(sid), C.uint(len(sid)), errs)
-	})
-	if err == nil {
-		c.idContext, c.idExplicit = sid, explicit
-	}
-	return err
-}
-
-// sessionIDContext is the id context in force, computed from the policy where
-// none was set.
-func (c *Context) sessionIDContext() ([]byte, error) {
-	c.idMu.Lock()
-	defer c.idMu.Unlock()
-	if len(c.idContext) == 0 {
-		if err := c.computeIDContext(); err != nil {
-			return nil, err
-		}
-	}
-	return c.idContext, nil
-}
-
-func (c *Context) computeIDContext() error {
-	digest := make([]byte, 32)
-	err := c.do("compute session id context", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		return C.scb_ctx_policy(p, bytesPtr(digest))
-	})
-	if err != nil {
-		return err
-	}
-	return c.setIDContext(digest, false)
-}
-
-// policyChanged keeps a computed id context true after a change that went well.
-func (c *Context) policyChanged(err error) error {
-	if err != nil {
-		return err
-	}
-	c.idMu.Lock()
-	defer c.idMu.Unlock()
-	if len(c.idContext) == 0 || c.idExplicit {
-		return nil
-	}
-	return c.computeIDContext()
-}
-
-// SetSessionCacheMode sets the mode of the internal cache and returns the one
-// before. Corresponds to SSL_CTX_set_session_cache_mode(3).
-func (c *Context) SetSessionCacheMode(m CacheMode) (before CacheMode) {
-	c.do("set cache mode", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		before = CacheMode(C.scb_ctx_set_cache_mode(p, C.long(m)))
-		return C.SCB_OK
-	})
-	return before
-}
-
-// SetSessionCacheSize bounds the internal cache and returns the bound before;
-// 0 is no bound. From OpenSSL 3.0 on a bound of n holds n-1 sessions.
-// Corresponds to SSL_CTX_sess_set_cache_size(3).
-func (c *Context) SetSessionCacheSize(n int) (before int) {
-	c.do("set cache size", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		before = int(C.scb_ctx_set_cache_size(p, C.long(n)))
-		return C.SCB_OK
-	})
-	return before
-}
-
-// SetSessionTimeout sets the lifetime of new sessions, in whole seconds, and
-// returns the one before. Corresponds to SSL_CTX_set_timeout(3).
-func (c *Context) SetSessionTimeout(d time.Duration) (before time.Duration) {
-	c.do("set session timeout", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		before = seconds(int64(C.scb_ctx_set_timeout(p, C.long(d/time.Second))))
-		return C.SCB_OK
-	})
-	return before
-}
-
-// AddSession puts s into the internal cache and reports whether it was not
-// there yet. OpenSSL takes a reference of its own. Corresponds to
-// SSL_CTX_add_session(3).
-//
-// Ownership: OpenSSL links an SSL_SESSION into the cache of one context only,
-// and does not check: give a second Context a Dup. While a Context serves, give
-// it a Dup also of a session that it may be evicting.
-func (c *Context) AddSession(s *Session) (added bool, err error) {
-	return c.changeCache(s, func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int {
-		if C.scb_ctx_in_remove(p) != 0 {
-			return C.SCB_REENTRANT
-		}
-		// Some releases chain what they evict through the sessions themselves
-		// and walk that chain unlocked; an evicted session that is inserted
-		// again meanwhile crashes them (SEMANTICS F3.7).
-		c.adds.Lock()
-		defer c.adds.Unlock()
-		return C.scb_ctx_add_session(p, sess)
-	})
-}
-
-// RemoveSession takes the session out of the internal cache and reports whether
-// it was there. The remove handler is called, and the session is marked not
-// resumable, in either case. Corresponds to SSL_CTX_remove_session(3).
-func (c *Context) RemoveSession(s *Session) (removed bool, err error) {
-	return c.changeCache(s, func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int {
-		return C.scb_ctx_remove_session(p, sess)
-	})
-}
-
-func (c *Context) changeCache(s *Session, f func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int) (bool, error) {
-	p, err := c.acquire()
-	if err != nil {
-		return false, err
-	}
-	defer c.release()
-	// Not under the Session's lock: handlers may use it.
-	held, err := s.Retain()
-	if err != nil {
-		return false, err
-	}
-	defer held.Release()
-	switch ret := f(p, held.p); ret {
-	case C.SCB_REENTRANT:
-		return false, ErrReentrant
-	default:
-		return ret == 1, nil
-	}
-}
-
-// FlushSessions removes the sessions that have expired by at from the internal
-// cache; the zero time removes all. Corresponds to SSL_CTX_flush_sessions(3).
-func (c *Context) FlushSessions(at time.Time) error {
-	var t C.int64_t // 0 is OpenSSL's word for all, and so is a negative time from 3.5 on
-	if !at.IsZero() {
-		t = C.int64_t(max(1, at.Unix()))
-	}
-	return c.do("flush sessions", func(p *C.SSL_CTX, _ **C.scb_errs) C.int { return C.scb_ctx_flush(p, t) })
-}
-
-// Stats are OpenSSL's counters of a context, see SSL_CTX_sess_number(3). Hit
-// ratios of an external cache cannot be computed from them: Misses counts the
-// internal cache alone, CallbackHits also answers that were then refused.
-type Stats struct {
-	Number       int // sessions in the internal cache
-	Connect      int
-	ConnectGood  int
-	Accept       int
-	AcceptGood   int
-	Hits         int
-	CallbackHits int
-	Misses       int
-	Timeouts     int
-	CacheFull    int
-}
-
-// Stats reads the counters.
-func (c *Context) Stats() (s Stats) {
-	c.do("stats", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		n := C.scb_ctx_get_stats(p)
-		s = Stats{
-			Number: int(n.number), Connect: int(n.connect), ConnectGood: int(n.connect_good),
-			Accept: int(n.accept), AcceptGood: int(n.accept_good), Hits: int(n.hits),
-			CallbackHits: int(n.cb_hits), Misses: int(n.misses), Timeouts: int(n.timeouts),
-			CacheFull: int(n.cache_full),
-		}
-		return C.SCB_OK
-	})
-	return s
-}
-
-// Resources counts what this package holds at the moment, and what its users
-// forgot to give back, for tests and metrics.
-type Resources struct {
-	Contexts int // SSL_CTXs with a Context, or what is left of one
-	Conns    int // SSLs of Conns
-	Sessions int // references that Sessions own
-
-	ForgottenContexts int64 // given back by the collector since the start
-	ForgottenConns    int64
-	ForgottenSessions int64
-}
-
-// LiveResources reads the counts.
-func LiveResources() Resources {
-	return Resources{
-		Contexts: contexts.Len(), Conns: conns.Len(), Sessions: int(liveSessions.Load()),
-		ForgottenContexts: forgottenContexts.Load(),
-		ForgottenConns:    forgottenConns.Load(),
-		ForgottenSessions: forgottenSessions.Load(),
-	}
+//export scbGoCtxFree
+func scbGoCtxFree(h C.uint64_t) {
+	contexts.Delete(cgo.Handle(h))
 }

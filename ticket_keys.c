@@ -17,7 +17,7 @@ typedef EVP_MAC_CTX scb_mac_ctx;
 typedef HMAC_CTX scb_mac_ctx;
 #endif
 
-/* What hangs on an SSL_CTX with ticket keys, to its end. */
+/* Belongs to an SSL_CTX with ticket keys, and is freed with it. */
 typedef struct scb_tickets {
     CRYPTO_RWLOCK *lock;
     scb_ticket_key *keys; /* newest first */
@@ -61,7 +61,8 @@ static int scb_mac_init(scb_mac_ctx *mac, scb_ticket_key *key)
 #endif
 }
 
-/* The newest key whose time has come; the oldest where a clock was set back. */
+/* The newest key whose not_before has passed. If none has, because a clock was
+ * set back, the oldest. */
 static scb_ticket_key *scb_sealing_key(scb_tickets *t)
 {
     int64_t now = (int64_t)time(NULL);
@@ -84,7 +85,8 @@ static int scb_seal_ticket(scb_tickets *t, unsigned char name[16], unsigned char
     return 1;
 }
 
-/* 2 has the client given a ticket under the key that seals now. */
+/* The answer 2 makes OpenSSL give the client a new ticket, under the key that
+ * seals now. */
 static int scb_open_ticket(scb_tickets *t, const unsigned char name[16], const unsigned char *iv,
                            EVP_CIPHER_CTX *cipher, scb_mac_ctx *mac)
 {
@@ -97,7 +99,7 @@ static int scb_open_ticket(scb_tickets *t, const unsigned char name[16], const u
             return -1;
         return key == scb_sealing_key(t) ? 1 : 2;
     }
-    return 0; /* another fleet's, or older than the ring: a full handshake */
+    return 0; /* the ticket is from another fleet, or its key has left the ring: a full handshake */
 }
 
 static int scb_ticket_key_cb(SSL *ssl, unsigned char name[16], unsigned char *iv, EVP_CIPHER_CTX *cipher,

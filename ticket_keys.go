@@ -37,8 +37,10 @@ func (c *Context) UseTicketKeys(r *ticket.Ring) error {
 	}
 	c.setters.Lock()
 	defer c.setters.Unlock()
-	if sc := c.cache.Load(); sc != nil && sc.singleUse.Load() {
-		return unsupported("stateless tickets beside a store with SingleUse")
+	if l := c.layer(); l != nil {
+		if err := l.allowTicketKeys(); err != nil {
+			return err
+		}
 	}
 	if c.maxEarlyData > 0 {
 		return unsupported("stateless tickets with early data")
@@ -58,7 +60,7 @@ func (c *Context) UseTicketKeys(r *ticket.Ring) error {
 	c.stopTicketKeys = r.OnChange(func() {
 		if c := of.Value(); c != nil {
 			if err := c.setTicketKeys(r); err != nil && !errors.Is(err, ErrClosed) {
-				c.misused("ticket keys", err)
+				c.reportMisuse("ticket keys", err)
 			}
 		}
 	})

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// MaxData is the greatest length of Record.Data, which every store must accept, unless it is Limited, and none may exceed.
+// MaxData is the greatest length of Record.Data. Every store accepts data of this length and refuses longer data.
 // A session has 100 to 1000 bytes; OpenSSL sets no limit of its own, so that a client with a monstrous
 // certificate could otherwise fill a store that many share.
 const MaxData = 64 << 10
@@ -25,7 +25,7 @@ var (
 	// its id is not a whole record.
 	ErrNotFound = errors.New("store: not found")
 
-	// ErrTooLarge is the answer of Put and Swap where Data is longer than MaxData, or than the MaxData of a Limited store.
+	// ErrTooLarge is the answer of Put and Swap where Data is longer than MaxData.
 	ErrTooLarge = errors.New("store: record data exceeds 64 KiB")
 
 	// ErrZeroID is the answer of Put and Swap where the record's ID is the zero ID.
@@ -105,27 +105,15 @@ type Taker interface {
 	Take(ctx context.Context, id ID) (Record, error)
 }
 
-// ConditionalDeleter is implemented by stores that can delete a record only if nobody has replaced it meanwhile.
-type ConditionalDeleter interface {
-	// DeleteIf removes the record called r.ID if it is still r, in data and expiry, and reports whether it did. Comparing
-	// and deleting are one atomic step: a record that was put in between stays, and of concurrent calls one deletes.
-	DeleteIf(ctx context.Context, r Record) (bool, error)
-}
-
-// Swapper is implemented by stores in which hosts can agree on a record: each replaces only what it has seen.
+// Swapper is implemented by stores with compare-and-set: a caller replaces or deletes only the record that it has seen.
 type Swapper interface {
-	// Swap puts next in the place of old, and reports whether it did: if the record called next.ID is old, in ID, data and expiry, or
-	// if old is the zero Record and the store keeps nothing under next.ID. Comparing and putting are one atomic step, with regard to
-	// every other method. Like Put it answers ErrTooLarge and ErrZeroID, and a next that has already expired does
-	// replace. A record that has expired, or that Get does not find because it is no whole one, may count as kept for as long as it has not
-	// been removed: what this host takes for expired may be another's to use.
+	// Swap stores next if the record called next.ID is old, in ID, data and expiry, or if old is the zero Record and the store
+	// has no record called next.ID. It reports whether it did. A next that has already expired deletes old.
+	//
+	// Comparing and storing are one atomic step with regard to every other method. Like Put, Swap answers ErrTooLarge and
+	// ErrZeroID. For the zero old, a record that has expired or is damaged may count as present until the store removes it:
+	// by another host's clock it may still be valid.
 	Swap(ctx context.Context, old, next Record) (bool, error)
-}
-
-// Limited is implemented by stores that add something of their own to a record's data, and so accept less than the package's MaxData.
-type Limited interface {
-	// MaxData is the greatest length of Record.Data that the store accepts.
-	MaxData() int
 }
 
 // Embedded is implemented by stores that no other host shares, and which therefore can make and keep the key that seals
@@ -141,14 +129,6 @@ type Embedded interface {
 type Local interface {
 	// Local does nothing.
 	Local()
-}
-
-// Prompt is implemented by stores that know when they can be trusted with their caller's goroutine, so that callers may leave out the
-// one of their own that would outwait a call.
-type Prompt interface {
-	// Prompt reports whether a call that begins now returns as soon as its context ends, whatever the server behind the store
-	// does. It is asked before each call and must not wait itself.
-	Prompt() bool
 }
 
 // Lister is implemented by stores that can tell what they hold.

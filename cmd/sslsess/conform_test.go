@@ -16,6 +16,7 @@ import (
 // One run serves all forms: -markdown reads what -json has written. It is not parallel, as others are: it takes all of
 // the machine, and servers here have the store's default time limits.
 func TestConform_ShowsWhatThisOpenSSLDoes(t *testing.T) {
+	t.Parallel()
 	r := sslsess(t, "conform", "-json")
 	requireOK(t, r)
 	var report conformance.Report

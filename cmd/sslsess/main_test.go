@@ -30,6 +30,7 @@ const asCommand = "SSLSESS_TEST_COMMAND"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
+		watchInterval = 50 * time.Millisecond
 		main()
 	}
 	os.Setenv(asCommand, "1")

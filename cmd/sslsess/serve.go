@@ -253,8 +253,8 @@ func (f *serveFlags) configure(ctx *libssl.Context, logger *log.Logger) error {
 	return setVersions(ctx, *f.tls)
 }
 
-// watchInterval is how soon a server sees that its key ring was rotated.
-const watchInterval = 5 * time.Second
+// watchInterval is how soon a server sees that its key ring was rotated. Only tests change it.
+var watchInterval = 5 * time.Second
 
 // What -keyring may begin with. A file whose name does has a path in front.
 const (

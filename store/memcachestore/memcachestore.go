@@ -33,8 +33,8 @@ const (
 	answerTimeout = time.Second
 )
 
-// Store keeps each record under one key, the prefix and the id in hexadecimal. It implements store.Store,
-// store.ConditionalDeleter and store.Swapper.
+// Store keeps each record under one key, the prefix and the id in hexadecimal. It implements store.Store
+// and store.Swapper.
 //
 // It is no store.Taker, because memcached has no command that reads and deletes: of hosts that ask at once each would get the
 // record. So it cannot serve single use, nor early data. Nor can it list or purge: memcached does not tell its keys.
@@ -145,20 +145,6 @@ func (s *Store) Delete(ctx context.Context, id store.ID) error { return s.del(ct
 func (s *Store) del(ctx context.Context, op string, id store.ID) error {
 	_, err := do(ctx, s, op, func() (*memcache.Item, error) { return nil, s.client.Delete(s.key(id)) })
 	return err
-}
-
-// DeleteIf implements store.ConditionalDeleter, in two round trips: memcached cannot delete on a condition, but it can
-// replace on one, here by an item that has ended.
-func (s *Store) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
-	item, err := do(ctx, s, "delete", func() (*memcache.Item, error) {
-		item, err := s.client.Get(s.key(r.ID))
-		if err != nil || string(item.Value) != string(store.Encode(r)) {
-			return nil, err
-		}
-		item.Value, item.Expiration = nil, -1
-		return stored(item, s.client.CompareAndSwap(item))
-	})
-	return item != nil, err
 }
 
 // Swap implements store.Swapper, by memcached's own commands for that: in one round trip where there is to be no old record, else in two.

@@ -1,7 +1,6 @@
 package memcachestore
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -21,9 +20,8 @@ import (
 
 // These fail to compile if an interface gets lost.
 var (
-	_ store.Store              = (*Store)(nil)
-	_ store.ConditionalDeleter = (*Store)(nil)
-	_ store.Swapper            = (*Store)(nil)
+	_ store.Store   = (*Store)(nil)
+	_ store.Swapper = (*Store)(nil)
 )
 
 func mustOpen(t *testing.T, addr string, opts Options) *Store {
@@ -52,6 +50,7 @@ func TestStore(t *testing.T) {
 		Open:    func(t *testing.T) store.Store { return openAt(t, 0) },
 		OpenAt:  openAt,
 		Restart: func(*testing.T) { srv.Restart() },
+		Freeze:  func(*testing.T) func() { srv.Freeze(); return srv.Thaw },
 		Damage: func(t *testing.T, id store.ID, f func([]byte) []byte) {
 			c := memcache.New(srv.Addr)
 			defer c.Close()
@@ -95,40 +94,6 @@ func TestPut_ShortLife(t *testing.T) {
 		_, err := s.Get(t.Context(), r.ID)
 		require.NoError(t, err)
 		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-func TestStore_FrozenServer(t *testing.T) {
-	srv := servertest.Memcached(t)
-	s := mustOpen(t, srv.Addr, Options{})
-	for i := range 3 * maxCalls {
-		require.NoError(t, s.Put(t.Context(), record(t, fmt.Sprintf("%02x", i))))
-	}
-	srv.Freeze()
-	var wg sync.WaitGroup
-	for i := range 3 * maxCalls { // more than may run at once
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			defer cancel()
-			began := time.Now()
-			_, err := s.Get(ctx, record(t, fmt.Sprintf("%02x", i)).ID)
-			assert.ErrorIs(t, err, context.DeadlineExceeded)
-			assert.Less(t, time.Since(began), time.Second)
-		})
-	}
-	wg.Wait()
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, cancel)
-	_, err := s.Get(ctx, record(t, "01").ID)
-	assert.ErrorIs(t, err, context.Canceled)
-	assert.LessOrEqual(t, len(s.slots), maxCalls)
-
-	srv.Thaw()
-	for i := range 3 * maxCalls {
-		want := record(t, fmt.Sprintf("%02x", i))
-		got, err := s.Get(t.Context(), want.ID)
-		require.NoError(t, err)
-		assert.Equal(t, want.Data, got.Data)
 	}
 }
 

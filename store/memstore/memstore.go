@@ -190,18 +190,6 @@ func (s *Store) Delete(_ context.Context, id store.ID) error {
 	return nil
 }
 
-// DeleteIf implements store.ConditionalDeleter.
-func (s *Store) DeleteIf(_ context.Context, r store.Record) (bool, error) {
-	sh := s.lock(r.ID)
-	defer sh.mu.Unlock()
-	e := sh.live(r.ID, s.now())
-	if e == nil || !store.Same(r, store.Record{ID: e.id, Data: e.data, Expires: e.expires}) {
-		return false, nil
-	}
-	sh.remove(e)
-	return true, nil
-}
-
 // Take implements store.Taker.
 func (s *Store) Take(_ context.Context, id store.ID) (store.Record, error) {
 	sh := s.lock(id)

@@ -17,14 +17,13 @@ import (
 
 // These fail to compile if an interface gets lost.
 var (
-	_ store.Store              = (*Store)(nil)
-	_ store.Taker              = (*Store)(nil)
-	_ store.ConditionalDeleter = (*Store)(nil)
-	_ store.Swapper            = (*Store)(nil)
-	_ store.Embedded           = (*Store)(nil)
-	_ store.Local              = (*Store)(nil)
-	_ store.Lister             = (*Store)(nil)
-	_ store.Purger             = (*Store)(nil)
+	_ store.Store    = (*Store)(nil)
+	_ store.Taker    = (*Store)(nil)
+	_ store.Swapper  = (*Store)(nil)
+	_ store.Embedded = (*Store)(nil)
+	_ store.Local    = (*Store)(nil)
+	_ store.Lister   = (*Store)(nil)
+	_ store.Purger   = (*Store)(nil)
 )
 
 var ctx = context.Background()
@@ -189,9 +188,11 @@ func TestGet_ExpiresOnTheInstant(t *testing.T) {
 // Whichever way a record leaves the store, its bytes must not stay in memory.
 func TestWiped(t *testing.T) {
 	for name, leave := range map[string]func(s *Store, now *time.Time, id store.ID){
-		"delete":    func(s *Store, _ *time.Time, id store.ID) { s.Delete(ctx, id) },
-		"delete if": func(s *Store, now *time.Time, _ store.ID) { s.DeleteIf(ctx, record(1, 50, now.Add(time.Minute))) },
-		"replace":   func(s *Store, now *time.Time, id store.ID) { s.Put(ctx, record(1, 20, now.Add(time.Hour))) },
+		"delete": func(s *Store, _ *time.Time, id store.ID) { s.Delete(ctx, id) },
+		"swap": func(s *Store, now *time.Time, _ store.ID) {
+			s.Swap(ctx, record(1, 50, now.Add(time.Minute)), record(1, 20, now.Add(time.Hour)))
+		},
+		"replace": func(s *Store, now *time.Time, id store.ID) { s.Put(ctx, record(1, 20, now.Add(time.Hour))) },
 		"replace by expired": func(s *Store, now *time.Time, id store.ID) {
 			s.Put(ctx, record(1, 20, *now))
 		},

@@ -42,8 +42,8 @@ const (
 	batch = 256
 )
 
-// Store keeps records in a file. It implements store.Store, store.Taker, store.ConditionalDeleter,
-// store.Swapper, store.Embedded, store.Lister and store.Purger.
+// Store keeps records in a file. It implements store.Store, store.Taker, store.Swapper, store.Embedded, store.Lister and
+// store.Purger.
 //
 // Any number of processes of one host may have the file open at once, each with one Store; a Take is atomic between them
 // all. The file must not be on a network file system, where SQLite's locks do not work.
@@ -62,7 +62,7 @@ type Store struct {
 	writer  chan struct{} // one while a write runs
 	puts    atomic.Uint64
 
-	get, put, del, delIf, take, add, swap, sweep, list *sql.Stmt
+	get, put, del, take, add, swap, sweep, list *sql.Stmt
 }
 
 // Open opens the store in the file path, which it makes with mode 0600 if there is none, together with path-wal and path-shm
@@ -124,7 +124,6 @@ func open(path string) (_ *Store, err error) {
 		{&s.get, "SELECT data, expires FROM records WHERE id = ?"},
 		{&s.put, "INSERT OR REPLACE INTO records (id, data, expires) VALUES (?, ?, ?)"},
 		{&s.del, "DELETE FROM records WHERE id = ?"},
-		{&s.delIf, "DELETE FROM records WHERE id = ? AND data = ? AND expires = ?"},
 		{&s.take, "DELETE FROM records WHERE id = ? RETURNING data, expires"},
 		{&s.add, "INSERT INTO records (id, data, expires) VALUES (?1, ?2, ?3) " +
 			"ON CONFLICT (id) DO UPDATE SET data = ?2, expires = ?3 WHERE expires <= ?4"},
@@ -269,11 +268,6 @@ func (s *Store) Delete(ctx context.Context, id store.ID) error {
 		_, err := s.del.Exec(id.Bytes())
 		return err
 	})
-}
-
-// DeleteIf implements store.ConditionalDeleter.
-func (s *Store) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
-	return s.changes(ctx, "delete", s.delIf, r.ID.Bytes(), blob(r.Data), r.Expires.UnixMilli())
 }
 
 // Swap implements store.Swapper.

@@ -24,13 +24,12 @@ import (
 
 // These fail to compile if an interface gets lost.
 var (
-	_ store.Store              = (*Store)(nil)
-	_ store.Taker              = (*Store)(nil)
-	_ store.ConditionalDeleter = (*Store)(nil)
-	_ store.Swapper            = (*Store)(nil)
-	_ store.Embedded           = (*Store)(nil)
-	_ store.Lister             = (*Store)(nil)
-	_ store.Purger             = (*Store)(nil)
+	_ store.Store    = (*Store)(nil)
+	_ store.Taker    = (*Store)(nil)
+	_ store.Swapper  = (*Store)(nil)
+	_ store.Embedded = (*Store)(nil)
+	_ store.Lister   = (*Store)(nil)
+	_ store.Purger   = (*Store)(nil)
 )
 
 var ctx = context.Background()

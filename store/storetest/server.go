@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -21,6 +22,9 @@ type Server struct {
 
 	// Restart stops the server and starts it again, with its records or without.
 	Restart func(t *testing.T)
+
+	// Freeze stops the server from answering, with its connections open, until thaw is called.
+	Freeze func(t *testing.T) (thaw func())
 
 	// Damage replaces what the server keeps under id by what f makes of it.
 	Damage func(t *testing.T, id store.ID, f func(kept []byte) []byte)
@@ -45,6 +49,9 @@ func RunServer(t *testing.T, s Server) {
 	}
 	if s.Damage != nil {
 		t.Run("Damaged", func(t *testing.T) { testDamaged(t, s) })
+	}
+	if s.Freeze != nil {
+		t.Run("Frozen", func(t *testing.T) { testFrozen(t, s) })
 	}
 	if s.Restart != nil {
 		t.Run("Restarted", func(t *testing.T) { testRestarted(t, s) })
@@ -166,6 +173,46 @@ func testDamaged(t *testing.T, s Server) {
 			t.Errorf("%s: Delete: %v", what, err)
 		}
 		wantAbsent(t, st, r.ID)
+	}
+}
+
+// testFrozen makes more calls than a store may have connections while the server does not answer: each must end soon after its
+// context, and afterwards none may get the answer to another.
+func testFrozen(t *testing.T, s Server) {
+	st := s.Open(t)
+	records := make([]store.Record, 200)
+	for i := range records {
+		records[i] = newRecord(t)
+		put(t, st, records[i])
+	}
+	thaw := s.Freeze(t)
+	short, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	cancelled, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	var wg sync.WaitGroup
+	for i, r := range records {
+		ctx := []context.Context{short, cancelled}[i%2]
+		wg.Go(func() {
+			if _, err := st.Get(ctx, r.ID); err == nil || !errors.Is(err, ctx.Err()) {
+				t.Errorf("Get from a frozen server: %v, want %v", err, ctx.Err())
+			}
+		})
+	}
+	ended := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Second):
+		t.Error("calls go on a second after their contexts ended")
+	}
+	thaw()
+	<-ended
+	for _, r := range records {
+		wantFound(t, st, r)
 	}
 }
 

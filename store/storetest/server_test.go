@@ -17,6 +17,8 @@ type server struct {
 	mu    sync.Mutex
 	kept  map[store.ID]value
 	start int // how often it was started
+	// frozen is nil, or closed when the server answers again.
+	frozen chan struct{}
 }
 
 type value struct {
@@ -30,7 +32,7 @@ type client struct {
 	skew      time.Duration
 	connected *int
 
-	absolute, gullible, forlorn, eager, rash bool
+	absolute, gullible, forlorn, eager, rash, deaf bool
 }
 
 func (c *client) now() time.Time { return time.Now().Add(c.skew) }
@@ -41,6 +43,18 @@ func (c *client) lock(ctx context.Context) error {
 		return ctx.Err()
 	}
 	c.mu.Lock()
+	if frozen := c.frozen; frozen != nil {
+		c.mu.Unlock()
+		if c.deaf {
+			ctx = context.Background()
+		}
+		select {
+		case <-frozen:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		c.mu.Lock()
+	}
 	if *c.connected != c.start {
 		if !c.forlorn {
 			*c.connected = c.start
@@ -145,6 +159,19 @@ func served(spoil func(*client)) storetest.Server {
 			srv.start++
 			clear(srv.kept)
 		},
+		Freeze: func(*testing.T) func() {
+			frozen := make(chan struct{})
+			set := func(f chan struct{}) {
+				srv.mu.Lock()
+				defer srv.mu.Unlock()
+				srv.frozen = f
+			}
+			set(frozen)
+			return func() {
+				set(nil)
+				close(frozen)
+			}
+		},
 		Damage: func(_ *testing.T, id store.ID, f func([]byte) []byte) {
 			srv.mu.Lock()
 			defer srv.mu.Unlock()
@@ -165,6 +192,7 @@ var brokenServers = map[string]func() storetest.Server{
 	"ClockSkew":      func() storetest.Server { return served(func(c *client) { c.absolute = true }) },
 	"Damaged":        func() storetest.Server { return served(func(c *client) { c.gullible = true }) },
 	"Restarted":      func() storetest.Server { return served(func(c *client) { c.forlorn = true }) },
+	"Frozen":         func() storetest.Server { return served(func(c *client) { c.deaf = true }) },
 	"SharedSwapRace": func() storetest.Server { return served(func(c *client) { c.rash = true }) },
 	"SwapClockAhead": func() storetest.Server { return served(func(c *client) { c.eager = true }) },
 	"ClockAhead":     func() storetest.Server { return served(func(c *client) { c.eager = true }) },

@@ -227,33 +227,16 @@ var broken = map[string]func() store.Store{
 		}
 		return f
 	},
-	"DeleteIf":     func() store.Store { return deletesAny{memstore.New(memstore.Options{})} },
-	"DeleteIfRace": func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
-	"DeleteIfOnce": func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
-	"Swap":         func() store.Store { return swapsAny{memstore.New(memstore.Options{})} },
-	"SwapExpired":  func() store.Store { return &swapsOnce{Store: memstore.New(memstore.Options{})} },
-	"SwapRace":     func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
-	"SealingKey":   func() store.Store { return freshKeys{memstore.New(memstore.Options{})} },
-	"List":         func() store.Store { return listsAll{memstore.New(memstore.Options{})} },
-	"Purge":        func() store.Store { return purgesAll{memstore.New(memstore.Options{})} },
-}
-
-type deletesAny struct{ *memstore.Store }
-
-func (s deletesAny) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
-	_, err := s.Take(ctx, r.ID)
-	return err == nil, nil
+	"Swap":        func() store.Store { return swapsAny{memstore.New(memstore.Options{})} },
+	"SwapExpired": func() store.Store { return &swapsOnce{Store: memstore.New(memstore.Options{})} },
+	"SwapPutRace": func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
+	"SwapRace":    func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
+	"SealingKey":  func() store.Store { return freshKeys{memstore.New(memstore.Options{})} },
+	"List":        func() store.Store { return listsAll{memstore.New(memstore.Options{})} },
+	"Purge":       func() store.Store { return purgesAll{memstore.New(memstore.Options{})} },
 }
 
 type looksFirst struct{ *memstore.Store }
-
-func (s looksFirst) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
-	if is, err := s.Get(ctx, r.ID); err != nil || !store.Same(is, r) {
-		return false, nil
-	}
-	time.Sleep(time.Millisecond) // lets the other in
-	return true, s.Delete(ctx, r.ID)
-}
 
 func (s looksFirst) Swap(ctx context.Context, old, next store.Record) (bool, error) {
 	if is, _ := s.Get(ctx, next.ID); !store.Same(is, old) {

@@ -44,7 +44,7 @@ func testSwap(t *testing.T, s store.Store) {
 		wantFound(t, s, second)
 
 		for want, next := range map[error]store.Record{
-			store.ErrTooLarge: {ID: second.ID, Data: make([]byte, maxData(s)+1), Expires: inAnHour()},
+			store.ErrTooLarge: {ID: second.ID, Data: make([]byte, store.MaxData+1), Expires: inAnHour()},
 			store.ErrZeroID:   {Data: []byte("x"), Expires: inAnHour()},
 		} {
 			for _, old := range []store.Record{{}, second} {
@@ -132,6 +132,30 @@ func testSwapRace(t *testing.T, stores ...store.Store) {
 		t.Errorf("%d made the record, want 1", made.Load())
 	}
 	wantFound(t, stores[0], counter(goroutines*steps))
+}
+
+// testSwapPutRace deletes a record by a Swap while a Put replaces it: whichever comes first, what was put must stay.
+func testSwapPutRace(t *testing.T, s store.Store) {
+	for range 50 {
+		was := newRecord(t)
+		put(t, s, was)
+		replaced, ended := was, was
+		replaced.Data = randomBytes(50)
+		ended.Expires = time.Now().Add(-time.Second)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := s.(store.Swapper).Swap(ctx(t), was, ended); err != nil {
+				t.Errorf("Swap: %v", err)
+			}
+		})
+		wg.Go(func() {
+			if err := s.Put(ctx(t), replaced); err != nil {
+				t.Errorf("Put: %v", err)
+			}
+		})
+		wg.Wait()
+		wantFound(t, s, replaced)
+	}
 }
 
 // testSwapClockAhead has a host whose clock is ahead come by a record that has ended by it, and not by the others'.

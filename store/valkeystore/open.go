@@ -1,6 +1,7 @@
 package valkeystore
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -74,26 +75,17 @@ func Open(rawURL string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("valkeystore: %s: %w", addrs, explained(err))
 	}
-	s := New(client, opts)
-	s.dialer = d
+	s := newStore(&commands{client: client, dialer: d}, opts)
 	s.close = func() {
 		client.Close()
 		d.close()
 	}
-	if err := s.check(ctx); err != nil {
+	// The one command that old servers, replicas and limited users lack, on a key that no record has.
+	if _, err := s.commands.GetDel(ctx, cmp.Or(opts.Prefix, DefaultPrefix)+"check"); err != nil {
 		s.close()
 		return nil, fmt.Errorf("valkeystore: %s: %w", addrs, explained(err))
 	}
 	return s, nil
-}
-
-// check runs the one command that old servers, replicas and limited users lack, on a key that no record has.
-func (s *Store) check(ctx context.Context) error {
-	err := s.client.Do(ctx, s.client.B().Getdel().Key(s.prefix+"check").Build()).Error()
-	if valkey.IsValkeyNil(err) {
-		return nil
-	}
-	return err
 }
 
 // connect is valkey.NewClient, within ctx.

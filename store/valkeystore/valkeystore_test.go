@@ -20,19 +20,19 @@ import (
 
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/store/storetest"
+	"github.com/libssl-go/libssl/store/valkeystore/internal/records"
 	"github.com/libssl-go/libssl/tests/servertest"
 	"github.com/libssl-go/libssl/tests/tlstest"
 )
 
 // These fail to compile if an interface gets lost.
 var (
-	_ store.Store              = (*Store)(nil)
-	_ store.Taker              = (*Store)(nil)
-	_ store.ConditionalDeleter = (*Store)(nil)
-	_ store.Swapper            = (*Store)(nil)
-	_ store.Prompt             = (*Store)(nil)
-	_ store.Lister             = (*Store)(nil)
-	_ store.Purger             = (*Store)(nil)
+	_ store.Store                = (*Store)(nil)
+	_ store.Taker                = (*Store)(nil)
+	_ store.Swapper              = (*Store)(nil)
+	_ interface{ Prompt() bool } = (*Store)(nil) // package libssl looks for it
+	_ store.Lister               = (*Store)(nil)
+	_ store.Purger               = (*Store)(nil)
 )
 
 func mustOpen(t *testing.T, rawURL string, opts Options) *Store {
@@ -62,13 +62,14 @@ func TestStore(t *testing.T) {
 		srv := servertest.Redis(t, program)
 		openAt := func(t *testing.T, skew time.Duration) store.Store {
 			s := mustOpen(t, "valkey://"+srv.Addr, Options{})
-			s.now = func() time.Time { return time.Now().Add(skew) }
+			s.kernel = records.New("valkeystore", s.commands, "", func() time.Time { return time.Now().Add(skew) })
 			return s
 		}
 		storetest.RunServer(t, storetest.Server{
 			Open:    func(t *testing.T) store.Store { return openAt(t, 0) },
 			OpenAt:  openAt,
 			Restart: func(*testing.T) { srv.Restart() },
+			Freeze:  func(*testing.T) func() { srv.Freeze(); return srv.Thaw },
 			Damage: func(t *testing.T, id store.ID, f func([]byte) []byte) {
 				key := DefaultPrefix + id.String()
 				srv.Command("SET", key, string(f([]byte(srv.Command("GET", key)))))
@@ -182,9 +183,10 @@ func TestPrefix(t *testing.T) {
 func TestPut_ServerExpires(t *testing.T) {
 	srv := servertest.Redis(t, "redis-server")
 	s := mustOpen(t, "redis://"+srv.Addr, Options{})
-	s.now = func() time.Time { return time.Now().Add(-24 * time.Hour) }
+	now := func() time.Time { return time.Now().Add(-24 * time.Hour) }
+	s.kernel = records.New("valkeystore", s.commands, "", now)
 	r := record(t, "01")
-	r.Expires = s.now().Add(100 * time.Millisecond)
+	r.Expires = now().Add(100 * time.Millisecond)
 	require.NoError(t, s.Put(t.Context(), r))
 	assert.Eventually(t, func() bool { return srv.Command("DBSIZE") == "0" }, 10*time.Second, 20*time.Millisecond)
 }
@@ -216,7 +218,7 @@ func TestStore_OneCommandEach(t *testing.T) {
 			"getdel": func() error { _, err := s.Take(t.Context(), r.ID); return err },
 			"set":    func() error { return s.Put(t.Context(), r) },
 			"del":    func() error { return s.Delete(t.Context(), r.ID) },
-			"eval":   func() error { _, err := s.DeleteIf(t.Context(), record(t, "02")); return err },
+			"eval":   func() error { _, err := s.Swap(t.Context(), record(t, "02"), record(t, "02")); return err },
 		} {
 			require.NoError(t, s.Put(t.Context(), r))
 			srv.Command("CONFIG", "RESETSTAT")
@@ -345,40 +347,6 @@ func TestTake_IsNotRepeated(t *testing.T) {
 	assert.Contains(t, srv.Command("INFO", "commandstats"), "cmdstat_getdel:calls=1,")
 }
 
-// Calls end with their context while the server is frozen, and when it goes on nobody gets another's answer.
-func TestStore_FrozenServer(t *testing.T) {
-	srv := servertest.Redis(t, "redis-server")
-	s := mustOpen(t, "redis://"+srv.Addr, Options{})
-	for i := range 20 {
-		require.NoError(t, s.Put(t.Context(), record(t, fmt.Sprintf("%02x", i))))
-	}
-	srv.Freeze()
-	var wg sync.WaitGroup
-	for i := range 20 {
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			defer cancel()
-			began := time.Now()
-			_, err := s.Get(ctx, record(t, fmt.Sprintf("%02x", i)).ID)
-			assert.ErrorIs(t, err, context.DeadlineExceeded)
-			assert.Less(t, time.Since(began), time.Second)
-		})
-	}
-	wg.Wait()
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, cancel)
-	_, err := s.Get(ctx, record(t, "01").ID)
-	assert.ErrorIs(t, err, context.Canceled)
-
-	srv.Thaw()
-	for i := range 20 {
-		want := record(t, fmt.Sprintf("%02x", i))
-		got, err := s.Get(t.Context(), want.ID)
-		require.NoError(t, err)
-		assert.Equal(t, want.Data, got.Data)
-	}
-}
-
 // What the store says of itself: not prompt when it was opened, when connections are made, when calls have failed, and while many
 // are under way.
 func TestStore_Prompt(t *testing.T) {
@@ -389,7 +357,7 @@ func TestStore_Prompt(t *testing.T) {
 		for range 100 { // on whichever connection: all are made
 			require.NoError(t, s.Put(t.Context(), r))
 		}
-		s.dialer.trouble.Add(-int64(settling))
+		s.commands.dialer.trouble.Add(-int64(settling))
 		require.True(t, s.Prompt())
 	}
 	require.False(t, s.Prompt(), "opened")
@@ -408,7 +376,7 @@ func TestStore_Prompt(t *testing.T) {
 		})
 	}
 	require.Eventually(t, func() bool { return !s.Prompt() }, 10*time.Second, time.Millisecond)
-	require.True(t, s.dialer.settled(), "many calls, no trouble")
+	require.True(t, s.commands.dialer.settled(), "many calls, no trouble")
 	srv.Thaw()
 	wg.Wait()
 	require.True(t, s.Prompt())

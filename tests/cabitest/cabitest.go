@@ -1,4 +1,5 @@
-// Package cabitest builds the C library, programs on it, and runs them as servers.
+// Package cabitest builds the C library, programs on it, and runs them as servers. All tests of the library are here, so that it
+// is built once.
 package cabitest
 
 import (
@@ -8,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,20 +29,14 @@ var build = struct {
 	err error
 }{}
 
-// Root is the repository.
-func Root() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "..", "..")
-}
-
-// Build builds the library, once for a test binary, whose TestMain calls Main.
+// Build builds the library, once for a test binary, whose TestMain calls Main. Its folder is two below the repository's.
 func Build(t testing.TB) Library {
 	t.Helper()
 	build.Do(func() {
 		if build.dir, build.err = os.MkdirTemp("", "cabi"); build.err != nil {
 			return
 		}
-		cmd := exec.Command(filepath.Join(Root(), "cabi", "build.sh"), append([]string{build.dir}, sanitize...)...)
+		cmd := exec.Command(filepath.Join("..", "..", "cabi", "build.sh"), append([]string{build.dir}, sanitize...)...)
 		cmd.Env = append(os.Environ(), "PREFIX="+build.dir)
 		build.out, build.err = cmd.CombinedOutput()
 	})

@@ -140,8 +140,8 @@ func calls(c *cref.Callbacks) int {
 	return news + gets + removes
 }
 
-// SEMANTICS F1.13: with a remove callback, stateless tickets fill the internal cache. Taking the handler away must
-// therefore take the C pointer.
+// F1.13 of docs/semantics.md: with a remove callback, stateless tickets fill the internal cache. Taking the handler
+// away must therefore take the C pointer.
 func TestSetSessRemove_NilStopsFillingTheCache(t *testing.T) {
 	client, ctx := newClient(t), modes[2].server(t)
 	full := func() {

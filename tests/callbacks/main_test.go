@@ -4,45 +4,25 @@ package callbacks_test
 
 import (
 	"crypto/tls"
-	"fmt"
-	"net"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 	"unsafe"
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/tests/internal/cref"
+	"github.com/libssl-go/libssl/tests/internal/leftover"
 	"github.com/libssl-go/libssl/tests/tlstest"
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain fails a run that leaves anything behind: by this module's account, or by OpenSSL's.
+// TestMain fails a run that leaves anything behind.
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if code == 0 {
-		code = leftovers()
-	}
-	os.Exit(code)
+	os.Exit(leftover.Run(m, func() libssl.Resources { return forgotten }))
 }
 
 // forgotten counts what tests leave to the collector on purpose.
 var forgotten libssl.Resources
-
-func leftovers() int {
-	var live libssl.Resources
-	for range 100 {
-		live = libssl.LiveResources()
-		if live == forgotten && cref.LiveSessions() == 0 {
-			return 0
-		}
-		runtime.GC()
-		time.Sleep(10 * time.Millisecond)
-	}
-	fmt.Fprintf(os.Stderr, "FAIL: left behind: %+v, %d SSL_SESSIONs\n", live, cref.LiveSessions())
-	return 1
-}
 
 // mode is one way to resume.
 type mode struct {
@@ -123,12 +103,7 @@ func linkPointers(t testing.TB, client, server unsafe.Pointer, offer *libssl.Ses
 
 func linkGo(t testing.TB, clientCtx, serverCtx *libssl.Context, offer *libssl.Session) link {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	cn, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	sn, err := l.Accept()
+	cn, sn, err := tlstest.TCPPair()
 	require.NoError(t, err)
 	client, err := libssl.Client(cn, clientCtx, name)
 	require.NoError(t, err)

@@ -1,5 +1,5 @@
 // Package conformance shows what OpenSSL does around the session callbacks: fact by fact, in plain C and through
-// libssl's public Go API, in one process on one libssl. Its facts are numbered as in SEMANTICS, F1.1 to F8.6.
+// libssl's public Go API, in one process on one libssl. docs/semantics.md explains its facts, F1.1 to F8.6.
 //
 // A fact's scenario runs twice: in tests/internal/cref, written in C, and here. Each run leaves observations, lines
 // "case: text". C has to say what the fact says of this release; Go has to say the same, or what the fact names as a

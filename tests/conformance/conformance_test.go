@@ -5,13 +5,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/tests/internal/cref"
+	"github.com/libssl-go/libssl/tests/internal/leftover"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -19,28 +18,12 @@ import (
 // reportFile is where tests/conform.sh has each version's report written.
 var reportFile = flag.String("report", "", "write what the facts showed to this file, as JSON")
 
-// TestMain fails a run that leaves anything behind: by this module's account, or by OpenSSL's.
+// TestMain fails a run that leaves anything behind.
 func TestMain(m *testing.M) {
 	Child()
-	code := m.Run()
-	if code == 0 {
-		code = leftovers()
-	}
-	os.Exit(code)
-}
-
-func leftovers() int {
-	var live libssl.Resources
-	for range 100 { // what ends on other goroutines gets a moment
-		live = libssl.LiveResources()
-		if live == (libssl.Resources{ForgottenContexts: forgotten.Load(), ForgottenSessions: forgottenSessions}) && cref.LiveSessions() == 0 {
-			return 0
-		}
-		runtime.GC()
-		time.Sleep(10 * time.Millisecond)
-	}
-	fmt.Fprintf(os.Stderr, "FAIL: left behind: %+v, %d SSL_SESSIONs\n", live, cref.LiveSessions())
-	return 1
+	os.Exit(leftover.Run(m, func() libssl.Resources {
+		return libssl.Resources{ForgottenContexts: forgotten.Load(), ForgottenSessions: forgottenSessions}
+	}))
 }
 
 func TestFacts_HoldInCAndInGo(t *testing.T) {
@@ -62,7 +45,7 @@ func TestFacts_HoldInCAndInGo(t *testing.T) {
 	require.NoError(t, os.WriteFile(*reportFile, b, 0o666))
 }
 
-// Every fact of SEMANTICS has its place, run or not, in the order of the numbers.
+// Every fact of docs/semantics.md has its place, run or not, in the order of the numbers.
 func TestFacts_AreAllThere(t *testing.T) {
 	var want, got []string
 	for section, n := range []int{14, 16, 12, 6, 10, 9, 8, 6} {

@@ -150,8 +150,7 @@ var helloFacts = []Fact{
 		ID:   "F6.6",
 		Says: "Order: hello, get, servername, ALPN and certificate, new; the lookup compares the hello's id context",
 		Cases: []Case{
-			// SEMANTICS says servername, ALPN, certificate; measured on every release: TLS 1.2 asks for the
-			// certificate first.
+			// On every release TLS 1.2 asks for the certificate before ALPN, and TLS 1.3 after it.
 			{Name: "TLS 1.2", C: "HGSCAN", Go: "SGN", Why: namesAtTheHello},
 			{Name: "TLS 1.3", C: "HGSACN", Go: "SGN", Why: namesAtTheHello},
 			{Name: "TLS 1.2, name known to get", C: "no"},

@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"embed"
-	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
 	"strings"
@@ -67,73 +66,4 @@ func readKept(now time.Time) (all []kept) {
 		all = append(all, k)
 	}
 	return all
-}
-
-// sessionFields are the elements of a session's DER, so that sessions can be made that no handshake makes.
-type sessionFields []asn1.RawValue
-
-// The elements that every session has, by their place, and tags of others.
-const (
-	placeCipher = 2
-	placeSecret = 4
-
-	fieldTime      = 1
-	fieldLifetime  = 2
-	fieldEarlyData = 15
-	fieldFragment  = 17
-	fieldAppData   = 18
-)
-
-func parseFields(der []byte) (f sessionFields, err error) {
-	var whole asn1.RawValue
-	if _, err := asn1.Unmarshal(der, &whole); err != nil {
-		return nil, err
-	}
-	for rest := whole.Bytes; len(rest) > 0; {
-		var v asn1.RawValue
-		if rest, err = asn1.Unmarshal(rest, &v); err != nil {
-			return nil, err
-		}
-		f = append(f, v)
-	}
-	return f, nil
-}
-
-// with is f with another value in the field of that tag.
-func (f sessionFields) with(tag int, value any) sessionFields {
-	v := asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, IsCompound: true, Bytes: mustMarshal(value)}
-	var out sessionFields
-	for i, old := range f {
-		if isTagged := old.Class == asn1.ClassContextSpecific; isTagged && old.Tag >= tag {
-			if old.Tag == tag {
-				i++
-			}
-			return append(append(out, v), f[i:]...)
-		}
-		out = append(out, old)
-	}
-	return append(out, v)
-}
-
-// withPlain is f with other bytes in the octet string at that place.
-func (f sessionFields) withPlain(place int, b []byte) sessionFields {
-	out := append(sessionFields(nil), f...)
-	out[place] = asn1.RawValue{Tag: asn1.TagOctetString, Bytes: b}
-	return out
-}
-
-func (f sessionFields) der() []byte {
-	var body []byte
-	for _, v := range f {
-		body = append(body, mustMarshal(v)...)
-	}
-	return mustMarshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: body})
-}
-
-func mustMarshal(value any) []byte {
-	b, err := asn1.Marshal(value)
-	if err != nil {
-		panic(err)
-	}
-	return b
 }

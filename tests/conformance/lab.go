@@ -60,6 +60,20 @@ func (o *observer) lab(version uint16) *lab {
 
 // newServer makes another server for the same client.
 func (l *lab) newServer() *libssl.Context {
+	ctx := l.bareServer()
+	l.o.must(ctx.SetSessionIDContext([]byte("conformance")))
+	l.o.must(ctx.SetNumTickets(1))
+	ctx.SetSessionCacheMode(libssl.CacheServer | libssl.CacheNoInternal)
+	ctx.OnCallbackError(func(e *libssl.CallbackError) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.misuse = append(l.misuse, e)
+	})
+	return ctx
+}
+
+// bareServer is a server with the defaults for the number of tickets and the id context.
+func (l *lab) bareServer() *libssl.Context {
 	ctx, err := libssl.NewContext(libssl.ServerRole)
 	l.o.must(err)
 	l.o.atEnd(func() { ctx.Close() })
@@ -67,15 +81,7 @@ func (l *lab) newServer() *libssl.Context {
 	l.o.must(err)
 	l.o.must(ctx.UseCertificatePEM(pem, pem))
 	l.o.must(ctx.SetVersions(l.version, l.version))
-	l.o.must(ctx.SetSessionIDContext([]byte("conformance")))
-	l.o.must(ctx.SetNumTickets(1))
 	ctx.SetOptions(libssl.OpNoTicket)
-	ctx.SetSessionCacheMode(libssl.CacheServer | libssl.CacheNoInternal)
-	ctx.OnCallbackError(func(e *libssl.CallbackError) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.misuse = append(l.misuse, e)
-	})
 	return ctx
 }
 
@@ -150,6 +156,22 @@ func (l *lab) entry(id libssl.SessionID) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.entries[id]
+}
+
+// issued is what a full handshake left in the entries.
+func (l *lab) issued() (id libssl.SessionID, der []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.o.mustBe(len(l.entries) == 1, "one entry")
+	for id, der = range l.entries {
+	}
+	return id, der
+}
+
+// onlyEntry is the DER of issued.
+func (l *lab) onlyEntry() []byte {
+	_, der := l.issued()
+	return der
 }
 
 func (l *lab) put(id libssl.SessionID, der []byte) {

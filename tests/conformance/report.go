@@ -144,7 +144,8 @@ func Markdown(w io.Writer, reports []Report) error {
 		series[i] = seriesOf(fields[1])
 	}
 	b.WriteString("# Conformance\n\nWhat OpenSSL does around the session callbacks, shown in C and through this module's Go API in one process\n" +
-		"on one libssl, fact by fact. `make conform` writes this file; `sslsess conform` shows the libssl it runs on.\n\n" +
+		"on one libssl, fact by fact. `make conform` writes this file; `sslsess conform` shows the libssl it runs on.\n" +
+		"[docs/semantics.md](docs/semantics.md) explains each fact and its use here.\n\n" +
 		"**same**: C shows the fact and Go the same. **by design**: C shows the fact, Go a difference that is meant.\n" +
 		"A letter marks versions that do not all show the same; what they show is below the table.\n\n")
 	fmt.Fprintf(&b, "%s%s.\n\n", madeOn, strings.Join(exact, ", "))

@@ -95,8 +95,8 @@ var serialFacts = []Fact{
 				Name: "the longest lifetime", C: "set and read 9223372036854775807, decoded 9223372036854775807",
 				Go: "set and read 9223372036, decoded 9223372036", Why: shortDuration, Before: v35,
 			},
-			// SEMANTICS says that a huge lifetime is clamped to about 584 years; measured: nanoseconds wrap at 2^64, so that
-			// the longest one comes near that by chance and 634 years become 49.
+			// Nanoseconds wrap at 2^64, which is no bound of 584 years: the longest lifetime comes near that by chance, and
+			// 634 years become 49.
 			{
 				Name: "the longest lifetime", C: "set and read 18446744072, decoded 18446744072",
 				Go: "set and read 9223372036, decoded 9223372036", Why: shortDuration, From: v35,
@@ -166,7 +166,7 @@ func (o *observer) parse(der []byte) *libssl.Session {
 	return s
 }
 
-func (o *observer) encode(s *libssl.Session) []byte {
+func (o *observer) marshal(s *libssl.Session) []byte {
 	der, err := s.MarshalBinary()
 	o.must(err)
 	return der
@@ -180,16 +180,6 @@ func serverSession(o *observer, version uint16) *libssl.Session {
 	return o.parse(l.onlyEntry())
 }
 
-func (l *lab) onlyEntry() []byte {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.o.mustBe(len(l.entries) == 1, "one entry in the store")
-	for _, der := range l.entries {
-		return der
-	}
-	return nil
-}
-
 // ---- F7.1 -------------------------------------------------------------------------
 
 func whatSurvives(o *observer, name string, version uint16) {
@@ -198,12 +188,11 @@ func whatSurvives(o *observer, name string, version uint16) {
 	o.must(l.server.SetALPN("h2"))
 	o.must(l.client.SetALPN("h2"))
 	k := l.connect(l.server, nil)
-	client := o.parse(o.encode(k.session()))
+	client := o.parse(o.marshal(k.session()))
 	k.closeClean()
 	entry := l.onlyEntry()
 	if version == tls13 { // Go has no call that would make the server write it
-		fields, err := parseFields(entry)
-		o.must(err)
+		fields := o.fields(entry)
 		entry = fields.with(fieldEarlyData, 1000).der()
 	}
 	s := o.parse(entry)
@@ -214,14 +203,14 @@ func whatSurvives(o *observer, name string, version uint16) {
 
 	o.must(s.SetTime(time.Unix(1000000000, 0)))
 	o.must(s.SetTimeout(1234 * time.Second))
-	c := o.parse(o.encode(s))
+	c := o.parse(o.marshal(s))
 	secret := cref.MasterKey(s.Pointer())
 	o.say("fields "+name, "version %s, cipher %s, id %s, id context %s, secret %s, time %d, lifetime %d, name %s, ALPN %s, "+
 		"early data %d, the same bytes %s",
 		yes(c.Version() == s.Version() && c.Version() == version), yes(c.CipherSuite() == s.CipherSuite() && c.CipherSuite() != 0),
 		yes(c.ID() == s.ID() && !c.ID().IsZero()), yes(bytes.Equal(c.IDContext(), s.IDContext()) && len(c.IDContext()) > 0),
 		yes(bytes.Equal(cref.MasterKey(c.Pointer()), secret) && len(secret) > 0), c.Time().Unix(), c.Timeout()/time.Second,
-		c.ServerName(), c.ALPN(), c.MaxEarlyData(), yes(bytes.Equal(o.encode(c), o.encode(s))))
+		c.ServerName(), c.ALPN(), c.MaxEarlyData(), yes(bytes.Equal(o.marshal(c), o.marshal(s))))
 }
 
 // showCertificate gives the client the lab's certificate, with an issuer's after it as it were.
@@ -272,8 +261,7 @@ func sizes(o *observer) {
 		o.say(v.name, "110 to 150 bytes %s, and the client's certificate and less than 10 bytes around it %s",
 			yes(len(plain) >= 110 && len(plain) <= 150), yes(more > 0 && more < 10))
 		if v.version == tls13 {
-			fields, err := parseFields(plain)
-			o.must(err)
+			fields := o.fields(plain)
 			s, err := libssl.ParseSession(fields.with(fieldAppData, make([]byte, 100000)).der())
 			s.Release()
 			o.say("with 100000 bytes of application data", "read %s", yes(err == nil))
@@ -317,7 +305,7 @@ func readKeptSessions(o *observer) {
 			if err == nil {
 				o.atEnd(server.Release)
 				read++
-				der := o.encode(server)
+				der := o.marshal(server)
 				if bytes.Equal(der, h.server) {
 					same++
 				}
@@ -387,7 +375,7 @@ func theMark(o *observer) {
 	removed, err := l.server.RemoveSession(s)
 	o.must(err)
 	o.mustBe(removed, "a cached session")
-	der := o.encode(s)
+	der := o.marshal(s)
 	o.say("resumable", "made %s, removed %s, decoded %s", yes(before), yes(s.Resumable()), yes(o.parse(der).Resumable()))
 
 	l.store()
@@ -403,20 +391,19 @@ func times(o *observer) {
 	now := time.Now().Truncate(time.Second)
 	o.must(s.SetTime(time.Unix(1000000000, 0)))
 	o.must(s.SetTimeout(0))
-	o.say("lifetime 0", "comes back as %d", o.parse(o.encode(s)).Timeout()/time.Second)
+	o.say("lifetime 0", "comes back as %d", o.parse(o.marshal(s)).Timeout()/time.Second)
 
 	o.must(s.SetTimeout(1234 * time.Second))
 	o.must(s.SetTime(time.Unix(0, 0)))
-	made := o.parse(o.encode(s)).Time()
+	made := o.parse(o.marshal(s)).Time()
 	o.say("time 0", "comes back as now %s", yes(!made.Before(now) && made.Before(now.Add(time.Minute))))
 
 	o.must(s.SetTime(now))
 	o.must(s.SetTimeout(math.MaxInt64))
 	huge := s.Timeout()
-	o.say("the longest lifetime", "set and read %d, decoded %d", huge/time.Second, o.parse(o.encode(s)).Timeout()/time.Second)
+	o.say("the longest lifetime", "set and read %d, decoded %d", huge/time.Second, o.parse(o.marshal(s)).Timeout()/time.Second)
 
-	fields, err := parseFields(o.encode(s)) // Go cannot set that much
-	o.must(err)
+	fields := o.fields(o.marshal(s)) // Go cannot set that much
 	o.say("634 years", "decoded %d", o.parse(fields.with(fieldLifetime, 20000000000).der()).Timeout()/time.Second)
 
 	o.say("negative lifetime", "accepted %s", yes(s.SetTimeout(-time.Second) == nil))
@@ -440,7 +427,7 @@ func (n *parsing) try(der []byte) {
 
 func badInput(o *observer) {
 	s := serverSession(o, tls13)
-	der := o.encode(s)
+	der := o.marshal(s)
 	var cut, changed, unknown parsing
 	for n := 1; n < len(der); n++ {
 		cut.try(der[:n])
@@ -462,8 +449,7 @@ func badInput(o *observer) {
 	}
 	o.say("a byte changed", "65 to 80%% read %s", yes(100*changed.read >= 65*changed.tried && 100*changed.read <= 80*changed.tried))
 
-	fields, err := parseFields(der)
-	o.must(err)
+	fields := o.fields(der)
 	unknown.try(fields.withPlain(placeCipher, []byte{0xff, 0xff}).der())
 	o.say("unknown cipher", "read %s", yes(unknown.read > 0))
 	o.say("its error", "none queued %s", yes(unknown.silent > 0))
@@ -483,8 +469,7 @@ func fragmentLength(o *observer, name string, version uint16) {
 	l := o.lab(version)
 	l.store()
 	_, client := l.mustVisit(l.server, nil)
-	fields, err := parseFields(l.onlyEntry())
-	o.must(err)
+	fields := o.fields(l.onlyEntry())
 	for id := range l.entries {
 		l.put(id, fields.with(fieldFragment, 3).der())
 	}
@@ -501,8 +486,7 @@ func fragmentLength(o *observer, name string, version uint16) {
 // ---- F7.8 -------------------------------------------------------------------------
 
 func longestSecret(o *observer) {
-	fields, err := parseFields(o.encode(serverSession(o, tls13)))
-	o.must(err)
+	fields := o.fields(o.marshal(serverSession(o, tls13)))
 	longest := 0
 	for n := 1; n <= 1024; n++ {
 		s, err := libssl.ParseSession(fields.withPlain(placeSecret, make([]byte, n)).der())

@@ -1,12 +1,26 @@
-// Mutate breaks the rules of this module on purpose, one at a time, and reports which cases of the conformance suite
-// notice. The mutations are the diffs in tests/conformance/MUTATIONS.md: in each, the lines that begin with "-" stand
-// once in the file that the fence names, and are replaced by those that begin with "+". Arguments are the numbers of
-// the mutations to try; without any all are tried. The exit status is 1 where one goes unnoticed.
+// Mutate breaks this module on purpose, one change at a time, in a copy of what is committed, and reports which tests
+// notice.
+//
+// Its first mode breaks rules and runs the conformance suite. The mutations are the diffs in
+// tests/conformance/MUTATIONS.md: in each, the lines that begin with "-" stand once in the file that the fence names, and
+// are replaced by those that begin with "+". Arguments are the numbers of the mutations to try; without any all are
+// tried. The exit status is 1 where one goes unnoticed.
+//
+//	go run ./tests/mutate 3 7
+//
+// With -random it changes the named Go and C files anywhere: it swaps operators, negates conditions, returns zero values,
+// drops statements, and moves constants by one. -seed chooses -n of all the changes that compile. The tests are those of
+// the file's package, then those of the top folder and tests/callbacks, and for a file of the top folder those of
+// tests/conformance in the end; a mutant goes no further than the first that fail. The report is the share that was
+// noticed, and the changes that were not. Some of those change nothing that a test could notice: a person has to judge.
+//
+//	go run ./tests/mutate -random -seed 1 -n 200 breaker.go session.c
 package main
 
 import (
 	"bufio"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +28,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 const list = "tests/conformance/MUTATIONS.md"
@@ -24,13 +39,40 @@ type mutation struct {
 }
 
 func main() {
-	if err := run(os.Args[1:]); err != nil {
+	var c campaign
+	random := flag.Bool("random", false, "change the files that are named, at random")
+	flag.Uint64Var(&c.seed, "seed", 1, "what -random chooses by")
+	flag.IntVar(&c.n, "n", 100, "how many mutants -random tries")
+	flag.IntVar(&c.workers, "workers", 2, "how many -random tries at a time, each in a copy of the tree")
+	flag.DurationVar(&c.timeout, "timeout", 5*time.Minute, "after which -random takes a package's tests for hanging")
+	flag.Parse()
+	run := listed
+	if *random {
+		run = c.run
+	}
+	if err := run(flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(1)
 	}
 }
 
-func run(numbers []string) error {
+// clone copies the last commit. Work that is not committed is neither tried nor touched.
+func clone(tree string) (string, error) {
+	if out, err := exec.Command("git", "clone", "-q", "--local", ".", tree).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("git clone: %w: %s", err, out)
+	}
+	return tree, nil
+}
+
+// goTest runs tests in tree. An error other than an exec.ExitError is one of this machine.
+func goTest(tree string, args ...string) (out string, err error) {
+	cmd := exec.Command("go", append([]string{"test", "-count=1"}, args...)...)
+	cmd.Dir = tree
+	text, err := cmd.CombinedOutput()
+	return string(text), err
+}
+
+func listed(numbers []string) error {
 	all, err := read(list)
 	if err != nil {
 		return err
@@ -40,9 +82,9 @@ func run(numbers []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	tree := filepath.Join(dir, "tree") // what is committed: nobody's work is touched
-	if out, err := exec.Command("git", "clone", "-q", "--local", ".", tree).CombinedOutput(); err != nil {
-		return fmt.Errorf("git clone: %w: %s", err, out)
+	tree, err := clone(filepath.Join(dir, "tree"))
+	if err != nil {
+		return err
 	}
 	noticed, tried := 0, 0
 	for _, m := range all {
@@ -116,17 +158,15 @@ func (m mutation) try(tree string) (by []string, err error) {
 		return nil, err
 	}
 	defer os.WriteFile(path, text, 0o666)
-	cmd := exec.Command("go", "test", "-count=1", "-timeout=4m", "./tests/conformance/...")
-	cmd.Dir = tree
-	out, err := cmd.CombinedOutput()
+	out, err := goTest(tree, "-timeout=4m", "./tests/conformance/...")
 	var failed *exec.ExitError
 	if err != nil && !errors.As(err, &failed) {
 		return nil, err
 	}
-	if strings.Contains(string(out), "[build failed]") {
+	if strings.Contains(out, "[build failed]") {
 		return nil, fmt.Errorf("it does not compile:\n%s", out)
 	}
-	return noticers(string(out), err != nil), nil
+	return noticers(out, err != nil), nil
 }
 
 var failure = regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)`)

@@ -1,3 +1,4 @@
+// Package porting_test holds the road from C to Go against programs that are written in C.
 package porting_test
 
 import (

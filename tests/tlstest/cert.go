@@ -1,5 +1,4 @@
-// Package tlstest has what the test suites share: certificates made on the
-// spot, and the account of what a test left behind.
+// Package tlstest makes certificates and connected sockets for the test suites.
 package tlstest
 
 import (

@@ -1,182 +1,128 @@
-// Package goredis is valkeystore for programs that have a go-redis client already: the same keys and values, so that
-// hosts with either share a server. It is a module of its own, whose client only those get who ask for it.
+// Package goredis is valkeystore for programs that already have a go-redis client. It has the same keys and values, so
+// hosts with either package can share a server. It is a module of its own, so that only its users depend on go-redis.
 package goredis
 
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/valkeystore/internal/records"
 )
 
 // DefaultPrefix begins the keys of a store that New is given no other prefix for. It is valkeystore's.
-const DefaultPrefix = "libssl:"
+const DefaultPrefix = records.DefaultPrefix
 
-// batch is how many keys one step of List or Purge asks for.
-const batch = 256
+// Store implements store.Store, store.Taker, store.Swapper, store.Lister and store.Purger. The documentation of
+// valkeystore.Store holds here too, except for the client: go-redis has a connection for each command under way instead of
+// sharing a few, and by default it repeats a command, even a Take, when its connection breaks. A repeated Take never returns a
+// record twice, but finds nothing, so that a record may be lost. A repeated Swap may report false although its first attempt
+// succeeded.
+type Store struct{ *kernel }
 
-// deleteIf runs in the server, where nothing comes between its two steps.
-const deleteIf = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
+// kernel has the calls of package store.
+type kernel = records.Store
 
-// swap is likewise for two values, of which the first may be empty for none, and the second's life.
-const swap = `if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
-if tonumber(ARGV[3]) > 0 then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) else redis.call('DEL', KEYS[1]) end return 1`
-
-// Store is what valkeystore.Store is, of which the documentation holds here too, but for what the client does: go-redis has a
-// connection for each command under way instead of sharing a few, and by default it tries a command again
-// when its connection broke, a Take too. That never answers twice: the second try finds nothing, and a record may so be lost.
-// Nor does Swap: it may report false for what its first try has done.
-type Store struct {
-	client redis.UniversalClient
-	prefix string
-	now    func() time.Time
-}
-
-// New returns a store that uses client: a redis.Client, of one server or one behind sentinels, or a redis.ClusterClient. It must not send
-// reads to replicas, and should have ContextTimeoutEnabled, without which calls end with the client's own timeouts and
-// not with their context. prefix begins every key; DefaultPrefix if empty. The client stays the caller's to close.
+// New returns a store that uses client: a redis.Client, of one server or one behind sentinels, or a redis.ClusterClient. The
+// client must not read from replicas. It should have ContextTimeoutEnabled: otherwise a command whose call has ended keeps its
+// connection until the client's own timeout. prefix begins every key; DefaultPrefix if empty. The caller closes the client.
 func New(client redis.UniversalClient, prefix string) *Store {
-	if prefix == "" {
-		prefix = DefaultPrefix
+	return newStore(client, prefix, time.Now)
+}
+
+func newStore(client redis.UniversalClient, prefix string, now func() time.Time) *Store {
+	return &Store{records.New("goredis", commands{client}, prefix, now)}
+}
+
+// commands implements records.Client.
+type commands struct{ client redis.UniversalClient }
+
+// do runs a command and returns when ctx ends: the client goes by the deadline of a context only, not by its cancellation.
+func do[T any](ctx context.Context, command func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
 	}
-	return &Store{client: client, prefix: prefix, now: time.Now}
+	results := make(chan result, 1)
+	go func() {
+		value, err := command()
+		results <- result{value, err}
+	}()
+	select {
+	case r := <-results:
+		return r.value, r.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
 }
 
-// Get implements store.Store.
-func (s *Store) Get(ctx context.Context, id store.ID) (store.Record, error) {
-	return s.record(ctx, "get", id, s.client.Get)
-}
-
-// Take implements store.Taker.
-func (s *Store) Take(ctx context.Context, id store.ID) (store.Record, error) {
-	return s.record(ctx, "take", id, s.client.GetDel)
-}
-
-func (s *Store) record(ctx context.Context, op string, id store.ID, read func(context.Context, string) *redis.StringCmd) (store.Record, error) {
-	encoded, err := read(ctx, s.key(id)).Bytes()
+// value returns the value in a server's answer, nil if there is none.
+func value(b []byte, err error) ([]byte, error) {
 	if errors.Is(err, redis.Nil) {
-		return store.Record{}, store.ErrNotFound
+		return nil, nil
 	}
-	if err != nil {
-		return store.Record{}, failed(ctx, op, err)
-	}
-	r, err := store.Decode(id, encoded)
-	if err != nil {
-		return store.Record{}, fmt.Errorf("goredis: %s: %w", op, err)
-	}
-	if !s.now().Before(r.Expires) {
-		return store.Record{}, store.ErrNotFound
-	}
-	return r, nil
+	return b, err
 }
 
-// Put implements store.Store.
-func (s *Store) Put(ctx context.Context, r store.Record) error {
-	if err := r.Validate(); err != nil {
-		return err
-	}
-	lives := r.Expires.UnixMilli() - s.now().UnixMilli()
-	if lives <= 0 {
-		return s.del(ctx, "put", r.ID) // a record that has ended replaces too
-	}
-	if err := s.client.Do(ctx, "SET", s.key(r.ID), store.Encode(r), "PX", lives).Err(); err != nil {
-		return failed(ctx, "put", err)
-	}
-	return nil
+func (c commands) Get(ctx context.Context, key string) ([]byte, error) {
+	return value(do(ctx, func() ([]byte, error) { return c.client.Get(ctx, key).Bytes() }))
 }
 
-// Delete implements store.Store.
-func (s *Store) Delete(ctx context.Context, id store.ID) error { return s.del(ctx, "delete", id) }
-
-func (s *Store) del(ctx context.Context, op string, id store.ID) error {
-	if err := s.client.Del(ctx, s.key(id)).Err(); err != nil {
-		return failed(ctx, op, err)
-	}
-	return nil
+func (c commands) GetDel(ctx context.Context, key string) ([]byte, error) {
+	return value(do(ctx, func() ([]byte, error) { return c.client.GetDel(ctx, key).Bytes() }))
 }
 
-// DeleteIf implements store.ConditionalDeleter.
-func (s *Store) DeleteIf(ctx context.Context, r store.Record) (bool, error) {
-	n, err := s.client.Eval(ctx, deleteIf, []string{s.key(r.ID)}, store.Encode(r)).Int64()
-	if err != nil {
-		return false, failed(ctx, "delete", err)
-	}
-	return n > 0, nil
+func (c commands) Set(ctx context.Context, key string, value []byte, milliseconds int64) error {
+	_, err := do(ctx, func() (any, error) { // the client's Set takes no more than 292 years
+		return c.client.Do(ctx, "SET", key, value, "PX", milliseconds).Result()
+	})
+	return err
 }
 
-// Swap implements store.Swapper.
-func (s *Store) Swap(ctx context.Context, old, next store.Record) (bool, error) {
-	if err := next.Validate(); err != nil {
-		return false, err
-	}
-	var was []byte
-	if !old.ID.IsZero() {
-		was = store.Encode(old)
-	}
-	lives := next.Expires.UnixMilli() - s.now().UnixMilli()
-	n, err := s.client.Eval(ctx, swap, []string{s.key(next.ID)}, was, store.Encode(next), lives).Int64()
-	if err != nil {
-		return false, failed(ctx, "swap", err)
-	}
-	return n > 0, nil
+func (c commands) Del(ctx context.Context, key string) error {
+	_, err := do(ctx, func() (int64, error) { return c.client.Del(ctx, key).Result() })
+	return err
 }
 
-// List implements store.Lister. It fetches the records to tell their expiry.
-func (s *Store) List(ctx context.Context, f func(id store.ID, size int, expires time.Time) error) error {
-	seen := map[store.ID]bool{} // a scan may come by a key twice
-	return s.scan(ctx, "list", func(ids []store.ID) error {
-		for _, id := range ids {
-			if seen[id] {
-				continue
-			}
-			seen[id] = true
-			r, err := s.record(ctx, "list", id, s.client.Get)
-			if errors.Is(err, store.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if err := f(r.ID, len(r.Data), r.Expires); err != nil {
-				return err
-			}
-		}
-		return nil
+func (c commands) Eval(ctx context.Context, script, key string, old, next []byte, milliseconds int64) (int64, error) {
+	return do(ctx, func() (int64, error) {
+		return c.client.Eval(ctx, script, []string{key}, old, next, milliseconds).Int64()
 	})
 }
 
-// Purge implements store.Purger. Expired records are gone without its help.
-func (s *Store) Purge(ctx context.Context, expiredOnly bool) (int, error) {
-	if expiredOnly {
-		return 0, nil
+func (c commands) GetAll(ctx context.Context, keys []string) ([][]byte, error) {
+	values := make([][]byte, len(keys))
+	for i, key := range keys {
+		var err error
+		if values[i], err = c.Get(ctx, key); err != nil {
+			return nil, err
+		}
 	}
+	return values, nil
+}
+
+func (c commands) Unlink(ctx context.Context, keys []string) (int, error) {
 	total := 0
-	err := s.scan(ctx, "purge", func(ids []store.ID) error {
-		for _, id := range ids {
-			n, err := s.client.Unlink(ctx, s.key(id)).Result()
-			if err != nil {
-				return failed(ctx, "purge", err)
-			}
-			total += int(n)
+	for _, key := range keys { // one by one: in a cluster the keys are on several nodes
+		n, err := do(ctx, func() (int64, error) { return c.client.Unlink(ctx, key).Result() })
+		if err != nil {
+			return total, err
 		}
-		return nil
-	})
-	return total, err
+		total += int(n)
+	}
+	return total, nil
 }
 
-// scan calls f with the ids of all keys that may be ours, some at a time and some more than once.
-func (s *Store) scan(ctx context.Context, op string, f func(ids []store.ID) error) error {
-	cluster, ok := s.client.(*redis.ClusterClient)
+func (c commands) Scan(ctx context.Context, pattern string, f func(keys []string) error) error {
+	cluster, ok := c.client.(*redis.ClusterClient)
 	if !ok {
-		return s.scanNode(ctx, op, s.client, f)
+		return scanNode(ctx, c.client, pattern, f)
 	}
-	var mu sync.Mutex // the client runs through its masters all at once, and f is for one at a time
+	var mu sync.Mutex // ForEachMaster calls its function on several goroutines
 	var masters []*redis.Client
 	err := cluster.ForEachMaster(ctx, func(_ context.Context, node *redis.Client) error {
 		mu.Lock()
@@ -185,46 +131,33 @@ func (s *Store) scan(ctx context.Context, op string, f func(ids []store.ID) erro
 		return nil
 	})
 	if err != nil {
-		return failed(ctx, op, err)
+		return err
 	}
 	for _, node := range masters {
-		if err := s.scanNode(ctx, op, node, f); err != nil {
+		if err := scanNode(ctx, node, pattern, f); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Store) scanNode(ctx context.Context, op string, node redis.Cmdable, f func(ids []store.ID) error) error {
-	pattern := globs.Replace(s.prefix) + "*"
+func scanNode(ctx context.Context, node redis.Cmdable, pattern string, f func(keys []string) error) error {
+	type page struct {
+		keys []string
+		next uint64
+	}
 	for cursor, first := uint64(0), true; first || cursor != 0; first = false {
-		keys, next, err := node.Scan(ctx, cursor, pattern, batch).Result()
+		p, err := do(ctx, func() (p page, err error) {
+			p.keys, p.next, err = node.Scan(ctx, cursor, pattern, records.Batch).Result()
+			return p, err
+		})
 		if err != nil {
-			return failed(ctx, op, err)
+			return err
 		}
-		cursor = next
-		var ids []store.ID
-		for _, key := range keys {
-			// Only what key can have made: others may use longer keys with the same beginning.
-			if id, err := store.ParseID(strings.TrimPrefix(key, s.prefix)); err == nil && s.key(id) == key {
-				ids = append(ids, id)
-			}
-		}
-		if err := f(ids); err != nil {
+		cursor = p.next
+		if err := f(p.keys); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-var globs = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`)
-
-func (s *Store) key(id store.ID) string { return s.prefix + id.String() }
-
-// failed wraps the client's error, which names a context that ended in ways of its own.
-func failed(ctx context.Context, op string, err error) error {
-	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
-		return fmt.Errorf("goredis: %s: %w: %w", op, ended, err)
-	}
-	return fmt.Errorf("goredis: %s: %w", op, err)
 }

@@ -1,7 +1,6 @@
 package goredis
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -17,19 +16,18 @@ import (
 
 // These fail to compile if an interface gets lost.
 var (
-	_ store.Store              = (*Store)(nil)
-	_ store.Taker              = (*Store)(nil)
-	_ store.ConditionalDeleter = (*Store)(nil)
-	_ store.Swapper            = (*Store)(nil)
-	_ store.Lister             = (*Store)(nil)
-	_ store.Purger             = (*Store)(nil)
+	_ store.Store   = (*Store)(nil)
+	_ store.Taker   = (*Store)(nil)
+	_ store.Swapper = (*Store)(nil)
+	_ store.Lister  = (*Store)(nil)
+	_ store.Purger  = (*Store)(nil)
 )
 
-func mustOpen(t *testing.T, addrs ...string) *Store {
+func mustConnect(t *testing.T, addrs ...string) redis.UniversalClient {
 	t.Helper()
 	client := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: addrs, ContextTimeoutEnabled: true})
 	t.Cleanup(func() { assert.NoError(t, client.Close()) })
-	return New(client, "")
+	return client
 }
 
 func TestStore(t *testing.T) {
@@ -37,14 +35,13 @@ func TestStore(t *testing.T) {
 		t.Run(program, func(t *testing.T) {
 			srv := servertest.Redis(t, program)
 			openAt := func(t *testing.T, skew time.Duration) store.Store {
-				s := mustOpen(t, srv.Addr)
-				s.now = func() time.Time { return time.Now().Add(skew) }
-				return s
+				return newStore(mustConnect(t, srv.Addr), "", func() time.Time { return time.Now().Add(skew) })
 			}
 			storetest.RunServer(t, storetest.Server{
 				Open:    func(t *testing.T) store.Store { return openAt(t, 0) },
 				OpenAt:  openAt,
 				Restart: func(*testing.T) { srv.Restart() },
+				Freeze:  func(*testing.T) func() { srv.Freeze(); return srv.Thaw },
 				Damage: func(t *testing.T, id store.ID, f func([]byte) []byte) {
 					key := DefaultPrefix + id.String()
 					srv.Command("SET", key, string(f([]byte(srv.Command("GET", key)))))
@@ -59,7 +56,7 @@ func TestStore_Cluster(t *testing.T) {
 	for _, n := range servertest.Cluster(t, "redis-server") {
 		addrs = append(addrs, n.Addr)
 	}
-	storetest.Run(t, func(t *testing.T) store.Store { return mustOpen(t, addrs...) })
+	storetest.Run(t, func(t *testing.T) store.Store { return New(mustConnect(t, addrs...), "") })
 }
 
 func TestStore_Sentinel(t *testing.T) {
@@ -72,7 +69,7 @@ func TestStore_Sentinel(t *testing.T) {
 // One fleet may have hosts with either client.
 func TestStore_SharesWithValkeystore(t *testing.T) {
 	srv := servertest.Redis(t, "redis-server")
-	ours := mustOpen(t, srv.Addr)
+	ours := New(mustConnect(t, srv.Addr), "")
 	theirs, err := valkeystore.Open("redis://"+srv.Addr, valkeystore.Options{})
 	require.NoError(t, err)
 	defer theirs.Close()
@@ -87,19 +84,4 @@ func TestStore_SharesWithValkeystore(t *testing.T) {
 	got, err = ours.Take(t.Context(), id)
 	require.NoError(t, err)
 	assert.True(t, store.Same(want, got))
-}
-
-func TestStore_FrozenServer(t *testing.T) {
-	srv := servertest.Redis(t, "redis-server")
-	s := mustOpen(t, srv.Addr)
-	id, err := store.ParseID("01")
-	require.NoError(t, err)
-	srv.Freeze()
-	defer srv.Thaw()
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	began := time.Now()
-	_, err = s.Get(ctx, id)
-	assert.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Less(t, time.Since(began), time.Second)
 }

@@ -203,7 +203,7 @@ func (h *host) goClient() *goClient {
 
 func (g *goClient) visit(t testing.TB, server *libssl.Context) (resumed bool) {
 	t.Helper()
-	cn, sn, err := tcp()
+	cn, sn, err := tlstest.TCPPair()
 	require.NoError(t, err)
 	s, err := libssl.Server(sn, server)
 	require.NoError(t, err)
@@ -296,7 +296,7 @@ func TestCryptoTLS_ItsServer(t *testing.T) {
 			{"tickets off", func() { config.SessionTicketsDisabled = true }, false},
 		} {
 			step.happens()
-			cn, sn, err := tcp()
+			cn, sn, err := tlstest.TCPPair()
 			require.NoError(t, err)
 			c, err := libssl.Client(cn, client, h.name)
 			require.NoError(t, err)

@@ -7,11 +7,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"os"
-	"runtime"
-	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,42 +19,19 @@ import (
 	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/store/storetest"
 	"github.com/libssl-go/libssl/tests/internal/cref"
+	"github.com/libssl-go/libssl/tests/internal/leftover"
 	"github.com/libssl-go/libssl/tests/tlstest"
 	"github.com/libssl-go/libssl/ticket"
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain fails a run that leaves anything behind: by this module's account, by OpenSSL's, or by the scheduler's.
+// TestMain fails a run that leaves anything behind.
 func TestMain(m *testing.M) {
-	goroutines := runtime.NumGoroutine()
-	code := m.Run()
-	if code == 0 {
-		code = leftovers(goroutines)
-	}
-	os.Exit(code)
+	os.Exit(leftover.Run(m, func() libssl.Resources { return forgotten }))
 }
 
 // forgotten counts what tests leave to the collector on purpose.
 var forgotten libssl.Resources
-
-func leftovers(goroutines int) int {
-	var live libssl.Resources
-	var sessions, running int
-	for range 500 { // what ends on other goroutines gets a moment
-		live, sessions, running = libssl.LiveResources(), cref.LiveSessions(), runtime.NumGoroutine()
-		if live == forgotten && sessions == 0 && running <= goroutines {
-			return 0
-		}
-		runtime.GC()
-		time.Sleep(10 * time.Millisecond)
-	}
-	fmt.Fprintf(os.Stderr, "FAIL: left behind: %+v, expected %+v; %d SSL_SESSIONs; %d goroutines, expected %d\n",
-		live, forgotten, sessions, running, goroutines)
-	if running > goroutines {
-		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
-	}
-	return 1
-}
 
 // ---- ways to resume ---------------------------------------------------------------
 
@@ -340,23 +314,6 @@ func forged(t testing.TB, sess *libssl.Session) *libssl.Session {
 
 // ---- connections ------------------------------------------------------------------
 
-// tcp returns both ends of a loopback connection.
-func tcp() (client, server net.Conn, err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, nil, err
-	}
-	defer l.Close()
-	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
-		return nil, nil, err
-	}
-	if server, err = l.Accept(); err != nil {
-		client.Close()
-		return nil, nil, err
-	}
-	return client, server, nil
-}
-
 // tlsConn is what both libraries' connections are.
 type tlsConn interface {
 	net.Conn
@@ -382,7 +339,7 @@ func open(t testing.TB, client, server *libssl.Context, name string, offer *libs
 
 // connect is open for other goroutines than the test's.
 func connect(client, server *libssl.Context, name string, offer *libssl.Session) (*link, error) {
-	cn, sn, err := tcp()
+	cn, sn, err := tlstest.TCPPair()
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,292 @@
+package libssl
+
+// #include "bridge.h"
+import "C"
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/libssl-go/libssl/cgo"
+	"github.com/libssl-go/libssl/internal/wire"
+)
+
+// engine is a Conn's SSL. A step is one call into OpenSSL, under mu: it reads the input that it is given and appends
+// ciphertext to out. Nothing blocks under mu but handlers.
+type engine struct {
+	mu     sync.Mutex
+	ssl    *C.scb_conn  // nil once freed
+	out    *wire.Buffer // ciphertext, in order
+	visit  visit        // nil without a store, and after the handshake
+	from   SessionID    // see Conn.ResumedFrom
+	reused bool         // what SSL_session_reused said after the last step of the handshake
+	halved bool         // close_notify was made
+	broken bool         // OpenSSL failed: nothing more can be written
+	slot   bool         // the step under way holds a slot
+
+	conn     *Conn
+	handle   cgo.Handle
+	identity *C.scb_conn // never dereferenced, so it stays when ssl is freed
+	cleanup  runtime.Cleanup
+	handlers atomic.Int32 // handlers running inside a step
+}
+
+var conns cgo.Registry[Conn]
+
+// stepSlots bounds how many steps, and constructions of an SSL, run at once. Each takes an OS thread, and Go's scheduler
+// starts another thread for the goroutines that wait.
+var stepSlots = make(chan struct{}, 2*runtime.GOMAXPROCS(0)+8)
+
+// takeSlot waits for a slot. A handler that drives a connection of its own goes on without one: all slots may be held by
+// steps that wait for a lock of its thread.
+func takeSlot() bool {
+	select {
+	case stepSlots <- struct{}{}:
+		return true
+	default:
+	}
+	if C.scb_in_handler() != 0 {
+		return false
+	}
+	stepSlots <- struct{}{}
+	return true
+}
+
+func (e *engine) giveSlot() {
+	if e.slot {
+		e.slot = false
+		<-stepSlots
+	}
+}
+
+// enterHandler and leaveHandler surround a handler inside a step of c, which may be nil. A handler may block, so the step
+// gives its slot back meanwhile.
+func (c *Conn) enterHandler() {
+	if c != nil {
+		c.tls.handlers.Add(1)
+		c.tls.giveSlot()
+	}
+}
+
+func (c *Conn) leaveHandler() {
+	if c != nil {
+		c.tls.handlers.Add(-1)
+	}
+}
+
+// inHandler reports whether the caller is a handler inside a step: its goroutine is bound to the thread of the step.
+func (e *engine) inHandler() bool {
+	return e.handlers.Load() > 0 && C.scb_conn_stepping(e.identity) != 0
+}
+
+// lock takes mu to read the SSL's state; unlock undoes it. In a handler the step holds mu already, and waits.
+func (e *engine) lock() (taken bool) {
+	if !e.mu.TryLock() {
+		if e.inHandler() {
+			return false
+		}
+		e.mu.Lock()
+	}
+	return true
+}
+
+func (e *engine) unlock(taken bool) {
+	if taken {
+		e.mu.Unlock()
+	}
+}
+
+// stepped is the result of a step.
+type stepped struct {
+	code        C.int // SSL_get_error
+	n           int   // plaintext moved
+	taken       int   // ciphertext taken from the input
+	output      bool  // there is output to send
+	noMoreEarly bool  // the end of early data was read
+	tickets     bool  // a TLS 1.3 server's handshake is complete, and the output begins with its tickets
+	err         error // ErrClosed, or OpenSSL's failure
+}
+
+// step makes one call into OpenSSL. mu is held and ssl is not nil. size is for a new output buffer.
+func (e *engine) step(op C.int, p, in []byte, size wire.Size) (s stepped) {
+	if e.out == nil {
+		e.out = wire.Get(size)
+	}
+	room := e.out.Room()
+	conns.Set(e.handle, e.conn)
+	e.slot = takeSlot()
+	returned := false
+	defer func() {
+		if !returned {
+			e.abandoned()
+		}
+	}()
+	C.scb_step(e.ssl, op, bytesPtr(p), C.size_t(len(p)), bytesPtr(in), C.size_t(len(in)), bytesPtr(room), C.size_t(len(room)))
+	returned = true
+	e.giveSlot()
+	conns.Set(e.handle, nil)
+	e.out.Filled(int(e.ssl.out_len))
+	if e.out.Empty() {
+		wire.Put(e.out)
+		e.out = nil
+	}
+	s = stepped{code: e.ssl.err, n: int(e.ssl.n), taken: len(in) - int(e.ssl.in_len), output: e.ssl.out_len > 0}
+	if s.code == C.SSL_ERROR_SSL || s.code == C.SSL_ERROR_SYSCALL {
+		e.broken = true
+		s.err = e.failure(opNames[op])
+	}
+	return s
+}
+
+var opNames = [...]string{
+	C.SCB_OP_HANDSHAKE: "handshake", C.SCB_OP_READ_EARLY: "handshake", C.SCB_OP_WRITE_EARLY: "handshake",
+	C.SCB_OP_READ: "read", C.SCB_OP_WRITE: "write", C.SCB_OP_SHUTDOWN: "shutdown", C.SCB_OP_DRAIN: "write",
+}
+
+// failure makes an error of what the last call into OpenSSL captured.
+func (e *engine) failure(op string) error {
+	errs := e.ssl.errs
+	e.ssl.errs = nil
+	return takeError(op, int(e.ssl.err), errs)
+}
+
+// abandoned ends a connection whose handler called runtime.Goexit, which removed the step's frames. The SSL is half way
+// through a call and stays in memory.
+func (e *engine) abandoned() {
+	e.ssl, e.out = nil, nil
+	e.giveSlot()
+	e.cleanup.Stop()
+	conns.Delete(e.handle)
+	e.handlers.Store(0)
+	e.conn.end.how.Store(closeAbort)
+	e.conn.nc.Close()
+}
+
+// handshake takes the handshake, or its early data, one step on.
+func (e *engine) handshake(op C.int, p, in []byte) stepped {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ssl == nil {
+		return stepped{err: ErrClosed}
+	}
+	s := e.step(op, p, in, wire.Small)
+	e.reused = e.ssl.reused != 0
+	s.output = e.out != nil // of an earlier call too
+	s.noMoreEarly = op == C.SCB_OP_READ_EARLY && e.ssl.early == C.SSL_READ_EARLY_DATA_FINISH
+	s.tickets = op == C.SCB_OP_HANDSHAKE && s.code == C.SSL_ERROR_NONE && !e.conn.client && C.scb_ssl_version(e.ssl.ssl) == versionTLS13
+	return s
+}
+
+// read decrypts what is in the input. Without input it answers SSL_ERROR_WANT_READ at once where OpenSSL has none either.
+func (e *engine) read(p, in []byte) stepped {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ssl == nil {
+		return stepped{err: ErrClosed}
+	}
+	if len(in) == 0 && e.ssl.starved != 0 {
+		return stepped{code: C.SSL_ERROR_WANT_READ}
+	}
+	return e.step(C.SCB_OP_READ, p, in, wire.Small)
+}
+
+var (
+	errHalfClosed = errors.New("libssl: write after CloseWrite")
+	errBroken     = errors.New("libssl: write after a fatal error")
+)
+
+// write encrypts p. For that a renegotiation may need input.
+func (e *engine) write(p, in []byte) stepped {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.ssl == nil:
+		return stepped{err: ErrClosed}
+	case e.halved:
+		return stepped{err: errHalfClosed}
+	case e.broken:
+		return stepped{err: errBroken}
+	}
+	size := wire.Bulk
+	if len(p) < wire.Small.Bytes()-512 {
+		size = wire.Small
+	} else if len(p) <= 16384 {
+		size = wire.Record
+	}
+	return e.step(C.SCB_OP_WRITE, p, in, size)
+}
+
+// closeNotify makes the alert, once. If that fails the connection ends all the same.
+func (e *engine) closeNotify() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ssl == nil {
+		return ErrClosed
+	}
+	if !e.halved && !e.broken {
+		e.halved = true
+		e.step(C.SCB_OP_SHUTDOWN, nil, nil, wire.Small)
+	}
+	return nil
+}
+
+// TakeOutput implements wire.Source.
+func (e *engine) TakeOutput() *wire.Buffer {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := e.out
+	e.out = nil
+	if e.ssl != nil && e.ssl.spill_len > 0 {
+		e.step(C.SCB_OP_DRAIN, nil, nil, wire.Bulk)
+	}
+	return out
+}
+
+// HasOutput implements wire.Source.
+func (e *engine) HasOutput() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.out != nil
+}
+
+// free ends the SSL and everything that would find it. abort is scb_conn_free's.
+func (e *engine) free(abort C.int) {
+	e.mu.Lock()
+	ssl := e.ssl
+	e.ssl = nil
+	wire.Put(e.out)
+	e.out = nil
+	e.mu.Unlock()
+	if ssl != nil { // abandoned otherwise
+		e.cleanup.Stop()
+		C.scb_conn_free(ssl, abort)
+		conns.Delete(e.handle)
+	}
+}
+
+// endVisit ends the layer's part of the handshake. The handshake is locked.
+func (e *engine) endVisit(ctx context.Context, end ending) {
+	taken := e.lock()
+	v := e.visit
+	e.visit = nil
+	end.resumed = e.reused
+	if v != nil && end.complete && end.resumed {
+		e.from = v.resumedFrom()
+	}
+	e.unlock(taken)
+	if v != nil {
+		v.end(ctx, end)
+	}
+}
+
+// resumedFrom is Conn.ResumedFrom.
+func (e *engine) resumedFrom() SessionID {
+	defer e.unlock(e.lock())
+	if e.visit != nil && e.reused {
+		return e.visit.resumedFrom()
+	}
+	return e.from
+}

@@ -1,0 +1,156 @@
+package libssl
+
+// #include "bridge.h"
+import "C"
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// handshakeState is how far the handshake is. One goroutine at a time takes it on, under mu.
+type handshakeState struct {
+	mu    sync.Mutex
+	done  atomic.Bool
+	early earlyState
+	took  time.Duration // in all calls together: early data and timeouts make several
+	err   error         // what ended it
+}
+
+var errAbandoned = fmt.Errorf("libssl: handshake: %w", errGoexit)
+
+// Handshake runs the handshake if it has not run. The connection's deadlines bound it; after a timeout it can be called
+// again, any other failure is final. Corresponds to SSL_do_handshake(3).
+func (c *Conn) Handshake() error { return c.HandshakeContext(context.Background()) }
+
+// HandshakeContext is Handshake, given up when ctx is done, which closes the underlying connection. A store is asked for a
+// session under ctx too.
+func (c *Conn) HandshakeContext(ctx context.Context) error {
+	if c.hs.done.Load() {
+		return nil
+	}
+	_, err := c.advance(ctx, C.SCB_OP_HANDSHAKE, nil)
+	return err
+}
+
+// advance takes the handshake on: to its end, or through one call for early data, of which it returns how many bytes were
+// moved.
+func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err error) {
+	if c.tls.inHandler() {
+		return 0, ErrReentrant
+	}
+	hs := &c.hs
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if hs.err != nil {
+		return 0, hs.err
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if over, err := hs.enterEarly(op); over || err != nil {
+		return 0, err
+	}
+	var stop func() bool
+	if ctx.Done() != nil {
+		stop = context.AfterFunc(ctx, func() { c.nc.Close() })
+	}
+	begin := time.Now()
+	hs.err = errAbandoned // if a handler calls Goexit nothing below runs
+	n, err = c.handshake(ctx, op, p)
+	hs.err = nil
+	err = c.end.closedError(err)
+	hs.took += time.Since(begin)
+	if stop != nil && !stop() {
+		err = ctx.Err() // final: the underlying connection is closed, or about to be
+		hs.err = err
+	} else if err == nil {
+		if op == C.SCB_OP_HANDSHAKE {
+			hs.done.Store(true)
+		}
+	} else if ne, ok := err.(net.Error); (!ok || !ne.Timeout()) && err != io.EOF {
+		hs.err = err
+	}
+	if hs.done.Load() || hs.err != nil {
+		c.tls.endVisit(ctx, ending{complete: hs.done.Load(), took: hs.took})
+	}
+	return n, err
+}
+
+// handshake makes steps and moves their ciphertext. The handshake is locked.
+func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err error) {
+	c.read.mu.Lock()
+	defer c.read.mu.Unlock()
+	// Output of an earlier call that timed out comes first: the peer answers nothing else.
+	if err := c.flush(); err != nil {
+		return 0, err
+	}
+	for {
+		s := c.tls.handshake(op, p, c.read.in.Pending())
+		c.read.in.Taken(s.taken)
+		c.closeIfPostponed()
+		if s.err == ErrClosed {
+			return 0, s.err
+		}
+		// New sessions are stored before the flight that carries their id or ticket leaves: the client cannot come back
+		// earlier.
+		if v := c.tls.visit; v != nil {
+			v.beforeFlight(ctx)
+		}
+		var sent error
+		if s.tickets {
+			c.sendTickets()
+		} else if s.output {
+			sent = c.flush()
+		}
+		switch {
+		case s.err != nil:
+			return 0, s.err
+		case sent != nil:
+			return s.n, sent
+		case s.noMoreEarly:
+			c.hs.early = earlyOver
+			return 0, io.EOF
+		case s.code == C.SSL_ERROR_NONE:
+			return s.n, nil
+		}
+		if err := c.handshakeNeeds(ctx, s.code); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// handshakeNeeds brings what OpenSSL waits for in the handshake.
+func (c *Conn) handshakeNeeds(ctx context.Context, code C.int) error {
+	switch code {
+	case C.SSL_ERROR_WANT_CLIENT_HELLO_CB:
+		c.tls.visit.lookUp(ctx)
+		return nil
+	case C.SSL_ERROR_WANT_READ:
+		err := c.read.in.Fill(c.nc)
+		if err == io.EOF {
+			return fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)
+		}
+		return err
+	case C.SSL_ERROR_ZERO_RETURN:
+		return fmt.Errorf("libssl: handshake: closed by the peer: %w", io.ErrUnexpectedEOF)
+	}
+	return &Error{Op: "handshake", Code: int(code)}
+}
+
+// sendTickets sends the tickets with which a TLS 1.3 server's handshake ends. On a connection without a buffer, such as
+// net.Pipe, that takes until the client reads, and a client that only writes never reads: there a goroutine sends them.
+// If that fails the next Write says so; received data can still be read.
+func (c *Conn) sendTickets() {
+	if _, ok := c.nc.(syscall.Conn); ok {
+		c.flush()
+	} else {
+		go c.flush()
+	}
+}

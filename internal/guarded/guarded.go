@@ -1,0 +1,284 @@
+// Package guarded calls a store so that no store can harm its caller: each call ends within a time limit, panics become
+// errors, a failing store is left alone for a while, and what need not be waited for is queued. Everything is counted.
+package guarded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libssl-go/libssl/store"
+)
+
+// Options configure a Store.
+type Options struct {
+	// LookupTimeout bounds Get and Take, PutTimeout bounds Put and Delete. Both must be positive.
+	LookupTimeout, PutTimeout time.Duration
+
+	// WriteBehind queues every Put.
+	WriteBehind bool
+
+	// OnError is told of every failure, Logger of the store's state; both may be nil. They run on the goroutine that met
+	// the failure.
+	OnError func(error)
+	Logger  *slog.Logger
+}
+
+// Store is a store.Store behind time limits, a circuit breaker and a queue. It is safe for concurrent use.
+type Store struct {
+	Stats Counters
+
+	st     store.Store
+	taker  store.Taker // nil if st is none
+	prompt prompt      // nil if st is none
+	local  bool
+	opt    Options
+
+	breaker breaker
+	outage  atomic.Pointer[outage] // not nil while the breaker is open
+	queue   queue
+}
+
+// prompt is implemented by stores whose calls return when their context ends. Such a store is called on the goroutine of
+// the handshake, without a second goroutine that could be left behind.
+type prompt interface {
+	// Prompt reports whether a call that begins now will return when its context ends.
+	Prompt() bool
+}
+
+var (
+	errTimeout     = errors.New("libssl: the store was too slow")
+	errBreakerOpen = errors.New("libssl: the store is left alone after failures")
+)
+
+type storePanic struct {
+	value any
+	stack []byte
+}
+
+func (p *storePanic) Error() string { return fmt.Sprintf("libssl: the store panicked: %v", p.value) }
+
+// New guards st.
+func New(st store.Store, opt Options) *Store {
+	s := &Store{st: st, opt: opt}
+	s.taker, _ = st.(store.Taker)
+	s.prompt, _ = st.(prompt)
+	_, s.local = st.(store.Local)
+	s.queue.stop, s.queue.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Local reports whether the store is answered from the memory of this process.
+func (s *Store) Local() bool { return s.local }
+
+// CanTake reports whether the store is a store.Taker.
+func (s *Store) CanTake() bool { return s.taker != nil }
+
+// Open reports whether the breaker is open, so that the store is left alone.
+func (s *Store) Open() bool { return s.breaker.isOpen() }
+
+// SetClock sets the breaker's clock, before the first call. It is for tests.
+func (s *Store) SetClock(now func() time.Time) { s.breaker.now = now }
+
+// request is one store operation. A struct, not a closure, to save an allocation.
+type request struct {
+	op  operation
+	id  store.ID
+	rec *store.Record // of opPut
+}
+
+type operation uint8
+
+const (
+	opGet operation = iota
+	opTake
+	opPut
+	opDelete
+)
+
+func (op operation) String() string { return [...]string{"get", "take", "put", "delete"}[op] }
+
+func putOf(rec *store.Record) request { return request{op: opPut, id: rec.ID, rec: rec} }
+
+// Get returns the record called id, or store.ErrNotFound. An answer under another id, or longer than a record may be, is
+// ErrForged.
+func (s *Store) Get(ctx context.Context, id store.ID) (store.Record, error) {
+	return s.lookUp(ctx, request{op: opGet, id: id})
+}
+
+// Take is Get that removes the record. The store must be a store.Taker.
+func (s *Store) Take(ctx context.Context, id store.ID) (store.Record, error) {
+	rec, err := s.lookUp(ctx, request{op: opTake, id: id})
+	if err == nil {
+		s.Stats.Taken.Add(1)
+	}
+	return rec, err
+}
+
+// ErrForged is the answer of Get and Take to a record that cannot be the one that was put.
+var ErrForged = errors.New("libssl: the store answered with another record")
+
+func (s *Store) lookUp(ctx context.Context, r request) (store.Record, error) {
+	rec, err := s.call(ctx, s.opt.LookupTimeout, r)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		s.Stats.Misses.Add(1)
+	case err == nil && (rec.ID != r.id || len(rec.Data) > store.MaxData):
+		return store.Record{}, ErrForged // and not to be put back
+	}
+	return rec, err
+}
+
+// Put writes rec, within the PutTimeout or, with WriteBehind, later. A failure is counted and reported. rec must not change
+// afterwards: the queue may hold it.
+func (s *Store) Put(ctx context.Context, rec *store.Record) {
+	if s.opt.WriteBehind {
+		s.PutLater(rec)
+	} else {
+		s.putNow(ctx, putOf(rec))
+	}
+}
+
+// PutAll writes all records at once: they share one time limit and, on the way to a server, one round trip.
+func (s *Store) PutAll(ctx context.Context, recs []store.Record) {
+	if len(recs) == 1 || s.local {
+		for i := range recs {
+			s.Put(ctx, &recs[i])
+		}
+		return
+	}
+	var all sync.WaitGroup
+	for i := range recs {
+		all.Go(func() { s.Put(ctx, &recs[i]) })
+	}
+	all.Wait()
+}
+
+// PutBack returns a taken record that was not used. It does without the queue where that is closed or full.
+func (s *Store) PutBack(ctx context.Context, rec *store.Record) {
+	s.Stats.PutBack.Add(1)
+	if !(s.opt.WriteBehind || s.queue.putBacks.Load()) || s.enqueue(putOf(rec)) != nil {
+		s.putNow(ctx, putOf(rec))
+	}
+}
+
+func (s *Store) putNow(ctx context.Context, put request) error {
+	_, err := s.call(ctx, s.opt.PutTimeout, put)
+	if err == nil {
+		s.Stats.Stored.Add(1)
+	}
+	return err
+}
+
+// call makes a request that ends within timeout whatever the store does.
+func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
+	lookup := r.op == opGet || r.op == opTake
+	probe, ok := s.breaker.allow()
+	if !ok {
+		s.Stats.Skipped.Add(1)
+		if lookup {
+			s.Stats.LookupsSkipped.Add(1)
+		}
+		return store.Record{}, errBreakerOpen
+	}
+	begin := time.Now()
+	rec, err := s.bounded(ctx, timeout, r)
+	if lookup {
+		s.Stats.Get.Observe(time.Since(begin))
+	} else if r.op == opPut {
+		s.Stats.Put.Observe(time.Since(begin))
+	}
+	total, ofLookups := &s.Stats.Errors, &s.Stats.LookupErrors
+	switch {
+	case err == nil || errors.Is(err, store.ErrNotFound):
+		if s.breaker.done(probe, outcomeGood) == breakerClosed {
+			s.answersAgain()
+		}
+		return rec, err
+	case err == errTimeout:
+		total, ofLookups = &s.Stats.Timeouts, &s.Stats.LookupTimeouts
+	case ctx.Err() != nil: // the handshake was given up
+		s.breaker.done(probe, outcomeNone)
+		return rec, err
+	}
+	total.Add(1)
+	if lookup {
+		ofLookups.Add(1)
+	}
+	s.failed(r.op, err, s.breaker.done(probe, outcomeBad))
+	return rec, err
+}
+
+func (s *Store) bounded(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
+	if s.local {
+		return s.do(ctx, r)
+	}
+	bound, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
+	if s.prompt != nil && s.prompt.Prompt() {
+		rec, err := s.do(bound, r)
+		err = timedOut(bound, err)
+		cancel()
+		return rec, err
+	}
+	// A store that ignores its context keeps this goroutine, not the handshake's.
+	results := make(chan result, 1)
+	go func() {
+		rec, err := s.do(bound, r)
+		results <- result{rec, err}
+	}()
+	select {
+	case res := <-results:
+		res.err = timedOut(bound, res.err)
+		cancel()
+		return res.rec, res.err
+	case <-bound.Done():
+		cause := context.Cause(bound)
+		cancel()
+		go s.late(r, results)
+		return store.Record{}, cause
+	}
+}
+
+type result struct {
+	rec store.Record
+	err error
+}
+
+// timedOut makes every error of a store after its time limit the same one.
+func timedOut(bound context.Context, err error) error {
+	if err != nil && context.Cause(bound) == errTimeout {
+		return errTimeout
+	}
+	return err
+}
+
+// late puts back what a Take brings after its time limit.
+func (s *Store) late(r request, results <-chan result) {
+	if late := <-results; r.op == opTake && late.err == nil && late.rec.ID == r.id {
+		s.Stats.Taken.Add(1)
+		s.PutBack(context.Background(), &late.rec)
+	}
+}
+
+func (s *Store) do(ctx context.Context, r request) (rec store.Record, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &storePanic{r, debug.Stack()}
+		}
+	}()
+	switch r.op {
+	case opGet:
+		return s.st.Get(ctx, r.id)
+	case opTake:
+		return s.taker.Take(ctx, r.id)
+	case opPut:
+		return rec, s.st.Put(ctx, *r.rec)
+	default:
+		return rec, s.st.Delete(ctx, r.id)
+	}
+}

@@ -1,0 +1,139 @@
+package wire
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+// maxEmptyReads is how many reads in a row may bring neither data nor an error before the connection counts as broken. A
+// single one is ordinary: an empty Write into a net.Pipe is such a Read at its other end.
+const maxEmptyReads = 100
+
+// Reader reads ciphertext. It is for one goroutine at a time.
+type Reader struct {
+	in      *Buffer // read and not taken yet
+	size    Size    // of the next read
+	raw     syscall.RawConn
+	rawRead func(fd uintptr) bool
+	rawErr  error
+}
+
+// Pending is the ciphertext that was read and not taken yet, nil if there is none.
+func (r *Reader) Pending() []byte {
+	if r.in == nil {
+		return nil
+	}
+	return r.in.Data()
+}
+
+// Taken removes the first n bytes of Pending.
+func (r *Reader) Taken(n int) {
+	if r.in == nil {
+		return
+	}
+	if r.in.Taken(n); r.in.Empty() {
+		r.Discard()
+	}
+}
+
+// Discard drops Pending.
+func (r *Reader) Discard() {
+	Put(r.in)
+	r.in = nil
+}
+
+// Fill waits for input; Pending must be empty. While a plain socket is idle it holds no buffer; other connections hold a
+// small one.
+func (r *Reader) Fill(nc net.Conn) error {
+	if r.rawRead == nil && !r.useDescriptor(nc) {
+		b := Get(r.size)
+		n, err := nc.Read(b.b)
+		for try := 1; n == 0 && err == nil && try < maxEmptyReads; try++ {
+			n, err = nc.Read(b.b)
+		}
+		return r.filled(b, n, err)
+	}
+	r.rawErr = nil
+	if err := r.raw.Read(r.rawRead); err != nil {
+		return err
+	}
+	return r.rawErr
+}
+
+// useDescriptor prepares to read from a socket's descriptor. Only for the plain types: a type that embeds one may read
+// something else.
+func (r *Reader) useDescriptor(nc net.Conn) bool {
+	var err error
+	switch nc := nc.(type) {
+	case *net.TCPConn:
+		r.raw, err = nc.SyscallConn()
+	case *net.UnixConn:
+		r.raw, err = nc.SyscallConn()
+	default:
+		return false
+	}
+	if err != nil {
+		return false
+	}
+	r.size = Record
+	r.rawRead = func(fd uintptr) bool {
+		b := Get(r.size)
+		n, err := syscall.Read(int(fd), b.b)
+		for err == syscall.EINTR {
+			n, err = syscall.Read(int(fd), b.b)
+		}
+		if err == syscall.EAGAIN {
+			Put(b)
+			return false
+		}
+		if err != nil {
+			n, err = 0, &net.OpError{
+				Op: "read", Net: nc.LocalAddr().Network(), Source: nc.LocalAddr(), Addr: nc.RemoteAddr(),
+				Err: os.NewSyscallError("read", err),
+			}
+		} else if n == 0 {
+			err = io.EOF
+		}
+		r.rawErr = r.filled(b, n, err)
+		return true
+	}
+	return true
+}
+
+func (r *Reader) filled(b *Buffer, n int, err error) error {
+	if n <= 0 {
+		Put(b)
+		if err == nil {
+			return io.ErrNoProgress
+		}
+		return err
+	}
+	// Read more at once under load, and less again afterwards.
+	if n == len(b.b) && r.size < Bulk {
+		r.size++
+	} else if n < len(b.b)/4 && r.size == Bulk {
+		r.size--
+	}
+	b.Filled(n)
+	r.in = b
+	return nil // an error that came with data comes back with the next read
+}
+
+// Drain half-closes nc and reads to the end of its stream, for at most limit. Closing a socket that has unread input resets
+// it, and the peer then loses what it has not read.
+func Drain(nc net.Conn, limit time.Duration) {
+	half, ok := nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || nc.SetReadDeadline(time.Now().Add(limit)) != nil {
+		return
+	}
+	b := Get(Record)
+	defer Put(b)
+	for {
+		if _, err := nc.Read(b.b); err != nil {
+			return
+		}
+	}
+}

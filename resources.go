@@ -1,0 +1,23 @@
+package libssl
+
+// Resources counts what this package holds at the moment, and what its users
+// forgot to give back, for tests and metrics.
+type Resources struct {
+	Contexts int // SSL_CTXs with a Context, or what is left of one
+	Conns    int // SSLs of Conns
+	Sessions int // references that Sessions own
+
+	ForgottenContexts int64 // given back by the collector since the start
+	ForgottenConns    int64
+	ForgottenSessions int64
+}
+
+// LiveResources reads the counts.
+func LiveResources() Resources {
+	return Resources{
+		Contexts: contexts.Len(), Conns: conns.Len(), Sessions: int(liveSessions.Load()),
+		ForgottenContexts: forgottenContexts.Load(),
+		ForgottenConns:    forgottenConns.Load(),
+		ForgottenSessions: forgottenSessions.Load(),
+	}
+}

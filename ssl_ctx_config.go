@@ -1,0 +1,465 @@
+package libssl
+
+// #include "bridge.h"
+import "C"
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+// NewServerContext makes a server Context with a certificate chain and its key,
+// both PEM files.
+func NewServerContext(certFile, keyFile string) (*Context, error) {
+	c, err := NewContext(ServerRole)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.UseCertificateFiles(certFile, keyFile); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// UseCertificateFiles loads a PEM chain, the leaf first, and its key.
+// Corresponds to SSL_CTX_use_certificate_chain_file(3) and
+// SSL_CTX_use_PrivateKey_file(3), but nothing changes unless both are good and
+// belong together. An encrypted key is an error.
+func (c *Context) UseCertificateFiles(certFile, keyFile string) error {
+	cert, err := os.ReadFile(certFile)
+	if err != nil {
+		return fmt.Errorf("libssl: certificate: %w", err)
+	}
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		return fmt.Errorf("libssl: key: %w", err)
+	}
+	defer clear(key)
+	if err := c.UseCertificatePEM(cert, key); err != nil {
+		return fmt.Errorf("%s, %s: %w", certFile, keyFile, err)
+	}
+	return nil
+}
+
+// UseCertificatePEM is UseCertificateFiles for PEM text at hand.
+func (c *Context) UseCertificatePEM(cert, key []byte) error {
+	err := c.do("use certificate", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		return C.scb_ctx_use_pem(p, bytesPtr(cert), C.int(len(cert)),
+			bytesPtr(key), C.int(len(key)), errs)
+	})
+	return c.policyChanged(err)
+}
+
+// AddClientCAsPEM adds the CAs whose client certificates a server accepts, and
+// tells clients their names. Corresponds to X509_STORE_add_cert(3) and
+// SSL_CTX_add_client_CA(3).
+func (c *Context) AddClientCAsPEM(pem []byte) error {
+	return c.addCAs("add client CAs", pem, false, true)
+}
+
+// AddRootCAsPEM adds CAs that a client trusts. The first call puts them in the
+// place of the system's roots. Corresponds to X509_STORE_add_cert(3).
+func (c *Context) AddRootCAsPEM(pem []byte) error {
+	c.id.mu.Lock()
+	fresh := c.made && c.role == ClientRole && !c.id.ownRoots
+	c.id.mu.Unlock()
+	err := c.addCAs("add root CAs", pem, fresh, false)
+	if err == nil {
+		c.id.mu.Lock()
+		c.id.ownRoots = true
+		c.id.mu.Unlock()
+	}
+	return err
+}
+
+func (c *Context) addCAs(op string, pem []byte, fresh, announce bool) error {
+	err := c.do(op, func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		return C.scb_ctx_add_cas(p, bytesPtr(pem), C.int(len(pem)), cbool(fresh), cbool(announce), errs)
+	})
+	return c.policyChanged(err)
+}
+
+// SetVerify says what a peer's certificate is asked for. A client with
+// VerifyNone checks neither certificate nor name. Corresponds to
+// SSL_CTX_set_verify(3).
+//
+// A server that asks for certificates needs an id context, or OpenSSL drops new
+// sessions silently and fails handshakes that would resume: SetSessionIDContext,
+// or UseStore, which computes one.
+func (c *Context) SetVerify(m VerifyMode) error {
+	if m != VerifyNone && m != VerifyPeer && m != VerifyRequirePeer {
+		return fmt.Errorf("libssl: no such verify mode: %d", m)
+	}
+	err := c.do("set verify", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		C.scb_ctx_set_verify(p, C.int(m))
+		return C.SCB_OK
+	})
+	return c.policyChanged(err)
+}
+
+// SetVersions bounds the protocol version: tls.VersionTLS12 or
+// tls.VersionTLS13; 0 leaves a bound open. Corresponds to
+// SSL_CTX_set_min_proto_version(3) and SSL_CTX_set_max_proto_version(3).
+func (c *Context) SetVersions(min, max uint16) error {
+	for _, v := range []uint16{min, max} {
+		if v != 0 && v != tls.VersionTLS12 && v != tls.VersionTLS13 {
+			return unsupported("protocol version %s", versionName(v))
+		}
+	}
+	if max != 0 && min > max {
+		return fmt.Errorf("libssl: versions: minimum %s above maximum %s", versionName(min), versionName(max))
+	}
+	if min == 0 {
+		min = tls.VersionTLS12
+	}
+	return c.do("set versions", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		return C.scb_ctx_set_versions(p, C.int(min), C.int(max), errs)
+	})
+}
+
+// SetOptions turns options on and returns all that are on then. Corresponds to
+// SSL_CTX_set_options(3).
+func (c *Context) SetOptions(o Options) Options { return c.changeOptions(o, 0) }
+
+// ClearOptions turns options off and returns those that are still on.
+// Corresponds to SSL_CTX_clear_options(3).
+func (c *Context) ClearOptions(o Options) Options { return c.changeOptions(0, o) }
+
+func (c *Context) changeOptions(set, off Options) (now Options) {
+	c.do("set options", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		now = Options(C.scb_ctx_set_options(p, C.uint64_t(set), C.uint64_t(off)))
+		return C.SCB_OK
+	})
+	return now
+}
+
+// SetCiphers sets the TLS 1.2 ciphers, in OpenSSL's syntax. Corresponds to
+// SSL_CTX_set_cipher_list(3). TLS 1.2 sessions made under an older list are
+// still resumed with its ciphers, unless the id context changes too, as it does
+// under UseStore.
+func (c *Context) SetCiphers(list string) error {
+	return c.policyChanged(c.doString("set ciphers", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
+		return C.scb_ctx_set_ciphers(p, s, errs)
+	}))
+}
+
+// SetCipherSuites sets the TLS 1.3 cipher suites, separated by colons.
+// Corresponds to SSL_CTX_set_ciphersuites(3).
+func (c *Context) SetCipherSuites(list string) error {
+	return c.policyChanged(c.doString("set cipher suites", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
+		return C.scb_ctx_set_ciphersuites(p, s, errs)
+	}))
+}
+
+// SetGroups sets the key-exchange groups, separated by colons and in order of
+// preference. Corresponds to SSL_CTX_set1_groups_list(3).
+func (c *Context) SetGroups(list string) error {
+	return c.doString("set groups", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
+		return C.scb_ctx_set_groups(p, s, errs)
+	})
+}
+
+// SetALPN sets the application protocols, in order of preference: a client
+// offers them, a server picks its first that the client offers too and refuses
+// the connection if there is none, as crypto/tls does. Without arguments it
+// turns ALPN off. Corresponds to SSL_CTX_set_alpn_protos(3) and
+// SSL_CTX_set_alpn_select_cb(3).
+func (c *Context) SetALPN(protos ...string) error {
+	var wire []byte
+	for _, proto := range protos {
+		if len(proto) == 0 || len(proto) > 255 {
+			return fmt.Errorf("libssl: ALPN protocol %q: must have 1 to 255 bytes", proto)
+		}
+		wire = append(append(wire, byte(len(proto))), proto...)
+	}
+	if len(wire) > 65535 {
+		return errors.New("libssl: ALPN protocols: too many")
+	}
+	return c.do("set ALPN", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		return C.scb_ctx_set_alpn(p, bytesPtr(wire), C.size_t(len(wire)))
+	})
+}
+
+type keyLogger struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (k *keyLogger) writeLine(line string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	// A debugging aid: there is nobody to hear of a write that failed.
+	_, _ = io.WriteString(k.w, line+"\n")
+}
+
+// SetKeyLogWriter writes the secrets of every connection to w, one line each in
+// NSS key log format, so that others can decrypt the traffic: for debugging
+// only. nil turns it off. Writes are serialised. Corresponds to
+// SSL_CTX_set_keylog_callback(3).
+func (c *Context) SetKeyLogWriter(w io.Writer) {
+	c.do("set key log", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		if w == nil {
+			c.handlers.keyLog.Store(nil)
+		} else {
+			c.handlers.keyLog.Store(&keyLogger{w: w})
+		}
+		C.scb_set_callback(p, C.SCB_KEYLOG, cbool(w != nil))
+		return C.SCB_OK
+	})
+}
+
+//export scbGoKeyLog
+func scbGoKeyLog(h C.uint64_t, line *C.char) {
+	ctx, _ := find(h, 0)
+	if ctx == nil {
+		return
+	}
+	if w := ctx.handlers.keyLog.Load(); w != nil {
+		returned := false
+		defer ctx.recoverHandler("keylog", &returned, nil)
+		w.writeLine(C.GoString(line))
+		returned = true
+	}
+}
+
+// SetNumTickets sets how many TLS 1.3 tickets a full handshake issues; OpenSSL's
+// default is 2, a resumed one issues one. 0 turns TLS 1.3 resumption off.
+// Corresponds to SSL_CTX_set_num_tickets(3).
+func (c *Context) SetNumTickets(n int) error {
+	if n < 0 {
+		return fmt.Errorf("libssl: number of tickets: %d", n)
+	}
+	return c.do("set number of tickets", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		return C.scb_ctx_set_num_tickets(p, C.size_t(n))
+	})
+}
+
+// SetMaxEarlyData lets clients send up to n bytes of early data (0-RTT) with a
+// session from now on; 0 ends that. Corresponds to SSL_CTX_set_max_early_data(3).
+//
+// Early data is data that somebody may have recorded and sends again. So it is
+// accepted in one mode only: through UseStore, before or after, with entries that
+// are taken out of the store, each by one server of the fleet. That turns
+// StoreOptions.SingleUse on, and fails where the store is no store.Taker. Without
+// UseStore nothing is offered.
+//
+// What arrives early still comes from a client that has proved nothing in this
+// connection, and it may be lost and sent again as ordinary data: do with it only
+// what may happen twice.
+func (c *Context) SetMaxEarlyData(n uint32) error {
+	switch {
+	case c == nil:
+		return ErrClosed
+	case c.made && c.role == ClientRole:
+		return unsupported("early data on a client's Context: the session it offers says how much")
+	}
+	c.setters.Lock()
+	defer c.setters.Unlock()
+	if c.stopTicketKeys != nil && n > 0 {
+		return unsupported("early data with stateless tickets, which the client can use again and again")
+	}
+	if l := c.layer(); l != nil {
+		if n > 0 {
+			if err := l.allowEarlyData(); err != nil {
+				return err
+			}
+		}
+		if err := c.offerEarlyData(n); err != nil {
+			return err
+		}
+	}
+	c.maxEarlyData = n
+	return nil
+}
+
+func (c *Context) offerEarlyData(n uint32) error {
+	return c.do("set max early data", func(p *C.SSL_CTX, _ **C.scb_errs) C.int { return C.scb_ctx_set_max_early_data(p, C.uint32_t(n)) })
+}
+
+// SetSessionIDContext sets the context within which sessions may be resumed, at
+// most 32 bytes: servers that share sessions share it, and servers with
+// different policies must not. Corresponds to
+// SSL_CTX_set_session_id_context(3).
+func (c *Context) SetSessionIDContext(sid []byte) error {
+	if len(sid) > C.SSL_MAX_SID_CTX_LENGTH {
+		return fmt.Errorf("libssl: session id context: %d bytes, at most %d", len(sid), C.SSL_MAX_SID_CTX_LENGTH)
+	}
+	c.id.mu.Lock()
+	defer c.id.mu.Unlock()
+	return c.setIDContext(append([]byte(nil), sid...), len(sid) > 0)
+}
+
+func (c *Context) setIDContext(sid []byte, explicit bool) error {
+	err := c.do("set session id context", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		return C.scb_ctx_set_id_context(p, bytesPtr(sid), C.uint(len(sid)), errs)
+	})
+	if err == nil {
+		c.id.sid, c.id.explicit = sid, explicit
+	}
+	return err
+}
+
+// sessionIDContext is the id context in force, computed from the policy where
+// none was set.
+func (c *Context) sessionIDContext() ([]byte, error) {
+	c.id.mu.Lock()
+	defer c.id.mu.Unlock()
+	if len(c.id.sid) == 0 {
+		if err := c.computeIDContext(); err != nil {
+			return nil, err
+		}
+	}
+	return c.id.sid, nil
+}
+
+func (c *Context) computeIDContext() error {
+	digest := make([]byte, 32)
+	err := c.do("compute session id context", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		return C.scb_ctx_policy(p, bytesPtr(digest))
+	})
+	if err != nil {
+		return err
+	}
+	return c.setIDContext(digest, false)
+}
+
+// policyChanged keeps a computed id context true after a change that went well.
+func (c *Context) policyChanged(err error) error {
+	if err != nil {
+		return err
+	}
+	c.id.mu.Lock()
+	defer c.id.mu.Unlock()
+	if len(c.id.sid) == 0 || c.id.explicit {
+		return nil
+	}
+	return c.computeIDContext()
+}
+
+// SetSessionCacheMode sets the mode of the internal cache and returns the one
+// before. Corresponds to SSL_CTX_set_session_cache_mode(3).
+func (c *Context) SetSessionCacheMode(m CacheMode) (before CacheMode) {
+	c.do("set cache mode", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		before = CacheMode(C.scb_ctx_set_cache_mode(p, C.long(m)))
+		return C.SCB_OK
+	})
+	return before
+}
+
+// SetSessionCacheSize bounds the internal cache and returns the bound before;
+// 0 is no bound. From OpenSSL 3.0 on a bound of n holds n-1 sessions.
+// Corresponds to SSL_CTX_sess_set_cache_size(3).
+func (c *Context) SetSessionCacheSize(n int) (before int) {
+	c.do("set cache size", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		before = int(C.scb_ctx_set_cache_size(p, C.long(n)))
+		return C.SCB_OK
+	})
+	return before
+}
+
+// SetSessionTimeout sets the lifetime of new sessions, in whole seconds, and
+// returns the one before. Corresponds to SSL_CTX_set_timeout(3).
+func (c *Context) SetSessionTimeout(d time.Duration) (before time.Duration) {
+	c.do("set session timeout", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		before = seconds(int64(C.scb_ctx_set_timeout(p, C.long(d/time.Second))))
+		return C.SCB_OK
+	})
+	return before
+}
+
+// AddSession puts s into the internal cache and reports whether it was not
+// there yet. OpenSSL takes a reference of its own. Corresponds to
+// SSL_CTX_add_session(3).
+//
+// Ownership: OpenSSL links an SSL_SESSION into the cache of one context only,
+// and does not check: give a second Context a Dup. While a Context serves, give
+// it a Dup also of a session that it may be evicting.
+func (c *Context) AddSession(s *Session) (added bool, err error) {
+	return c.changeCache(s, func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int {
+		if C.scb_ctx_in_remove(p) != 0 {
+			return C.SCB_REENTRANT
+		}
+		// Some releases chain what they evict through the sessions themselves
+		// and walk that chain unlocked; an evicted session that is inserted
+		// again meanwhile crashes them (SEMANTICS F3.7).
+		c.adds.Lock()
+		defer c.adds.Unlock()
+		return C.scb_ctx_add_session(p, sess)
+	})
+}
+
+// RemoveSession takes the session out of the internal cache and reports whether
+// it was there. The remove handler is called, and the session is marked not
+// resumable, in either case. Corresponds to SSL_CTX_remove_session(3).
+func (c *Context) RemoveSession(s *Session) (removed bool, err error) {
+	return c.changeCache(s, func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int {
+		return C.scb_ctx_remove_session(p, sess)
+	})
+}
+
+func (c *Context) changeCache(s *Session, f func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int) (bool, error) {
+	p, err := c.acquire()
+	if err != nil {
+		return false, err
+	}
+	defer c.release()
+	// Not under the Session's lock: handlers may use it.
+	held, err := s.Retain()
+	if err != nil {
+		return false, err
+	}
+	defer held.Release()
+	switch ret := f(p, held.p); ret {
+	case C.SCB_REENTRANT:
+		return false, ErrReentrant
+	default:
+		return ret == 1, nil
+	}
+}
+
+// FlushSessions removes the sessions that have expired by at from the internal
+// cache; the zero time removes all. Corresponds to SSL_CTX_flush_sessions(3).
+func (c *Context) FlushSessions(at time.Time) error {
+	var t C.int64_t // 0 is OpenSSL's word for all, and so is a negative time from 3.5 on
+	if !at.IsZero() {
+		t = C.int64_t(max(1, at.Unix()))
+	}
+	return c.do("flush sessions", func(p *C.SSL_CTX, _ **C.scb_errs) C.int { return C.scb_ctx_flush(p, t) })
+}
+
+// Stats are OpenSSL's counters of a context, see SSL_CTX_sess_number(3). Hit
+// ratios of an external cache cannot be computed from them: Misses counts the
+// internal cache alone, CallbackHits also answers that were then refused.
+type Stats struct {
+	Number       int // sessions in the internal cache
+	Connect      int
+	ConnectGood  int
+	Accept       int
+	AcceptGood   int
+	Hits         int
+	CallbackHits int
+	Misses       int
+	Timeouts     int
+	CacheFull    int
+}
+
+// Stats reads the counters.
+func (c *Context) Stats() (s Stats) {
+	c.do("stats", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		n := C.scb_ctx_get_stats(p)
+		s = Stats{
+			Number: int(n.number), Connect: int(n.connect), ConnectGood: int(n.connect_good),
+			Accept: int(n.accept), AcceptGood: int(n.accept_good), Hits: int(n.hits),
+			CallbackHits: int(n.cb_hits), Misses: int(n.misses), Timeouts: int(n.timeouts),
+			CacheFull: int(n.cache_full),
+		}
+		return C.SCB_OK
+	})
+	return s
+}

@@ -1,0 +1,150 @@
+/*
+ * ssl_state.c: reading the state of an SSL, and the session that it offers.
+ */
+#include "bridge.h"
+
+#include <openssl/x509.h>
+
+/* ---- SSLs of handlers ---------------------------------------------------- */
+
+const char *scb_ssl_servername(SSL *ssl)
+{
+    return SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+}
+
+int scb_ssl_version(SSL *ssl)
+{
+    return SSL_version(ssl);
+}
+
+uint64_t scb_ssl_options(SSL *ssl)
+{
+    return SSL_get_options(ssl);
+}
+
+int scb_ssl_reused(SSL *ssl)
+{
+    return SSL_session_reused(ssl);
+}
+
+/* ---- SSLs of connections ------------------------------------------------- */
+
+scb_conn_info scb_conn_get_info(scb_conn *c)
+{
+    scb_conn_info info;
+    const SSL_CIPHER *cipher = SSL_get_current_cipher(c->ssl);
+
+    memset(&info, 0, sizeof(info));
+    info.server_name = SSL_get_servername(c->ssl, TLSEXT_NAMETYPE_host_name);
+    SSL_get0_alpn_selected(c->ssl, &info.alpn, &info.alpn_len);
+    info.version = (uint16_t)SSL_version(c->ssl);
+    info.cipher = cipher == NULL ? 0 : SSL_CIPHER_get_protocol_id(cipher);
+    info.reused = SSL_session_reused(c->ssl);
+#ifdef SCB_HAVE_NEGOTIATED_GROUP
+    switch (SSL_get_negotiated_group(c->ssl)) {
+    case NID_X9_62_prime256v1: info.group = 23; break;
+    case NID_secp384r1: info.group = 24; break;
+    case NID_secp521r1: info.group = 25; break;
+    case NID_X25519: info.group = 29; break;
+    default:
+        /* A group without a NID comes as TLSEXT_nid_unknown and its number. */
+        if (SSL_get_negotiated_group(c->ssl) & TLSEXT_nid_unknown)
+            info.group = (uint16_t)SSL_get_negotiated_group(c->ssl);
+    }
+#endif
+    scb_clear_errs();
+    return info;
+}
+
+static size_t scb_put_cert(X509 *x, unsigned char *out)
+{
+    int len = i2d_X509(x, NULL);
+
+    if (len <= 0)
+        return 0;
+    if (out != NULL) {
+        out[0] = (unsigned char)(len >> 24);
+        out[1] = (unsigned char)(len >> 16);
+        out[2] = (unsigned char)(len >> 8);
+        out[3] = (unsigned char)len;
+        out += 4;
+        i2d_X509(x, &out);
+    }
+    return 4 + (size_t)len;
+}
+
+static size_t scb_put_certs(X509 *leaf, STACK_OF(X509) *chain, unsigned char *out)
+{
+    size_t len = 0;
+
+    if (leaf != NULL)
+        len = scb_put_cert(leaf, out);
+    for (int i = 0; i < sk_X509_num(chain); i++)
+        len += scb_put_cert(sk_X509_value(chain, i), out == NULL ? NULL : out + len);
+    return len;
+}
+
+size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out)
+{
+    STACK_OF(X509) *chain;
+    X509 *leaf = NULL;
+    size_t len;
+
+    if (which == SCB_CERTS_VERIFIED) {
+        /* A client builds a chain even if it does not verify the peer. */
+        chain = (SSL_get_verify_mode(c->ssl) & SSL_VERIFY_PEER) && SSL_get_verify_result(c->ssl) == X509_V_OK
+                    ? SSL_get0_verified_chain(c->ssl) : NULL;
+    } else {
+        chain = SSL_get_peer_cert_chain(c->ssl);
+        /* On a server the chain lacks the leaf. After a resumption only the
+         * session has it. */
+        if (SSL_is_server(c->ssl) || sk_X509_num(chain) <= 0)
+#ifdef SCB_HAVE_GET1_PEER_CERT
+            leaf = SSL_get1_peer_certificate(c->ssl);
+#else
+            leaf = SSL_get_peer_certificate(c->ssl);
+#endif
+    }
+    *out = NULL;
+    len = scb_put_certs(leaf, chain, NULL);
+    if (len > 0) {
+        *out = OPENSSL_malloc(len);
+        if (*out == NULL)
+            len = 0;
+        else
+            scb_put_certs(leaf, chain, *out);
+    }
+    X509_free(leaf);
+    scb_clear_errs();
+    return len;
+}
+
+SSL_SESSION *scb_conn_get1_session(scb_conn *c)
+{
+    return SSL_get1_session(c->ssl);
+}
+
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s)
+{
+    int ret;
+
+    scb_clear_errs();
+    c->err = SSL_ERROR_NONE;
+    ret = SSL_set_session(c->ssl, s);
+    if (ret <= 0)
+        scb_take_errs(&c->errs);
+    scb_clear_errs();
+    return ret > 0 ? SCB_OK : SCB_FAIL;
+}
+
+uint32_t scb_conn_early_limit(scb_conn *c)
+{
+    SSL_SESSION *s = SSL_get0_session(c->ssl);
+
+    return s == NULL ? 0 : SSL_SESSION_get_max_early_data(s);
+}
+
+int scb_conn_early_accepted(scb_conn *c)
+{
+    return SSL_get_early_data_status(c->ssl) == SSL_EARLY_DATA_ACCEPTED;
+}

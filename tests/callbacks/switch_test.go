@@ -1,0 +1,65 @@
+package callbacks_test
+
+import (
+	"testing"
+
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/tests/internal/cref"
+	"github.com/libssl-go/libssl/tests/tlstest"
+	"github.com/stretchr/testify/require"
+)
+
+// SSL_set_SSL_CTX leaves an SSL the verification that it was made with: mode, depth and callback. A switch by the server
+// name has to carry over those of the Context that is chosen, be they stricter or laxer.
+func TestServerName_SwitchCarriesThePolicyOver(t *testing.T) {
+	ca := tlstest.NewCA(t, "clients")
+	inter := ca.Intermediate(t, "intermediate")
+	type settings func(t testing.TB, ctx *libssl.Context)
+	asks := func(t testing.TB, ctx *libssl.Context) {
+		require.NoError(t, ctx.AddClientCAsPEM(ca.PEM))
+		require.NoError(t, ctx.SetVerify(libssl.VerifyRequirePeer))
+	}
+	asksNothing := func(testing.TB, *libssl.Context) {}
+	shows := func(by *tlstest.CA, chain ...byte) settings {
+		return func(t testing.TB, client *libssl.Context) {
+			cert, key := by.Leaf(t, "client")
+			require.NoError(t, client.UseCertificatePEM(append(cert, chain...), key))
+		}
+	}
+	for _, c := range []struct {
+		name          string
+		front, chosen settings
+		client        settings
+		in            bool
+	}{
+		{"asks", asksNothing, asks, asksNothing, false},
+		{"asks and is shown", asksNothing, asks, shows(ca), true},
+		{"asks nothing", asks, asksNothing, asksNothing, true},
+		{"short chains only", asks, func(t testing.TB, ctx *libssl.Context) {
+			asks(t, ctx)
+			cref.SetVerifyDepth(ctx.Pointer(), 0)
+		}, shows(inter, inter.PEM...), false},
+		{"long chains", asks, asks, shows(inter, inter.PEM...), true},
+		{"callback", asks, func(t testing.TB, ctx *libssl.Context) {
+			asks(t, ctx)
+			cref.LetAllIn(ctx.Pointer())
+		}, shows(tlstest.NewCA(t, "stranger")), true},
+		{"no callback", func(t testing.TB, ctx *libssl.Context) {
+			asks(t, ctx)
+			cref.LetAllIn(ctx.Pointer())
+		}, asks, shows(tlstest.NewCA(t, "stranger")), false},
+	} {
+		for _, m := range storeModes() {
+			t.Run(c.name+"/"+m.name, func(t *testing.T) {
+				front, chosen, client := m.server(t), m.server(t), newClient(t)
+				c.front(t, front)
+				c.chosen(t, chosen)
+				c.client(t, client)
+				front.SetServerNameCallback(func(*libssl.SSL, string) *libssl.Context { return chosen })
+				p := newPair(t, client, front, nil)
+				defer p.Free(false)
+				require.Equal(t, c.in, p.Run())
+			})
+		}
+	}
+}
