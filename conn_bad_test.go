@@ -50,8 +50,8 @@ func TestHandshake_PeerDisconnectsAtEveryByte(t *testing.T) {
 		require.NoError(t, f.client.UseCertificatePEM(f.ca.Leaf(t, "client")))
 		require.NoError(t, server.SetNumTickets(0))
 
-		// try reports what the end that hears too little says; whole, that it
-		// heard enough.
+		// try returns the error of the end whose input is cut; whole is true if the
+		// input sufficed.
 		try := func(client bool, n int) (err error, whole bool) {
 			cn, sn := net.Pipe()
 			short := &cut{left: n}
@@ -140,7 +140,7 @@ func TestHandshake_Garbage(t *testing.T) {
 	}
 }
 
-// What garbage the peer hears of is an alert, also after the handshake.
+// The peer gets an alert for garbage, also after the handshake.
 func TestRead_Garbage(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		for name, garbage := range map[string][]byte{

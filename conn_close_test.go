@@ -151,13 +151,11 @@ func writeOn(c net.Conn) error {
 // readOn reads until it fails, and checks that the endless stream comes. arrived
 // hears of it.
 func readOn(t *testing.T, c net.Conn, arrived chan<- struct{}) error {
-	want := make([]byte, 10_000)
+	want, right := make([]byte, 10_000), true
 	for b, at := make([]byte, len(want)), 0; ; {
 		n, err := c.Read(b)
 		fillFrom(want[:n], at)
-		if !assert.True(t, bytes.Equal(want[:n], b[:n]), "%d bytes after %d", n, at) {
-			return nil
-		}
+		right = right && assert.True(t, bytes.Equal(want[:n], b[:n]), "%d bytes after %d", n, at)
 		at += n
 		if err != nil {
 			return err
@@ -293,7 +291,7 @@ func TestRead_SaysWhatTheSocketSaid(t *testing.T) {
 	require.Equal(t, cn.RemoteAddr(), op.Addr)
 }
 
-// leaving tells when the end of a socket begins.
+// leaving reports when a socket begins to be closed.
 type leaving struct {
 	*net.TCPConn
 	begun chan struct{}
@@ -310,15 +308,15 @@ func (l *leaving) Close() error {
 	return l.TCPConn.Close()
 }
 
-// Tickets that nobody reads turn a plain close of the socket into a reset, which
-// throws away what the peer has not received yet.
+// A socket that is closed with unread tickets in it sends a reset, which discards
+// data that the peer has not received yet.
 func TestClose_DeliversWhatWasWritten(t *testing.T) {
 	f := newFleet(t, tls.VersionTLS13)
 	cn, sn := tcpPipe(t)
 	client := &leaving{TCPConn: cn.(*net.TCPConn), begun: make(chan struct{})}
 	require.NoError(t, client.SetWriteBuffer(4<<20))
 	c, s := f.handshaken(t, client, sn)
-	want := random(200_000) // more than the server's kernel takes unasked
+	want := random(200_000) // more than the kernel buffers
 	_, err := c.Write(want)
 	require.NoError(t, err)
 	closed := make(chan error, 1)

@@ -95,7 +95,7 @@ func TestHandshakeContext_CancelledClosesTheTransport(t *testing.T) {
 	}
 }
 
-// lastRead calls f when it has the nth read, before anybody sees that.
+// lastRead calls f after the nth Read, before that returns.
 type lastRead struct {
 	net.Conn
 	n int

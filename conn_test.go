@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"runtime"
 	"testing"
 	"time"
 
@@ -71,7 +70,7 @@ func writeOddly(c net.Conn, data []byte) error {
 	return nil
 }
 
-// ---- what a connection holds ----------------------------------------------------------
+// ---- lifetime --------------------------------------------------------------------------
 
 func TestContext_ClosedLeavesItsConnectionsAlone(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
@@ -103,8 +102,7 @@ func TestConn_ForgottenIsCollectedAndCounted(t *testing.T) {
 		}()
 	}
 	forgotten.ForgottenConns += int64(2 * len(transports))
-	wait(t, "the collector", func() bool {
-		runtime.GC()
+	collect(t, func() bool {
 		now := libssl.LiveResources()
 		return now.ForgottenConns == before.ForgottenConns+int64(2*len(transports)) && now.Conns == before.Conns
 	})
@@ -178,8 +176,8 @@ func echo(c net.Conn) {
 	}
 }
 
-// BenchmarkHandshake_Pair is a full handshake, both ends, in memory; -benchmem
-// says what a pair allocates.
+// BenchmarkHandshake_Pair is a full handshake of both ends, in memory. -benchmem
+// reports the allocations of the pair.
 func BenchmarkHandshake_Pair(b *testing.B) {
 	for name, v := range versions {
 		b.Run(name, func(b *testing.B) {

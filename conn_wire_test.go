@@ -101,7 +101,7 @@ func TestConn_WorksOverEveryTransport(t *testing.T) {
 			}
 			eachVersion(t, func(t *testing.T, f *fleet) {
 				cn, sn := pipe(t, f)
-				defer cn.Close() // nobody reads the close_notify from a net.Pipe
+				defer cn.Close() // a close_notify has no reader on a net.Pipe
 				c, s := f.ends(t, cn, sn, f.server(t), nil)
 				require.Equal(t, cn, c.NetConn())
 				require.Equal(t, cn.RemoteAddr(), c.RemoteAddr())
@@ -112,7 +112,7 @@ func TestConn_WorksOverEveryTransport(t *testing.T) {
 	}
 }
 
-// ahead tells of the end together with the last bytes.
+// ahead returns the last bytes together with io.EOF.
 type ahead struct {
 	net.Conn
 	data []byte
@@ -165,8 +165,8 @@ func (s *swap) Read(p []byte) (int, error) {
 
 // ---- timeouts ----------------------------------------------------------------------
 
-// stutter is a transport that times out now and then, in the middle of what it
-// is asked to do: a deadline that always passes at the worst moment.
+// stutter is a transport that times out at random, also in the middle of a Read
+// or Write.
 type stutter struct {
 	net.Conn
 	reads, writes *rand.Rand
@@ -208,7 +208,7 @@ func (s *stutter) Write(p []byte) (int, error) {
 	return n, os.ErrDeadlineExceeded
 }
 
-// patient repeats what timed out, as a caller who knows the contract does.
+// patient repeats calls that time out, as the contract of Conn allows.
 type patient struct{ *libssl.Conn }
 
 func retry(f func() error) error {

@@ -109,7 +109,7 @@ func TestEarlyData_IsRefusedByWhoDoesNotRead(t *testing.T) {
 	require.NoError(t, exchange(c, s))
 }
 
-// Nothing is lost: what is accepted has to be read.
+// Early data that was accepted has to be read, so that none is lost.
 func TestEarlyData_HasToBeReadToItsEnd(t *testing.T) {
 	f := newFleet(t, tls.VersionTLS13)
 	server, _ := f.early(t, memstore.New(memstore.Options{}), nil)
@@ -234,7 +234,7 @@ func TestWriteEarlyData_KeepsToWhatTheSessionAllows(t *testing.T) {
 	require.Error(t, err)
 }
 
-// noTaker hides what a store can do beyond the contract.
+// noTaker hides the optional methods of a store.
 type noTaker struct{ store.Store }
 
 func TestSetMaxEarlyData_IsSingleUse(t *testing.T) {
@@ -274,7 +274,7 @@ func TestSetMaxEarlyData_EndsWithTheStore(t *testing.T) {
 	require.NotZero(t, f.visit(t, server, nil).next.MaxEarlyData(), "it was not taken back")
 }
 
-// recorder keeps what a client sends, and sends nothing.
+// recorder keeps the bytes of a client and sends none.
 type recorder struct {
 	net.Conn
 	sent bytes.Buffer
@@ -283,7 +283,7 @@ type recorder struct {
 func (r *recorder) Write(p []byte) (int, error) { return r.sent.Write(p) }
 
 // One captured flight, ClientHello and early data, is replayed to all nodes at once, the one that issued the session
-// included. One of them reads it, none ever again.
+// included. One node reads it, and none reads it again.
 func TestEarlyData_ReplaysAreRefusedByEveryNode(t *testing.T) {
 	rounds := 1000
 	if testing.Short() {
@@ -349,7 +349,7 @@ func TestEarlyData_AForgedBinderBurnsNothing(t *testing.T) {
 	rec := &recorder{Conn: cn}
 	c, err := libssl.Client(rec, f.client, f.name)
 	require.NoError(t, err)
-	dup, err := sess.Dup() // which the connection's end spoils
+	dup, err := sess.Dup() // the end of the connection makes the original unusable
 	require.NoError(t, err)
 	require.NoError(t, c.SetSession(dup))
 	dup.Release()
@@ -358,7 +358,7 @@ func TestEarlyData_AForgedBinderBurnsNothing(t *testing.T) {
 	c.Abort()
 	flight := bytes.Clone(rec.sent.Bytes())
 	hello := int(flight[3])<<8 | int(flight[4])
-	flight[5+hello-1] ^= 1 // the binder is what a ClientHello ends with
+	flight[5+hello-1] ^= 1 // the binder is the end of a ClientHello
 
 	attacker, below := tcpPipe(t)
 	s, err := libssl.Server(below, server)

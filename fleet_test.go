@@ -6,7 +6,6 @@ import (
 	"encoding/asn1"
 	"net"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -93,14 +92,14 @@ func newRing(t testing.TB) *ticket.Ring {
 	return r
 }
 
-// visit is what came of a connection.
+// visit is the outcome of a connection.
 type visit struct {
 	resumed   bool
 	from      store.ID            // the server's ResumedFrom
-	next      *libssl.Session     // the client's, for the next visit
-	id        store.ID            // of the server's session
-	idContext []byte              // likewise
-	state     tls.ConnectionState // the server's
+	next      *libssl.Session     // for the client's next visit
+	id        store.ID            // the id of the session on the server
+	idContext []byte              // the id context of the same session
+	state     tls.ConnectionState // on the server
 }
 
 // visit connects, offering sess, which may be nil, and closes.
@@ -129,26 +128,11 @@ func (f *fleet) visitOver(t testing.TB, cn, sn net.Conn, server *libssl.Context,
 // ends makes both ends of a connection, closed with the test at the latest.
 func (f *fleet) ends(t testing.TB, cn, sn net.Conn, server *libssl.Context, sess *libssl.Session) (c, s *libssl.Conn) {
 	t.Helper()
-	s, err := libssl.Server(sn, server)
-	require.NoError(t, err)
-	c, err = libssl.Client(cn, f.client, f.name)
-	require.NoError(t, err)
-	t.Cleanup(func() { closeBoth(c, s) })
-	deadline := time.Now().Add(time.Minute)
-	c.SetDeadline(deadline)
-	s.SetDeadline(deadline)
+	c, s = wrapNamed(t, cn, sn, f.client, server, f.name)
 	if sess != nil {
 		require.NoError(t, c.SetSession(sess))
 	}
 	return c, s
-}
-
-// closeBoth lets neither end wait for the other.
-func closeBoth(c, s *libssl.Conn) {
-	var both sync.WaitGroup
-	both.Go(func() { c.Close() })
-	s.Close()
-	both.Wait()
 }
 
 func sessionOf(t testing.TB, c *libssl.Conn) *libssl.Session {
@@ -159,8 +143,8 @@ func sessionOf(t testing.TB, c *libssl.Conn) *libssl.Session {
 	return sess
 }
 
-// Fields of a session's DER: the place of those without a tag, and 100 plus the
-// tag of the others.
+// Fields in the DER of a session: the position of those without a tag, and 100
+// plus the tag of the others.
 const (
 	fieldID        = 3
 	fieldSecret    = 4
@@ -223,7 +207,7 @@ func altered(t testing.TB, sess *libssl.Session, field int) *libssl.Session {
 	return s
 }
 
-// forgedID is sess under an id that nobody issued.
+// forgedID is sess under an id that no server issued.
 func forgedID(t testing.TB, sess *libssl.Session) *libssl.Session {
 	if sess.Version() == tls.VersionTLS13 {
 		return altered(t, sess, fieldTicket)

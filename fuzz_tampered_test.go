@@ -15,7 +15,7 @@ import (
 
 // edit changes one place of a stream.
 type edit struct {
-	server bool // what the server sends
+	server bool // edit the bytes of the server
 	at     int  // in all that is sent
 	kind   byte
 	with   []byte
@@ -29,8 +29,8 @@ const (
 	editKinds
 )
 
-// line joins two ends that never write and read at once. It ends when both wait for the other, as they do where bytes
-// were dropped: no test has to wait for a deadline.
+// line joins two ends that never write and read at once. It ends when each waits for the other, as they do after
+// bytes were dropped, so no test has to wait for a deadline.
 type line struct {
 	mu      sync.Mutex
 	cond    *sync.Cond
@@ -132,8 +132,8 @@ func (e *edited) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// On a line that changes what is sent, handshakes end on both sides, leave nothing behind, and where they succeed
-// nevertheless both ends agree and the data is what was sent. On one that does not they succeed.
+// On a line that changes bytes, handshakes end on both sides and leave nothing behind. If one succeeds all the same, both
+// ends agree and the data arrives unchanged. On a line that changes nothing, handshakes succeed.
 func FuzzTampered(f *testing.F) {
 	servers := newFuzzServers(f)
 	for kind := range byte(editKinds) {
@@ -176,7 +176,7 @@ func tamper(t *testing.T, servers *fuzzServers, mode byte, resume bool, e edit) 
 		if err == nil {
 			_, err = s.Write(answer)
 		}
-		line.end() // what was sent is read all the same
+		line.end() // bytes already sent can still be read
 		served <- err
 	}()
 	b := make([]byte, len(answer))
@@ -202,4 +202,4 @@ func tamper(t *testing.T, servers *fuzzServers, mode byte, resume bool, e edit) 
 	}
 }
 
-var errOtherData = errors.New("data that nobody sent")
+var errOtherData = errors.New("received data that was not sent")

@@ -63,7 +63,7 @@ const maxEarly = 1000
 
 type keptSession struct{ server, client []byte }
 
-// The places of those of TLS 1.2 and of 1.3, without and with a client certificate.
+// Indices into keptSessions by version, without and with a client certificate.
 var kept12, kept13 = []int{0, 2}, []int{1, 3}
 
 // ---- servers for any bytes --------------------------------------------------------
@@ -83,9 +83,8 @@ var fuzzVersions = [...][2]uint16{
 	{0, 0},
 }
 
-// fuzzServers are the servers of all modes. What a client needs to resume at them does not change from one process to
-// another, because seeds and findings have to mean the same in each: so the entries are sealed under no key, and the
-// sessions are kept ones.
+// fuzzServers are the servers of all modes. Seeds and findings have to mean the same in every process. So the entries are
+// not sealed, and the sessions come from files.
 type fuzzServers struct {
 	ca        *tlstest.CA
 	cert, key []byte
@@ -210,7 +209,7 @@ func balanced(t testing.TB, f func()) {
 	t.Fatalf("left behind: %+v, before %+v; %d goroutines, before %d", after, before, runtime.NumGoroutine(), running)
 }
 
-// ---- whatever a client sends --------------------------------------------------------
+// ---- any input of a server ----------------------------------------------------------
 
 // nowhere has the methods of a transport that tests do without.
 type nowhere struct{}
@@ -240,8 +239,8 @@ func (s *script) Read(p []byte) (int, error) {
 
 func (s *script) Write(p []byte) (int, error) { return len(p), nil }
 
-// Whatever comes, a server's handshake fails in order: it leaves nothing behind, and what was taken from the store for a
-// client that has not proved to know its secret is back.
+// A server's handshake fails in order on any input: it leaves nothing behind. An entry that was taken from the store is
+// put back unless the client has proved that it knows the secret.
 func FuzzServer(f *testing.F) {
 	servers := newFuzzServers(f)
 	f.Add(byte(0), uint16(5), []byte("GET / HTTP/1.1\r\n\r\n"))
@@ -254,10 +253,10 @@ func FuzzServer(f *testing.F) {
 			require.NoError(t, err)
 			defer c.Close()
 			if chunk%2 == 1 {
-				_, _ = io.ReadAll(earlyReader{c}) // which Handshake is the one to say
+				_, _ = io.ReadAll(earlyReader{c}) // Handshake reports the error
 			}
 			err = c.Handshake()
-			require.Error(t, err, "nobody can finish a handshake beforehand")
+			require.Error(t, err, "a recorded client cannot finish a handshake")
 			require.Equal(t, err, c.Handshake())
 			_, err = c.Read(make([]byte, 1))
 			require.Error(t, err)
@@ -268,7 +267,7 @@ func FuzzServer(f *testing.F) {
 		}
 		for _, i := range kept13 {
 			_, err := server.mem.Get(context.Background(), servers.ids[i])
-			require.NoError(t, err, "what was taken is back")
+			require.NoError(t, err, "the entry is back")
 		}
 	})
 }
@@ -278,7 +277,7 @@ type earlyReader struct{ *libssl.Conn }
 
 func (r earlyReader) Read(p []byte) (int, error) { return r.ReadEarlyData(p) }
 
-// flight records what a client sends.
+// flight records the bytes of a client.
 type flight struct {
 	net.Conn
 	mu   sync.Mutex
@@ -292,7 +291,7 @@ func (r *flight) Write(p []byte) (int, error) {
 	return r.Conn.Write(p)
 }
 
-// What the seeds of FuzzServer are recordings of: clients that these servers go all the way with. -update records.
+// The seeds of FuzzServer are recordings of clients whose handshakes succeed. -update records them again.
 func TestFuzzServer_GetsFarWithItsSeeds(t *testing.T) {
 	servers := newFuzzServers(t)
 	for _, tt := range []struct {

@@ -14,7 +14,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/libssl-go/libssl"
@@ -52,7 +51,7 @@ type interop struct {
 	goServer       *tls.Config
 	goClient       *tls.Config
 	ours           string // "client" or "server"
-	wire           *tap   // what the client sends
+	wire           *tap   // records the client's bytes
 }
 
 // eachInterop runs test with our client and crypto/tls's server, and the other
@@ -90,18 +89,11 @@ func (i *interop) connect(t *testing.T, sess *libssl.Session) (client, server tl
 		require.NoError(t, err)
 		client, server = tls.Client(i.wire, i.goClient), s
 	}
-	t.Cleanup(func() { closeTLS(client, server) })
+	t.Cleanup(func() { closeBoth(client, server) })
 	return client, server
 }
 
-func closeTLS(client, server tlsConn) {
-	var both sync.WaitGroup
-	both.Go(func() { client.Close() })
-	server.Close()
-	both.Wait()
-}
-
-// requireSameState compares what the two ends say of one connection.
+// requireSameState compares the states of the two ends of one connection.
 func requireSameState(t *testing.T, a, b tlsConn) {
 	t.Helper()
 	x, y := a.ConnectionState(), b.ConnectionState()
@@ -129,7 +121,7 @@ func TestInterop_FullHandshake(t *testing.T) {
 		require.Equal(t, "a", state.NegotiatedProtocol)
 		require.Equal(t, serverName, state.ServerName)
 		require.False(t, state.DidResume)
-		// The client's view of the server's chain is crypto/tls's own.
+		// The client sees the chain as crypto/tls does.
 		leaf, ca := parseCert(t, i.cert), parseCert(t, i.ca.PEM)
 		require.Equal(t, []*x509.Certificate{leaf}, state.PeerCertificates)
 		require.Equal(t, [][]*x509.Certificate{{leaf, ca}}, state.VerifiedChains)
@@ -174,7 +166,7 @@ func TestInterop_Resumption(t *testing.T) {
 			if ours, ok := c.(*libssl.Conn); ok {
 				sess = sessionOf(t, ours)
 			}
-			closeTLS(c, s)
+			closeBoth(c, s)
 		}
 	})
 }
@@ -304,7 +296,7 @@ func TestInterop_KeyUpdate(t *testing.T) {
 	c := tls.Client(cn, &tls.Config{RootCAs: f.ca.Pool(), ServerName: serverName, KeyLogWriter: &log})
 	s, err := libssl.Server(sn, server)
 	require.NoError(t, err)
-	t.Cleanup(func() { closeTLS(c, s) })
+	t.Cleanup(func() { closeBoth(c, s) })
 	require.NoError(t, bothHandshake(c, s))
 	go echo(s)
 	var secret []byte

@@ -175,7 +175,7 @@ func TestDialContext_Cancelled(t *testing.T) {
 
 // ---- HTTP/1.1 -------------------------------------------------------------------------
 
-// httpServer serves what state answers, over our Listener.
+// httpServer serves handler over our Listener.
 func httpServer(t testing.TB, ctx *libssl.Context, handler http.HandlerFunc) (addr string) {
 	t.Helper()
 	l := listen(t, "tcp", "127.0.0.1:0", ctx)

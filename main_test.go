@@ -5,11 +5,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,7 +21,7 @@ import (
 )
 
 // TestMain fails a run that leaves a Context, a Conn, a Session or a goroutine
-// behind, or that left one to the collector without saying so.
+// behind, or that left one to the collector and did not count it in forgotten.
 func TestMain(m *testing.M) {
 	goroutines := runtime.NumGoroutine()
 	code := m.Run()
@@ -38,7 +40,7 @@ var forgotten libssl.Resources
 func leftovers(goroutines int) int {
 	var live libssl.Resources
 	var running int
-	for range 500 { // what ends on other goroutines gets a moment
+	for range 500 { // other goroutines may still be ending
 		live, running = libssl.LiveResources(), runtime.NumGoroutine()
 		if live == forgotten && running <= goroutines {
 			return 0
@@ -83,10 +85,21 @@ func newClient(t testing.TB, ca *tlstest.CA) *libssl.Context {
 // tcpPipe returns both ends of a loopback connection.
 func tcpPipe(t testing.TB) (client, server net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return pipeOver(t, "tcp", "127.0.0.1:0")
+}
+
+// unixPipe is tcpPipe over a unix socket.
+func unixPipe(t testing.TB) (client, server net.Conn) {
+	t.Helper()
+	return pipeOver(t, "unix", filepath.Join(t.TempDir(), "socket"))
+}
+
+func pipeOver(t testing.TB, network, addr string) (client, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen(network, addr)
 	require.NoError(t, err)
 	defer l.Close()
-	client, err = net.Dial("tcp", l.Addr().String())
+	client, err = net.Dial(network, l.Addr().String())
 	require.NoError(t, err)
 	server, err = l.Accept()
 	require.NoError(t, err)
@@ -109,16 +122,29 @@ func handshake(t testing.TB, clientCtx, serverCtx *libssl.Context, sess *libssl.
 
 func wrap(t testing.TB, cn, sn net.Conn, clientCtx, serverCtx *libssl.Context) (client, server *libssl.Conn) {
 	t.Helper()
+	return wrapNamed(t, cn, sn, clientCtx, serverCtx, serverName)
+}
+
+// wrapNamed makes both ends of a connection, closed with the test at the latest.
+func wrapNamed(t testing.TB, cn, sn net.Conn, clientCtx, serverCtx *libssl.Context, name string) (client, server *libssl.Conn) {
+	t.Helper()
 	server, err := libssl.Server(sn, serverCtx)
 	require.NoError(t, err)
-	t.Cleanup(func() { server.Close() })
-	client, err = libssl.Client(cn, clientCtx, serverName)
+	client, err = libssl.Client(cn, clientCtx, name)
 	require.NoError(t, err)
-	t.Cleanup(func() { client.Close() })
-	deadline := time.Now().Add(30 * time.Second)
+	t.Cleanup(func() { closeBoth(client, server) })
+	deadline := time.Now().Add(time.Minute)
 	client.SetDeadline(deadline)
 	server.SetDeadline(deadline)
 	return client, server
+}
+
+// closeBoth lets neither end wait for the other.
+func closeBoth(c, s io.Closer) {
+	var both sync.WaitGroup
+	both.Go(func() { c.Close() })
+	s.Close()
+	both.Wait()
 }
 
 // exchange echoes one byte from the client through the server.
@@ -141,19 +167,6 @@ func exchange(client, server net.Conn) error {
 		return fmt.Errorf("server: %w (client: %v)", serr, err)
 	}
 	return err
-}
-
-// unixPipe is tcpPipe over a unix socket.
-func unixPipe(t testing.TB) (client, server net.Conn) {
-	t.Helper()
-	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
-	require.NoError(t, err)
-	defer l.Close()
-	client, err = net.Dial("unix", l.Addr().String())
-	require.NoError(t, err)
-	server, err = l.Accept()
-	require.NoError(t, err)
-	return client, server
 }
 
 // bothHandshake runs the handshake from both ends.

@@ -14,7 +14,7 @@ type mode struct {
 	name    string
 	version uint16
 	options libssl.Options
-	asks    bool // get_session_cb is asked for what a client offers
+	asks    bool // get_session_cb is called for an offered session
 	news    int  // calls of new_session_cb by a full handshake with two tickets
 	renews  int  // and by a resumed one
 }
@@ -35,13 +35,13 @@ func askingModes() (all []mode) {
 	return all
 }
 
-// pair are the contexts of a mode; the server's has no internal cache unless
-// internal. A misuse that nobody expects fails the test.
+// pair makes the contexts of a mode. The server has an internal cache only if
+// internal is true. A CallbackError fails the test unless it sets its own handler.
 func (m mode) pair(t testing.TB, internal bool) (client, server *libssl.Context) {
 	t.Helper()
 	ca := tlstest.NewCA(t, "ca")
 	client, server = newClient(t, ca), newServer(t, ca)
-	require.NoError(t, client.SetVerify(libssl.VerifyNone)) // of other pairs' servers too
+	require.NoError(t, client.SetVerify(libssl.VerifyNone)) // the client may meet servers of other pairs
 	// One version only: a TLS 1.2 client that speaks 1.3 too sends random ids.
 	require.NoError(t, client.SetVersions(m.version, m.version))
 	require.NoError(t, server.SetVersions(m.version, m.version))
@@ -59,9 +59,7 @@ func offer(t testing.TB, client, server *libssl.Context, sess *libssl.Session) (
 	t.Helper()
 	c, s := handshake(t, client, server, sess)
 	require.Equal(t, c.SessionReused(), s.SessionReused())
-	next, err := c.Session()
-	require.NoError(t, err)
-	t.Cleanup(next.Release)
+	next = sessionOf(t, c)
 	reused = c.SessionReused()
 	closeBoth(c, s)
 	return next, reused

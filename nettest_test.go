@@ -10,7 +10,7 @@ import (
 	"golang.org/x/net/nettest"
 )
 
-// transports are what connections run over in the tests that try them all.
+// transports are the kinds of connection that tests run over.
 var transports = map[string]func(t testing.TB) (client, server net.Conn){
 	"tcp":  tcpPipe,
 	"unix": unixPipe,

@@ -18,7 +18,7 @@ func contextCalls(ctx *libssl.Context, s *libssl.Session) map[string]func() erro
 	}
 }
 
-// Why a connection failed is still known after a handler whose calls use OpenSSL's error queue.
+// A handler whose calls use OpenSSL's error queue leaves the error of its connection alone.
 func TestSessRemove_LeavesTheReasonOfAFailure(t *testing.T) {
 	for _, m := range askingModes() {
 		t.Run(m.name, func(t *testing.T) {
@@ -137,7 +137,7 @@ func TestSessRemove_NestsInsideRemoveSession(t *testing.T) {
 			assert.True(t, ok)
 			return
 		}
-		// Flushing from here is another matter for the handlers it calls.
+		// A flush from here calls handlers that may not flush themselves.
 		removing := len(gone)
 		_, err := ctx.AddSession(makeSession(t, modes[0]))
 		assert.NoError(t, err)

@@ -47,7 +47,7 @@ func TestServerName_SwitchKeepsTheHandlers(t *testing.T) {
 			require.Equal(t, []string{serverName, serverName}, names)
 			require.Equal(t, []string{"second"}, slices.Compact(contexts))
 
-			// Back home the session is another's.
+			// Without the switch the session belongs to another id context.
 			first.SetServerNameCallback(nil)
 			_, reused = offer(t, client, first, sess)
 			require.False(t, reused)

@@ -57,7 +57,7 @@ func TestSessNew_KeepDecidesWhoseTheReferenceIs(t *testing.T) {
 				var got []*libssl.Session
 				server.SetSessNewCallback(func(ssl *libssl.SSL, s *libssl.Session) bool {
 					got = append(got, s)
-					s.Release() // of what is only lent: nothing
+					s.Release() // no effect: the Session is only lent
 					return keep
 				})
 				before := libssl.LiveResources().Sessions
@@ -146,8 +146,8 @@ func TestSessGet_AnswersByFlag(t *testing.T) {
 	}
 }
 
-// What a handler must not answer with is a miss, said once; the handshake is a
-// full one.
+// A forbidden answer of a get handler counts as a miss and is reported once. The
+// handshake is a full one.
 func TestSessGet_BadAnswersAreMisses(t *testing.T) {
 	type answer func(t *testing.T, der []byte, lent *libssl.Session) (*libssl.Session, libssl.CopyFlag)
 	answers := map[string]struct {
@@ -245,7 +245,7 @@ func TestSessGet_DoubleTransferIsAMissAndAnError(t *testing.T) {
 	}
 }
 
-// A session that a remove handler is lent cannot be handed over from in there.
+// A remove handler cannot hand over the session that it is lent.
 func TestSessGet_BorrowedTransferIsAMiss(t *testing.T) {
 	m := modes[0]
 	client, server := m.pair(t, false)
@@ -301,7 +301,7 @@ func TestSessRemove_TellsWhatGoes(t *testing.T) {
 				c.Close()
 				require.Len(t, gone, cached+1, "the connection's session")
 				require.NoError(t, server.Close())
-				require.Len(t, gone, max(2*cached, 1), "what was cached, without the one that had gone")
+				require.Len(t, gone, max(2*cached, 1), "the cached sessions, without the one already removed")
 				for i, r := range retained {
 					require.Equal(t, gone[i], r.ID(), "retained, after the context")
 					r.Release()

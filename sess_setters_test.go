@@ -83,7 +83,7 @@ func TestSetters_WhileServing(t *testing.T) {
 					}
 				})
 			}
-			// A getter returns a closure if and only if one is set: each setter has a goroutine of its own.
+			// Each setter has one goroutine, so a getter there returns a closure exactly if one is set.
 			forever(func(i int) {
 				f := news[i%len(news)]
 				server.SetSessNewCallback(f)

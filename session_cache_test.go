@@ -3,7 +3,6 @@ package libssl_test
 import (
 	"context"
 	"crypto/tls"
-	"runtime"
 	"testing"
 	"time"
 
@@ -69,7 +68,7 @@ func TestUseStore_Refuses(t *testing.T) {
 	require.ErrorIs(t, err, libssl.ErrClosed)
 	require.Nil(t, sc)
 
-	// What was refused left nothing behind.
+	// A refused call leaves the Context as it was.
 	c := f.server(t)
 	_, err = c.UseStore(bare{mem}, nil)
 	require.Error(t, err)
@@ -112,7 +111,7 @@ func TestUseStore_ForgottenContextIsCollected(t *testing.T) {
 	f := newFleet(t, tls.VersionTLS13)
 	before := libssl.LiveResources().ForgottenContexts
 	st := newSpy()
-	t.Run("in use", func(t *testing.T) { // what its cleanups refer to goes with it
+	t.Run("in use", func(t *testing.T) { // the Context becomes unreachable when this ends
 		ctx, err := libssl.NewContext(libssl.ServerRole)
 		require.NoError(t, err)
 		require.NoError(t, ctx.UseCertificatePEM(f.cert, f.key))
@@ -122,31 +121,29 @@ func TestUseStore_ForgottenContextIsCollected(t *testing.T) {
 		f.abort(t, ctx)
 	})
 	wait(t, "the queue", func() bool { return len(st.asked(&st.puts)) == 4 && len(st.asked(&st.deletes)) == 1 })
-	wait(t, "the collector", func() bool {
-		runtime.GC()
-		return libssl.LiveResources().ForgottenContexts == before+1
-	})
+	collect(t, func() bool { return libssl.LiveResources().ForgottenContexts == before+1 })
 	forgotten.ForgottenContexts++
+}
+
+// waitForSetters waits until the Context has no store: with one it refuses setters.
+func waitForSetters(t *testing.T, server *libssl.Context) {
+	t.Helper()
+	wait(t, "the callbacks to go", func() bool {
+		server.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { return false })
+		return server.SessNewCallback() != nil
+	})
 }
 
 func TestSessionCache_CloseDrains(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		st := newSpy()
-		entered, release := make(chan struct{}, 8), make(chan struct{})
-		st.OnPut = func(ctx context.Context, r store.Record) error {
-			entered <- struct{}{}
-			<-release
-			return st.mem.Put(ctx, r)
-		}
+		entered, release := st.holdPuts()
 		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), WriteBehind: true, PutTimeout: time.Minute})
 		f.visit(t, server, nil)
 		receive(t, "a Put", entered)
 		closed := make(chan error, 1)
 		go func() { closed <- cache.Close(context.Background()) }()
-		wait(t, "the callbacks to go", func() bool {
-			server.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { return false })
-			return server.SessNewCallback() != nil
-		})
+		waitForSetters(t, server)
 		require.Empty(t, closed)
 		close(release)
 		require.NoError(t, receive(t, "Close", closed))
@@ -196,11 +193,7 @@ func TestSessionCache_CloseSaysWhyItWasLost(t *testing.T) {
 		receive(t, "the Delete", entered)
 		closed := make(chan error, 1)
 		go func() { closed <- cache.Close(context.Background()) }()
-		// With a store on it the Context refuses setters.
-		wait(t, "the callbacks to go", func() bool {
-			server.SetSessNewCallback(func(*libssl.SSL, *libssl.Session) bool { return false })
-			return server.SessNewCallback() != nil
-		})
+		waitForSetters(t, server)
 		close(release)
 		err := receive(t, "Close", closed)
 		require.ErrorIs(t, err, errDown)
@@ -286,5 +279,5 @@ func (f *fleet) closeWhileParked(t *testing.T, behind bool) {
 	close(release)
 	require.NoError(t, receive(t, "the handshake", done))
 	require.False(t, s.SessionReused())
-	require.Equal(t, f.tickets, st.mem.Len(), "what was taken and not used is back")
+	require.Equal(t, f.tickets, st.mem.Len(), "an entry that was taken and not used is back")
 }

@@ -61,7 +61,7 @@ func TestStore_ResumesOnAnotherNode(t *testing.T) {
 				require.Zero(t, stats.Rejected+stats.Undecodable+stats.Errors+stats.Timeouts+stats.Misses)
 				require.Zero(t, stats.Parked)
 
-				third := f.visit(t, a, second.next) // 1.3: a session of B's making
+				third := f.visit(t, a, second.next) // in 1.3 the session that b issued
 				require.True(t, third.resumed)
 				require.Equal(t, storeID(t, second.next), third.from)
 				require.EqualValues(t, 1, cacheA.Stats().Hits)
@@ -144,12 +144,7 @@ func TestStore_TicketsSwitchedOnAgain(t *testing.T) {
 func TestStore_PutComesBeforeTheFlight(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		st := newSpy()
-		entered, release := make(chan struct{}, 8), make(chan struct{})
-		st.OnPut = func(ctx context.Context, r store.Record) error {
-			entered <- struct{}{}
-			<-release
-			return st.mem.Put(ctx, r)
-		}
+		entered, release := st.holdPuts()
 		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), PutTimeout: time.Minute})
 		cn, sn := tcpPipe(t)
 		sent := &tap{Conn: sn}
@@ -171,7 +166,7 @@ func TestStore_PutComesBeforeTheFlight(t *testing.T) {
 	})
 }
 
-// What a handshake waits for its tickets to be stored does not grow with their number.
+// A handshake waits once for all its tickets to be stored.
 func TestStore_TicketsArePutAtOnce(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		st := newSpy()
@@ -192,11 +187,7 @@ func TestStore_TicketsArePutAtOnce(t *testing.T) {
 func TestStore_WriteBehindDoesNotWait(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		st := newSpy()
-		release := make(chan struct{})
-		st.OnPut = func(ctx context.Context, r store.Record) error {
-			<-release
-			return st.mem.Put(ctx, r)
-		}
+		_, release := st.holdPuts()
 		server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), PutTimeout: time.Minute, WriteBehind: true})
 		first := f.visit(t, server, nil)
 		require.True(t, first.next.Resumable())

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A store that servers of several OpenSSLs share: entries of each release are resumed, or missed and left to those who
-// can read them.
+// Servers on several OpenSSL releases share a store. An entry of another release is resumed, or missed and left to the
+// servers that can read it.
 func TestUseStore_EntriesOfEachRelease(t *testing.T) {
 	const folder = "tests/conformance/testdata/sessions"
 	files, err := os.ReadDir(folder)
@@ -39,7 +39,7 @@ func TestUseStore_EntriesOfEachRelease(t *testing.T) {
 	}
 }
 
-// madeNow is the session as if it had just been made: else it would have expired.
+// madeNow returns the session with the present as its time, so that it has not expired.
 func madeNow(t testing.TB, der []byte) []byte {
 	t.Helper()
 	field := []byte{0xa1, 6, 2, 4}
@@ -65,7 +65,7 @@ func resumesOrMisses(t *testing.T, der, clientDER []byte) {
 	require.NoError(t, ctx.SetSessionIDContext(idContext))
 	cache := useStore(t, ctx, st, &libssl.StoreOptions{Plaintext: true})
 
-	// Where nobody here can offer the session, its entry is in the place of one that can be offered.
+	// A session that this OpenSSL cannot offer takes the place of one that it can offer.
 	var offer *libssl.Session
 	var id store.ID
 	if readable != nil {

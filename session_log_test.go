@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// logged keeps what a Logger was told.
+// logged keeps the records of a Logger.
 type logged struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -34,7 +34,7 @@ func (l *logged) logger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: level}))
 }
 
-// records are those since the last call.
+// records returns the records since the last call.
 func (l *logged) records(t testing.TB) (all []map[string]any) {
 	t.Helper()
 	l.mu.Lock()
@@ -147,7 +147,7 @@ func TestLogger_HearsWhereAStorePanicked(t *testing.T) {
 	})
 }
 
-// panickyHandler is a slog.Handler of somebody's who makes mistakes too.
+// panickyHandler is a slog.Handler that panics.
 type panickyHandler struct{ slog.Handler }
 
 func (h panickyHandler) Enabled(context.Context, slog.Level) bool  { return true }

@@ -47,7 +47,7 @@ func TestSession_SurvivesDERAndPEM(t *testing.T) {
 	}
 }
 
-// description is what a session says of itself.
+// description holds the properties of a session.
 type description struct {
 	id              libssl.SessionID
 	idContext       string
@@ -174,7 +174,7 @@ func FuzzParseSession(f *testing.F) {
 		defer d.Release()
 		require.Equal(t, describe(s), describe(d))
 		if again, err := s.MarshalBinary(); err == nil {
-			// The first writing may put in what was missing, such as a time. The second finds nothing to add.
+			// The first encoding may add a missing field, such as a time. The second adds nothing.
 			s, err := libssl.ParseSession(again)
 			require.NoError(t, err)
 			defer s.Release()
@@ -229,8 +229,8 @@ func TestParseSessionPEM_SaysWhatIsWrong(t *testing.T) {
 	again.Release()
 }
 
-// What OpenSSL 1.1.1 wrote, every release reads: it lacks the field of the
-// key-exchange group, tag 19, that later ones always write. Taken out of ours.
+// Every release reads sessions of OpenSSL 1.1.1. They lack the field of the
+// key-exchange group, tag 19, which this test takes out of a session.
 func TestParseSession_ReadsTheFormOf111(t *testing.T) {
 	s := makeSession(t, modes[0])
 	der := derOf(t, s)

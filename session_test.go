@@ -2,7 +2,6 @@ package libssl_test
 
 import (
 	"bytes"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -116,7 +115,7 @@ func TestSession_ReleaseAndUseTogether(t *testing.T) {
 	}
 }
 
-// A handler whose Session another goroutine uses takes it away in the end.
+// A lent Session dies with its handler, also while another goroutine uses it.
 func TestSession_LentAndUsedElsewhere(t *testing.T) {
 	client, server := modes[0].pair(t, false)
 	stop := make(chan struct{})
@@ -234,23 +233,10 @@ func TestSession_ForgottenIsCollectedAndCounted(t *testing.T) {
 		require.NoError(t, err)
 	}
 	forgotten.ForgottenSessions += 10
-	waitFor(t, func() bool {
+	collect(t, func() bool {
 		live := libssl.LiveResources()
 		return live.ForgottenSessions == before.ForgottenSessions+10 && live.Sessions == before.Sessions
 	})
-}
-
-// waitFor collects garbage until done.
-func waitFor(t testing.TB, done func() bool) {
-	t.Helper()
-	for range 1000 {
-		runtime.GC()
-		if done() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Fatalf("not collected: %+v", libssl.LiveResources())
 }
 
 func TestContextAndSessionPointers_AreNilWhenDead(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -15,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// spy is a memstore that counts, and does on demand what it should not. It is
-// neither store.Local nor store.Embedded.
+// spy is a memstore that records its calls and can be made to fail. It is neither
+// store.Local nor store.Embedded.
 type spy struct {
 	storetest.Faulty
 	mem *memstore.Store
@@ -25,11 +26,22 @@ type spy struct {
 	gets, puts, deletes, takes []store.ID
 }
 
-// newSpy makes one; hooks are to be set before it is used, and call s.mem for
-// the truth.
+// newSpy returns a spy without hooks. Hooks are set before its first use, and reach
+// the records through s.mem.
 func newSpy() *spy {
 	mem := memstore.New(memstore.Options{})
 	return &spy{mem: mem, Faulty: storetest.Faulty{Store: mem}}
+}
+
+// holdPuts makes each Put report that it has begun and wait for release.
+func (s *spy) holdPuts() (entered chan struct{}, release chan struct{}) {
+	entered, release = make(chan struct{}, 8), make(chan struct{})
+	s.OnPut = func(ctx context.Context, r store.Record) error {
+		entered <- struct{}{}
+		<-release
+		return s.mem.Put(ctx, r)
+	}
+	return entered, release
 }
 
 func (s *spy) note(list *[]store.ID, id store.ID) {
@@ -64,7 +76,7 @@ func (s *spy) asked(list *[]store.ID) []store.ID {
 	return append([]store.ID{}, *list...)
 }
 
-// ids are those of the records in the store.
+// ids returns the ids of the stored records.
 func (s *spy) ids(t testing.TB) (all []store.ID) {
 	t.Helper()
 	require.NoError(t, s.mem.List(t.Context(), func(id store.ID, _ int, _ time.Time) error {
@@ -81,7 +93,7 @@ func (s *spy) record(t testing.TB, id store.ID) store.Record {
 	return r
 }
 
-// tap keeps what is written, write by write.
+// tap records every Write.
 type tap struct {
 	net.Conn
 	mu     sync.Mutex
@@ -116,7 +128,7 @@ func (p *tap) hellos() (n int) {
 	return n
 }
 
-// heard collects what OnError is told.
+// heard collects the errors that OnError gets.
 type heard struct {
 	mu   sync.Mutex
 	errs []error
@@ -140,10 +152,19 @@ func (h *heard) count() int {
 	return len(h.errs)
 }
 
-// wait is for what happens on other goroutines.
+// wait waits for an event on another goroutine.
 func wait(t testing.TB, what string, happened func() bool) {
 	t.Helper()
 	require.Eventually(t, happened, time.Minute, time.Millisecond, what)
+}
+
+// collect runs the garbage collector until done.
+func collect(t testing.TB, done func() bool) {
+	t.Helper()
+	wait(t, "the collector", func() bool {
+		runtime.GC()
+		return done()
+	})
 }
 
 func receive[T any](t testing.TB, what string, ch <-chan T) (v T) {

@@ -27,12 +27,12 @@ func TestNewContext_RefusesAnUnknownRole(t *testing.T) {
 	require.Error(t, err)
 }
 
-// An encrypted key, with a password that nobody gives.
+// encryptedKey returns a key under a password that the test does not give.
 func encryptedKey(t *testing.T) []byte {
 	t.Helper()
 	k, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(t, err)
-	//lint:ignore SA1019 what old tools still write
+	//lint:ignore SA1019 the form that old tools still write
 	block, err := x509.EncryptPEMBlock(rand.Reader, "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(k), []byte("password"), x509.PEMCipherAES128) //nolint:staticcheck
 	require.NoError(t, err)
 	return pem.EncodeToMemory(block)
@@ -323,7 +323,7 @@ func makeSessionOnce(t *testing.T) *libssl.Session {
 	return parse(t, onceDER.der)
 }
 
-// On the collector's path no handler runs.
+// No handler runs for a Context that is collected.
 func TestContext_ForgottenIsCollectedAndCounted(t *testing.T) {
 	s := makeSession(t, modes[0])
 	before := libssl.LiveResources()
@@ -339,7 +339,7 @@ func TestContext_ForgottenIsCollectedAndCounted(t *testing.T) {
 		require.True(t, ok)
 	}()
 	forgotten.ForgottenContexts++
-	waitFor(t, func() bool {
+	collect(t, func() bool {
 		live := libssl.LiveResources()
 		return live.ForgottenContexts == before.ForgottenContexts+1 && live.Contexts == before.Contexts
 	})

@@ -79,8 +79,8 @@ func eachFault(t *testing.T, test func(t *testing.T, f *fleet, ft fault), only .
 // short is the budget of operations that use it up, and of no other.
 const short = 20 * time.Millisecond
 
-// found is Stats without what never reached the store: a TLS 1.2 server counts
-// the random id of every fresh client that speaks 1.3 too.
+// found is Stats without the lookups that never reached the store. A TLS 1.2 server
+// counts one for every new client that also speaks 1.3, for its random id.
 func found(cache *libssl.SessionCache) libssl.CacheStats {
 	s := cache.Stats()
 	s.Misses -= s.Untagged
@@ -102,7 +102,7 @@ func TestStore_FailingGetIsAMiss(t *testing.T) {
 	})
 }
 
-// promptSpy is one that says whether it is store.Prompt now.
+// promptSpy is a spy that is store.Prompt while prompt is set.
 type promptSpy struct {
 	*spy
 	prompt atomic.Bool
@@ -110,7 +110,7 @@ type promptSpy struct {
 
 func (s *promptSpy) Prompt() bool { return s.prompt.Load() }
 
-// A store that is prompt, as it says for each call, is called by the handshake itself, with the same budget.
+// A store that is prompt at the time of a call is called by the handshake itself, within the same budget.
 func TestStore_PromptIsCalledByTheHandshake(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		st := &promptSpy{spy: newSpy()}
@@ -279,7 +279,7 @@ func outageOf(down *atomic.Bool) *spy {
 	return st
 }
 
-// breakerClock is the breaker's clock from now on, and stands still.
+// breakerClock gives the breaker a clock that stands still until the test moves it.
 func breakerClock(cache *libssl.SessionCache) *atomic.Int64 {
 	var clock atomic.Int64
 	clock.Store(time.Now().UnixNano())

@@ -173,7 +173,7 @@ func TestStore_HostsDoNotShareSessions(t *testing.T) {
 				require.True(t, at("b.test", b.next).resumed)
 				require.Equal(t, shared, at("b.test", a.next).resumed)
 				require.Equal(t, shared, at("a.test", b.next).resumed)
-				own := at(serverName, nil) // nobody's, so the front's
+				own := at(serverName, nil) // a name without a Context: the front answers
 				require.True(t, at(serverName, own.next).resumed)
 				require.False(t, at("a.test", own.next).resumed)
 				require.False(t, at(serverName, a.next).resumed)

@@ -86,7 +86,7 @@ func TestStore_ParkedLookupsHoldNoThread(t *testing.T) {
 
 // ---- bad answers -----------------------------------------------------------------
 
-// issuance is a session with all that is known of it.
+// issuance is a session, its id and its entry.
 type issuance struct {
 	sess *libssl.Session // the client's
 	id   store.ID
@@ -95,7 +95,7 @@ type issuance struct {
 	der  []byte // the server's session
 }
 
-// issue makes a full handshake and opens what the store got of it.
+// issue makes a full handshake and opens the entry that the store got.
 func (f *fleet) issue(t testing.TB, server *libssl.Context, st *spy, seal *ticket.Ring) issuance {
 	t.Helper()
 	v := f.visit(t, server, nil)
@@ -191,30 +191,30 @@ func TestStore_BadAnswersAreMisses(t *testing.T) {
 					answer func() (store.Record, error)
 					want   count
 				}{
-					"absent":                   {func() (store.Record, error) { return store.Record{}, store.ErrNotFound }, countMiss},
-					"absent, wrapped":          {func() (store.Record, error) { return store.Record{}, fmt.Errorf("x: %w", store.ErrNotFound) }, countMiss},
-					"nothing":                  {func() (store.Record, error) { return store.Record{}, nil }, countRejected},
-					"empty":                    {with(nil), countRejected},
-					"garbage":                  {with(append([]byte{kind}, bytes.Repeat([]byte{0x5a}, 300)...)), countRejected},
-					"garbage of another kind":  {with(bytes.Repeat([]byte{0x5a}, 300)), countUndecodable},
-					"a byte more":              {with(append(bytes.Clone(i.rec.Data), 0)), countRejected},
-					"another's entry":          {with(other.rec.Data), countRejected},
-					"another's record":         {func() (store.Record, error) { return other.rec, nil }, countRejected},
-					"another's session":        {craft(other.der), countRejected},
-					"another version's":        {craft(iOther.der), countRejected},
-					"another id context":       {with(libssl.SealEntry(seal, i.id, []byte("x"), now, i.der)), countRejected},
-					"another context within":   {craft(edited(fieldIDContext)), countRejected},
-					"another id within":        {craft(edited(fieldID)), countRejected},
-					"expired":                  {craft(stale()), countRejected},
-					"beyond its lifetime":      {with(libssl.SealEntry(seal, i.id, i.sid, now.Add(-25*time.Hour), i.der)), countRejected},
-					"no session":               {craft(nil), countUndecodable},
-					"not DER":                  {craft(bytes.Repeat([]byte{0x5a}, 200)), countUndecodable},
-					"bytes after the session":  {craft(append(bytes.Clone(i.der), 0)), countUndecodable},
-					"plaintext for sealed":     {with(libssl.SealEntry(otherSealed(seal, newRing(t)), i.id, i.sid, now, i.der)), countUndecodable},
-					"1 MB of garbage":          {with(append([]byte{kind}, make([]byte, 1<<20)...)), countRejected},
-					"1 MB of another kind":     {with(make([]byte, 1<<20)), countRejected},
-					"1 MB around the session":  {craft(append(bytes.Clone(i.der), make([]byte, 1<<20)...)), countRejected},
-					"a cipher nobody knows of": {craft(bytes.Replace(i.der, cipherField(t, i.der), []byte{4, 2, 0xfe, 0xfe}, 1)), countUndecodable},
+					"absent":                  {func() (store.Record, error) { return store.Record{}, store.ErrNotFound }, countMiss},
+					"absent, wrapped":         {func() (store.Record, error) { return store.Record{}, fmt.Errorf("x: %w", store.ErrNotFound) }, countMiss},
+					"nothing":                 {func() (store.Record, error) { return store.Record{}, nil }, countRejected},
+					"empty":                   {with(nil), countRejected},
+					"garbage":                 {with(append([]byte{kind}, bytes.Repeat([]byte{0x5a}, 300)...)), countRejected},
+					"garbage of another kind": {with(bytes.Repeat([]byte{0x5a}, 300)), countUndecodable},
+					"a byte more":             {with(append(bytes.Clone(i.rec.Data), 0)), countRejected},
+					"another's entry":         {with(other.rec.Data), countRejected},
+					"another's record":        {func() (store.Record, error) { return other.rec, nil }, countRejected},
+					"another's session":       {craft(other.der), countRejected},
+					"another version's":       {craft(iOther.der), countRejected},
+					"another id context":      {with(libssl.SealEntry(seal, i.id, []byte("x"), now, i.der)), countRejected},
+					"another context within":  {craft(edited(fieldIDContext)), countRejected},
+					"another id within":       {craft(edited(fieldID)), countRejected},
+					"expired":                 {craft(stale()), countRejected},
+					"beyond its lifetime":     {with(libssl.SealEntry(seal, i.id, i.sid, now.Add(-25*time.Hour), i.der)), countRejected},
+					"no session":              {craft(nil), countUndecodable},
+					"not DER":                 {craft(bytes.Repeat([]byte{0x5a}, 200)), countUndecodable},
+					"bytes after the session": {craft(append(bytes.Clone(i.der), 0)), countUndecodable},
+					"plaintext for sealed":    {with(libssl.SealEntry(otherSealed(seal, newRing(t)), i.id, i.sid, now, i.der)), countUndecodable},
+					"1 MB of garbage":         {with(append([]byte{kind}, make([]byte, 1<<20)...)), countRejected},
+					"1 MB of another kind":    {with(make([]byte, 1<<20)), countRejected},
+					"1 MB around the session": {craft(append(bytes.Clone(i.der), make([]byte, 1<<20)...)), countRejected},
+					"an unknown cipher":       {craft(bytes.Replace(i.der, cipherField(t, i.der), []byte{4, 2, 0xfe, 0xfe}, 1)), countUndecodable},
 				} {
 					t.Run(name, func(t *testing.T) { badAnswer(t, f, opt, i, tt.want, tt.answer) })
 				}
@@ -223,7 +223,7 @@ func TestStore_BadAnswersAreMisses(t *testing.T) {
 						badAnswer(t, f, opt, i, countUndecodable, with(libssl.SealEntry(otherSeal, i.id, i.sid, now, i.der)))
 					})
 				}
-				t.Run("the good one", func(t *testing.T) { // so that the others fail for their reason
+				t.Run("the good one", func(t *testing.T) { // the others fail for their own reasons only if this one resumes
 					good := newSpy()
 					good.OnGet = func(context.Context, store.ID) (store.Record, error) { return craft(i.der)() }
 					server, _ := f.node(t, good, &opt)
@@ -234,8 +234,8 @@ func TestStore_BadAnswersAreMisses(t *testing.T) {
 	}
 }
 
-// otherSealed is the kind of entry that is not wanted: ring where seal is nil,
-// and the reverse.
+// otherSealed returns the key of the other kind of entry: ring if seal is nil, and
+// the reverse.
 func otherSealed(seal, ring *ticket.Ring) *ticket.Ring {
 	if seal == nil {
 		return ring
@@ -292,8 +292,8 @@ func TestStore_TruncatedAndFlippedAnswers(t *testing.T) {
 					full("session cut to %d bytes", n)
 				}
 				require.Zero(t, cache.Stats().Hits)
-				// Changed before it was sealed: whoever can do that has the key. It may
-				// fail the handshake, and must not do worse.
+				// A session changed before it was sealed, by a host that has the key, may
+				// fail the handshake, but must do no more.
 				for bit := 0; bit < 8*len(i.der); bit += 5 * step {
 					der := bytes.Clone(i.der)
 					der[bit/8] ^= 1 << (bit % 8)

@@ -202,5 +202,5 @@ func TestUseTicketKeys_Refuses(t *testing.T) {
 	closed.OnCallbackError(func(e *libssl.CallbackError) { t.Error(e) })
 	require.NoError(t, closed.Close())
 	require.ErrorIs(t, closed.UseTicketKeys(ring), libssl.ErrClosed)
-	require.NoError(t, ring.Rotate(), "and tells nobody")
+	require.NoError(t, ring.Rotate(), "and calls no handler")
 }

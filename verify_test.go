@@ -102,7 +102,7 @@ func TestClient_VerifiesTheServer(t *testing.T) {
 					if c.mode == libssl.VerifyNone {
 						require.Empty(t, state.VerifiedChains, "nothing was verified")
 					} else {
-						require.NoError(t, state.VerifiedChains[0][len(state.VerifiedChains[0])-1].CheckSignatureFrom(caCert(t, ca)))
+						require.NoError(t, state.VerifiedChains[0][len(state.VerifiedChains[0])-1].CheckSignatureFrom(parseCert(t, ca.PEM)))
 					}
 					cl.Close()
 					require.Equal(t, io.EOF, receive(t, "the server", served))
@@ -118,10 +118,6 @@ func TestClient_VerifiesTheServer(t *testing.T) {
 			}
 		})
 	}
-}
-
-func caCert(t *testing.T, ca *tlstest.CA) *x509.Certificate {
-	return parseCert(t, ca.PEM)
 }
 
 func TestServer_VerifiesTheClient(t *testing.T) {
@@ -181,7 +177,7 @@ func TestServer_VerifiesTheClient(t *testing.T) {
 
 // ---- ALPN ----------------------------------------------------------------------------
 
-// As crypto/tls does it, asked in each case.
+// Each case is tried with crypto/tls too.
 func TestALPN_AsCryptoTLS(t *testing.T) {
 	for name, c := range map[string]struct{ client, server []string }{
 		"one":                   {[]string{"h2"}, []string{"h2"}},
@@ -232,7 +228,7 @@ func TestALPN_AsCryptoTLS(t *testing.T) {
 }
 
 // agree runs the handshake from both ends and closes both transports where
-// either fails; it says what both said.
+// either fails. It returns the errors of both.
 func agree(client, server interface {
 	Handshake() error
 	NetConn() net.Conn

@@ -97,7 +97,7 @@ func TestEntry_AnyChangeIsNoticed(t *testing.T) {
 	})
 }
 
-func TestEntry_SaysWhetherSomebodyElseCouldReadIt(t *testing.T) {
+func TestEntry_TellsUnreadableFromForged(t *testing.T) {
 	id, sid := testID(t, 5, 32), []byte("context")
 	a, b := testRing(t), testRing(t)
 	sealed, plain := seal(a, id, sid, time.Now(), []byte("der")), seal(nil, id, sid, time.Now(), []byte("der"))
