@@ -131,7 +131,7 @@ func (c *Conn) handshakeNeeds(ctx context.Context, code C.int) error {
 	switch code {
 	case C.SSL_ERROR_WANT_CLIENT_HELLO_CB:
 		c.tls.visit.lookUp(ctx)
-		return nil
+		return ctx.Err() // given up meanwhile: no session may be made for it
 	case C.SSL_ERROR_WANT_READ:
 		err := c.read.in.Fill(c.nc)
 		if err == io.EOF {
