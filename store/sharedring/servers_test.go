@@ -96,6 +96,7 @@ func TestServers(t *testing.T) {
 		"sqlitestore":   {func() (closable, error) { return sqlitestore.Open(sqlite) }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each mostly waits for rotations
 			opts := options(t)
 			opts.Poll, opts.Rotate, opts.Lifetime = 20*time.Millisecond, 3*time.Second, 24*time.Second
 			var mu sync.Mutex

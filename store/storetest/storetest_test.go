@@ -301,6 +301,7 @@ func TestBroken(t *testing.T) {
 	}
 	for _, name := range slices.Concat(slices.Collect(maps.Keys(broken)), slices.Collect(maps.Keys(brokenServers))) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // two of them wait for seconds
 			cmd := exec.Command(os.Args[0], "-test.run=^TestBroken$/^"+name+"$", "-test.v")
 			cmd.Env = append(os.Environ(), brokenEnv+"="+name)
 			out, err := cmd.CombinedOutput()

@@ -91,6 +91,7 @@ func TestStore_TLS(t *testing.T) {
 }
 
 func TestStore_Sentinel(t *testing.T) {
+	t.Parallel() // it mostly waits
 	eachServer(t, func(t *testing.T, program string) {
 		master := servertest.Redis(t, program)
 		host, port, err := net.SplitHostPort(master.Addr)
@@ -118,6 +119,7 @@ func TestStore_Sentinel(t *testing.T) {
 }
 
 func TestStore_Cluster(t *testing.T) {
+	t.Parallel() // it mostly waits
 	eachServer(t, func(t *testing.T, program string) {
 		nodes := servertest.Cluster(t, program)
 		storetest.Run(t, func(t *testing.T) store.Store {
@@ -462,6 +464,7 @@ func TestNew_LeavesTheClientOpen(t *testing.T) {
 }
 
 func TestOpen_Refuses(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const secret = "s3cret"
 	locked := servertest.Redis(t, "redis-server", "--requirepass", "another")
 	limited := servertest.Redis(t, "redis-server")
@@ -504,6 +507,7 @@ func TestOpen_Refuses(t *testing.T) {
 
 // A server that takes the connection and says nothing, or what nobody understands.
 func TestOpen_StrangeServers(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, answer := range map[string]string{"http": "HTTP/1.1 400 Bad Request\r\n\r\n", "ssh": "SSH-2.0-x\r\n", "binary": "\x00\x01\x02\xff"} {
 		t.Run(name, func(t *testing.T) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")

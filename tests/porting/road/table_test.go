@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -75,12 +76,15 @@ func TestTable_HasEveryCallOfTheHeader(t *testing.T) {
 	here := cgo.VersionNumber() >> 28 << 8
 	here |= cgo.VersionNumber() >> 20 & 0xff
 
+	inHeader := map[string]bool{}
+	for word := range strings.FieldsFuncSeq(header, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+		inHeader[word] = true
+	}
 	inTable := map[string]bool{}
 	for _, c := range calls {
 		assert.False(t, inTable[c.name], "%s is there twice", c.name)
 		inTable[c.name] = true
-		has := regexp.MustCompile(`\b` + c.name + `\b`).MatchString(header)
-		assert.Equal(t, here >= c.since, has, "%s in this OpenSSL's header", c.name)
+		assert.Equal(t, here >= c.since, inHeader[c.name], "%s in this OpenSSL's header", c.name)
 	}
 
 	// A name that a parenthesis follows, or that is another's by a macro.
