@@ -1,6 +1,7 @@
 #!/bin/bash
-# build.sh DIR [GO BUILD FLAGS...]: the library, shared and static, with its header and its pkg-config file (for the prefix
-# $PREFIX, default /usr/local), into DIR/lib and DIR/include: what `make install-cabi` copies.
+# build.sh DIR [GO BUILD FLAGS...]: builds the library, shared and static, into DIR/lib, and puts its pkg-config file and its
+# header into DIR/lib/pkgconfig and DIR/include. `make install-cabi` copies these. The pkg-config file is for the prefix
+# $PREFIX, default /usr/local.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 [ $# -ge 1 ] || { echo "usage: build.sh DIR [GO BUILD FLAGS...]" >&2; exit 2; }
@@ -10,11 +11,11 @@ shift
 
 abi=$(awk '$2 == "LSSL_ABI_VERSION" { print $3 }' "$root/cabi/lssl.h")
 cd "$root"
-# Go writes a header of its exports beside each; they are not the programs'.
+# Go writes a header of its exports beside each library. Programs don't need it; it is removed below.
 go build "$@" -buildmode=c-shared -ldflags="-s -w -extldflags '-Wl,-soname,liblssl.so.$abi -Wl,--version-script=$root/cabi/lssl.map'" \
 	-o "$out/lib/liblssl.so.$abi" ./cabi
 go build "$@" -buildmode=c-archive -ldflags="-s -w" -o "$out/lib/liblssl.a" ./cabi
-# One object that shows what the shared library shows: programs may have an SQLite of their own.
+# The static library is one object that exports the same symbols as the shared one: a program may link its own SQLite.
 ld -r -d --whole-archive "$out/lib/liblssl.a" -o "$out/lib/lssl.o"
 objcopy --wildcard --keep-global-symbol='lssl_*' "$out/lib/lssl.o"
 rm "$out/lib/liblssl.a"

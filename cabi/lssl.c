@@ -1,6 +1,6 @@
 /*
- * lssl.c: the functions of lssl.h. They check what can be checked in C and keep
- * Go from being called where it cannot run.
+ * lssl.c: the functions of lssl.h. They check their arguments as far as C can,
+ * and do not call Go in a forked child, where it cannot run.
  */
 #include "cabi.h"
 #include "_cgo_export.h"
@@ -26,7 +26,7 @@ static void lssl_fork_child(void)
     lssl_forked = 1;
 }
 
-/* When the library is loaded: it may be forked before Go's runtime is there. */
+/* Runs when the library is loaded: the process may fork before Go has started. */
 static void __attribute__((constructor)) lssl_loaded(void)
 {
     pthread_atfork(NULL, NULL, lssl_fork_child);
@@ -40,7 +40,7 @@ static int lssl_fail(int code, const char *text)
 
 static int lssl_fail_forked(void)
 {
-    return lssl_fail(LSSL_EFORK, "this process was forked from one that had the library loaded: fork first, load it then");
+    return lssl_fail(LSSL_EFORK, "this process was forked from one that had the library loaded: fork first, then load it");
 }
 
 int lssl_abi_version(void)
@@ -54,8 +54,8 @@ const char *lssl_error(void)
 }
 
 /*
- * Fields that the program's header does not know are 0; those that this library
- * does not know must be.
+ * Fields that the program's header does not have become 0. Fields that this
+ * library does not have must be 0.
  */
 static int lssl_copy_options(struct lssl_options *to, const struct lssl_options *from)
 {
@@ -85,7 +85,7 @@ static int lssl_check_ctx(SSL_CTX *ctx)
     const SSL_METHOD *m = SSL_CTX_get_ssl_method(ctx);
 
     if (m == TLS_client_method())
-        return lssl_fail(LSSL_EUNSUPPORTED, "the SSL_CTX is a client's");
+        return lssl_fail(LSSL_EUNSUPPORTED, "the SSL_CTX is for clients");
     if (m == DTLS_method() || m == DTLS_server_method() || m == DTLS_client_method())
         return lssl_fail(LSSL_EUNSUPPORTED, "the SSL_CTX is for DTLS");
     if (SSL_CTX_get_mode(ctx) & SSL_MODE_ASYNC)
@@ -137,7 +137,7 @@ int lssl_stats(const struct lssl_cache *cache, struct lssl_stats *out)
         return lssl_fail_forked();
     lsslGoStats(cache->handle, &all);
     size = out->struct_size;
-    memset(out, 0, size); /* counters that this library does not know */
+    memset(out, 0, size); /* for counters that this library does not have */
     memcpy(out, &all, size < sizeof(all) ? size : sizeof(all));
     out->struct_size = size;
     return LSSL_OK;

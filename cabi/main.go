@@ -1,5 +1,5 @@
-// Command cabi is the library of lssl.h, a session cache for servers that are written in C: it is built with
-// -buildmode=c-shared or c-archive. Its functions are in lssl.c; here is what they call.
+// Command cabi is the library of lssl.h, a session cache for servers written in C. It is built with -buildmode=c-shared or
+// c-archive. lssl.c has its functions, and this file the Go functions that they call.
 package main
 
 /*
@@ -29,17 +29,17 @@ import (
 
 func main() {}
 
-// cache is what a struct lssl_cache stands for.
+// cache is the Go side of a struct lssl_cache.
 type cache struct {
 	ctx      *libssl.Context
 	sc       *libssl.SessionCache
-	release  func() error // the store
+	release  func() error // releases the store
 	stopRing func()
 }
 
 var caches cgo.Registry[cache]
 
-// failure is an error with its number in lssl.h.
+// failure is an error with its LSSL_E code.
 type failure struct {
 	code C.int
 	err  error
@@ -54,7 +54,8 @@ func fail(code C.int, err error) error {
 	return failure{code, err}
 }
 
-// answer is what f has to say, for C. A panic must not unwind C's frames.
+// answer calls f and returns its result as a code of lssl.h. The error goes into text. It recovers a panic, which must not
+// unwind C frames.
 func answer(text *C.char, size C.size_t, f func() error) (code C.int) {
 	var err error
 	func() {
@@ -97,7 +98,7 @@ func lsslGoUseStore(sslCtx *C.SSL_CTX, url *C.char, opt *C.struct_lssl_options, 
 	})
 }
 
-// watchInterval is how soon a key ring that was changed takes effect.
+// watchInterval is how often a key ring file is checked for changes.
 const watchInterval = 5 * time.Second
 
 func useStore(sslCtx unsafe.Pointer, url string, o *C.struct_lssl_options) (*cache, error) {
@@ -132,7 +133,7 @@ func (c *cache) open(sslCtx unsafe.Pointer, url string, o *C.struct_lssl_options
 	}
 	c.release = release
 	if _, embedded := st.(store.Embedded); !embedded && opt.Keys == nil && !opt.Plaintext {
-		return fail(C.LSSL_EKEYS, errors.New("a store of several hosts needs a keyring, or LSSL_PLAINTEXT where its readers may read the traffic"))
+		return fail(C.LSSL_EKEYS, errors.New("a store of several hosts needs a keyring, or LSSL_PLAINTEXT if its readers may read the traffic"))
 	}
 	if c.ctx, err = libssl.AttachContext(sslCtx); err != nil {
 		return fail(C.LSSL_EBUSY, err)
@@ -151,7 +152,7 @@ func (c *cache) open(sslCtx unsafe.Pointer, url string, o *C.struct_lssl_options
 	return nil
 }
 
-// teller is the program's on_error.
+// teller returns a Go function that calls the program's on_error, or nil if there is none.
 func teller(o *C.struct_lssl_options) func(error) {
 	f, arg := o.on_error, o.on_error_arg
 	if f == nil {
@@ -164,7 +165,7 @@ func teller(o *C.struct_lssl_options) func(error) {
 	}
 }
 
-// end gives back what there is.
+// end releases everything that open has acquired.
 func (c *cache) end() error {
 	if c.ctx != nil {
 		c.ctx.Close()
@@ -199,7 +200,7 @@ func lsslGoClose(h C.uint64_t, timeout C.uint, text *C.char, size C.size_t) C.in
 
 // ---- stores ---------------------------------------------------------------------
 
-// shared are the open stores: the SSL_CTXs of a process that name one URL share it, and its connections.
+// shared holds the open stores by URL: all SSL_CTXs of the process that name a URL share one store and its connections.
 var shared = struct {
 	sync.Mutex
 	stores map[string]*sharedStore
@@ -239,9 +240,9 @@ func openShared(url string) (st store.Store, release func() error, err error) {
 
 // ---- parked handshakes --------------------------------------------------------------
 
-var places sync.Map // of *C.SSL, as unsafe.Pointer
+var places sync.Map // *place by *C.SSL, as unsafe.Pointer
 
-// place is where a handshake of an event loop waits.
+// place is where a parked handshake of an event loop waits.
 type place struct {
 	ssl unsafe.Pointer
 	fd  C.int
@@ -251,7 +252,7 @@ func newPlace(ssl unsafe.Pointer, onError func(error)) parking.Place {
 	fd, err := C.cabi_fd_new()
 	if fd < 0 {
 		if onError != nil {
-			onError(fmt.Errorf("a session is not looked up: no descriptor: %w", err))
+			onError(fmt.Errorf("a session was not looked up, for lack of a descriptor: %w", err))
 		}
 		return nil
 	}

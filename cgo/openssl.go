@@ -16,7 +16,7 @@ package cgo
 
 static unsigned long scb_version_num(void) { return OpenSSL_version_num(); }
 static const char *scb_version_text(void) { return OpenSSL_version(OPENSSL_VERSION); }
-// The texts are loaded with the library, which nothing may have asked for yet.
+// Error texts exist only once the library is initialised, and this may be the first call into it.
 static const char *scb_err_lib(unsigned long code)
 {
     OPENSSL_init_ssl(OPENSSL_INIT_LOAD_SSL_STRINGS | OPENSSL_INIT_LOAD_CRYPTO_STRINGS, NULL);
@@ -26,16 +26,16 @@ static const char *scb_err_reason(unsigned long code) { return ERR_reason_error_
 */
 import "C"
 
-// Version returns the name, version and date of the OpenSSL that this process
-// runs on, which may be newer than the headers it was compiled with.
+// Version returns the name, version and date of the OpenSSL library in this
+// process, which may be newer than the headers it was compiled with.
 func Version() string { return C.GoString(C.scb_version_text()) }
 
-// VersionNumber is OpenSSL_version_num: 0x1010117f is 1.1.1w, 0x30000130 is
-// 3.0.19.
+// VersionNumber returns OpenSSL_version_num: 0x1010117f is 1.1.1w, 0x30000130
+// is 3.0.19.
 func VersionNumber() uint64 { return uint64(C.scb_version_num()) }
 
 // ErrorText names the library and the reason of an OpenSSL error code. A part
-// that OpenSSL has no text for is empty.
+// without a text in OpenSSL is empty.
 func ErrorText(code uint64) (library, reason string) {
 	return C.GoString(C.scb_err_lib(C.ulong(code))), C.GoString(C.scb_err_reason(C.ulong(code)))
 }

@@ -1,6 +1,6 @@
 // Package cgo is the plumbing between Go and C that knows nothing about
-// sessions: handles that C may keep, the link flags, the version gate and the
-// texts of OpenSSL's error codes.
+// sessions: handles that C code may keep, the link flags, the version check and
+// the texts of OpenSSL error codes.
 package cgo
 
 import (
@@ -8,10 +8,10 @@ import (
 	"sync/atomic"
 )
 
-// A Handle stands for a Go value in C memory. It is an integer, so the rules
-// for passing pointers do not touch it, and it carries a generation, so a
-// handle that outlived its value finds nothing instead of somebody else's
-// value. The zero Handle is never given out.
+// A Handle stands for a Go value in C memory. It is an integer, so the cgo rules
+// for passing pointers do not apply to it. It contains a generation, so a handle
+// that outlived its value finds nothing, rather than the next value in the same
+// slot. The zero Handle is never given out.
 type Handle uint64
 
 const (
@@ -19,9 +19,9 @@ const (
 	chunkSize = 1 << chunkBits
 )
 
-// Registry maps handles to values of one type. Looking a handle up takes no
-// lock: callbacks arrive on every thread at once, and a lock word shared by
-// all of them would cost more than the callback.
+// Registry maps handles to values of one type. Get takes no lock: callbacks
+// arrive on all threads at once, and a lock word shared by all of them would
+// cost more than the callback.
 type Registry[T any] struct {
 	chunks atomic.Pointer[[]*[chunkSize]slot[T]]
 	live   atomic.Int64
@@ -35,8 +35,8 @@ type slot[T any] struct {
 	val atomic.Pointer[T]
 }
 
-// Put registers v and returns its handle. v may be nil: the handle then finds
-// nothing until Set.
+// Put registers v and returns its handle. v may be nil: Get then returns nil
+// until Set.
 func (r *Registry[T]) Put(v *T) Handle {
 	r.mu.Lock()
 	if len(r.free) == 0 {
@@ -60,10 +60,10 @@ func (r *Registry[T]) grow() {
 	chunk := new([chunkSize]slot[T])
 	base := uint32(len(old)) << chunkBits
 	for i := range chunk {
-		// Downwards, so that low indexes are handed out first.
+		// In descending order, so that low indexes are used first.
 		r.free = append(r.free, base+chunkSize-1-uint32(i))
 	}
-	// A fresh slice: readers may still walk the old one.
+	// A new slice: readers may still use the old one.
 	grown := append(old[:len(old):len(old)], chunk)
 	r.chunks.Store(&grown)
 }
@@ -81,22 +81,22 @@ func (r *Registry[T]) slot(h Handle) *slot[T] {
 	return s
 }
 
-// Get returns the value of h, nil if h is unknown or deleted.
+// Get returns the value of h, or nil if h is unknown or deleted.
 func (r *Registry[T]) Get(h Handle) *T {
 	s := r.slot(h)
 	if s == nil {
 		return nil
 	}
 	v := s.val.Load()
-	// The slot may have changed hands between the two loads.
+	// The slot may have been deleted and taken again since the first check.
 	if s.gen.Load() != uint32(h>>32) {
 		return nil
 	}
 	return v
 }
 
-// Set changes the value of a live handle. The caller owns h: Set must not run
-// together with Delete of the same handle.
+// Set changes the value of a live handle. The caller owns h: Set and Delete of
+// the same handle must not run concurrently.
 func (r *Registry[T]) Set(h Handle, v *T) {
 	if s := r.slot(h); s != nil {
 		s.val.Store(v)

@@ -46,7 +46,7 @@ func TestRegistry_UnknownHandlesFindNothing(t *testing.T) {
 	require.Same(t, &v, r.Get(h))
 }
 
-// A slot that is used again has another generation.
+// A slot that is used again has a new generation.
 func TestRegistry_OldHandlesStayDead(t *testing.T) {
 	var r cgo.Registry[int]
 	var old []cgo.Handle
@@ -60,7 +60,7 @@ func TestRegistry_OldHandlesStayDead(t *testing.T) {
 			r.Set(dead, new(int))
 			r.Delete(dead)
 		}
-		require.Same(t, &v, r.Get(h), "nobody but its own handle changes it")
+		require.Same(t, &v, r.Get(h), "an old handle must not change it")
 		r.Delete(h)
 		r.Delete(h)
 		require.Zero(t, r.Len())
@@ -96,7 +96,7 @@ func TestRegistry_SetChangesALiveHandle(t *testing.T) {
 
 func TestRegistry_PutGetDeleteTogether(t *testing.T) {
 	var r cgo.Registry[[2]int]
-	var shared sync.Map // handles for others to look up, dead or alive
+	var shared sync.Map // handles for the other goroutines to look up, live or deleted
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
@@ -107,7 +107,7 @@ func TestRegistry_PutGetDeleteTogether(t *testing.T) {
 				assert.Same(t, v, r.Get(h))
 				if other, ok := shared.Load((g + 1) % 8); ok {
 					if v := r.Get(other.(cgo.Handle)); v != nil {
-						assert.Equal(t, (g+1)%8, v[0], "never somebody else's")
+						assert.Equal(t, (g+1)%8, v[0], "the value belongs to another handle")
 					}
 				}
 				r.Delete(h)
@@ -125,7 +125,7 @@ func TestVersion_IsOneThatIsSupported(t *testing.T) {
 }
 
 func TestErrorText_NamesLibraryAndReason(t *testing.T) {
-	// ERR_LIB_SYS aside, code 0 has no text, and an unknown reason none either.
+	// Code 0 has no reason text.
 	_, reason := cgo.ErrorText(0)
 	require.Empty(t, reason)
 	// ERR_PACK(ERR_LIB_SSL, SSL_R_NO_SHARED_CIPHER): 20 and 193.

@@ -1,5 +1,6 @@
-// Package metrics names what a session cache and its Context count, for monitoring: once, so that every exporter says
-// the same. It depends on no monitoring system; metrics/prom and metrics/otel do, in modules of their own.
+// Package metrics defines the names and help texts of the metrics of a session cache and its Context, once for all
+// exporters. It depends on no monitoring system. Package metrics/prom exports to Prometheus and metrics/otel to
+// OpenTelemetry, each as a separate module.
 package metrics
 
 import (
@@ -13,20 +14,20 @@ import (
 	"github.com/libssl-go/libssl"
 )
 
-// Kind is how a metric's value is to be read.
+// Kind is the type of a metric.
 type Kind string
 
 const (
 	Counter   Kind = "counter"   // only grows
-	Gauge     Kind = "gauge"     // is what is now
+	Gauge     Kind = "gauge"     // the current value
 	Histogram Kind = "histogram" // counts durations, in seconds
 )
 
-// Metric is one metric with its values, one for each value of its label.
+// Metric is one metric with one value for each value of its label.
 type Metric struct {
 	Name, Help string
 	Kind       Kind
-	Label      string // empty: one value, without a label
+	Label      string // empty: a single value without a label
 	Values     []Value
 }
 
@@ -34,10 +35,10 @@ type Metric struct {
 type Value struct {
 	Label     string
 	Number    float64
-	Durations libssl.Histogram // of a Histogram
+	Durations libssl.Histogram // set if the metric is a Histogram
 }
 
-// Of reads the metrics of a session cache and of the Context it is on; either may be nil.
+// Of reads the metrics of a session cache and of its Context; either may be nil.
 func Of(sc *libssl.SessionCache, ctx *libssl.Context) (all []Metric) {
 	if sc != nil {
 		all = ofCache(sc.Stats())
@@ -59,7 +60,7 @@ func ofCache(s libssl.CacheStats) []Metric {
 	}
 	rejected := Metric{
 		Name: "libssl_session_rejected_total", Kind: Counter, Label: "reason",
-		Help: "Entries of the store that were not given to OpenSSL.",
+		Help: "Store entries that were not given to OpenSSL.",
 	}
 	for _, r := range libssl.Rejections() {
 		rejected.Values = append(rejected.Values, Value{Label: r.String(), Number: float64(s.RejectedFor[r])})
@@ -67,7 +68,7 @@ func ofCache(s libssl.CacheStats) []Metric {
 	return []Metric{
 		{
 			Name: "libssl_session_lookups_total", Kind: Counter, Label: "result",
-			Help: "Sessions that clients asked to resume, by what became of the question.",
+			Help: "Sessions that clients asked to resume, by the result of the lookup.",
 			Values: []Value{
 				{Label: "hit", Number: float64(s.Hits)},
 				{Label: "miss", Number: float64(s.Misses - s.Untagged)},
@@ -82,7 +83,7 @@ func ofCache(s libssl.CacheStats) []Metric {
 		rejected,
 		{
 			Name: "libssl_store_failures_total", Kind: Counter, Label: "kind",
-			Help: "Operations of the store that did not do what they should.",
+			Help: "Store operations that failed, were late, were skipped or were lost.",
 			Values: []Value{
 				{Label: "error", Number: float64(s.Errors)},
 				{Label: "late", Number: float64(s.Timeouts)},
@@ -92,7 +93,7 @@ func ofCache(s libssl.CacheStats) []Metric {
 		},
 		{
 			Name: "libssl_store_entries_total", Kind: Counter, Label: "operation",
-			Help: "Entries of the store that were changed.",
+			Help: "Changes of store entries.",
 			Values: []Value{
 				{Label: "stored", Number: float64(s.Stored)},
 				{Label: "removed", Number: float64(s.Removed)},
@@ -102,18 +103,18 @@ func ofCache(s libssl.CacheStats) []Metric {
 		},
 		{
 			Name: "libssl_store_seconds", Kind: Histogram, Label: "operation",
-			Help:   "Time that the store took to answer.",
+			Help:   "Duration of store operations.",
 			Values: []Value{{Label: "get", Durations: s.Get}, {Label: "put", Durations: s.Put}},
 		},
 		{
 			Name: "libssl_handshake_seconds", Kind: Histogram, Label: "kind",
-			Help:   "Time that handshakes took, waiting for the peer and the store included.",
+			Help:   "Duration of handshakes, including the waits for the peer and the store.",
 			Values: []Value{{Label: "full", Durations: s.Full}, {Label: "resumed", Durations: s.Resumed}},
 		},
 		one("libssl_handshakes_suspended_total", "Handshakes that were parked for a lookup.", Counter, float64(s.Suspended)),
-		one("libssl_handshakes_parked", "Handshakes that are parked now.", Gauge, float64(s.Parked)),
-		one("libssl_store_queue", "Operations of the store that are queued now.", Gauge, float64(s.Queue)),
-		one("libssl_store_breaker_open", "Whether the store is left alone after failures.", Gauge, open),
+		one("libssl_handshakes_parked", "Handshakes that are parked for a lookup now.", Gauge, float64(s.Parked)),
+		one("libssl_store_queue", "Store operations that are queued now.", Gauge, float64(s.Queue)),
+		one("libssl_store_breaker_open", "1 while the circuit breaker keeps calls from a failing store, else 0.", Gauge, open),
 	}
 }
 
@@ -122,7 +123,7 @@ func ofContext(s libssl.Stats) []Metric {
 		one("libssl_context_sessions", "Sessions in OpenSSL's internal cache now.", Gauge, float64(s.Number)),
 		{
 			Name: "libssl_context_handshakes_total", Kind: Counter, Label: "event",
-			Help: "OpenSSL's own counters of the context, SSL_CTX_sess_accept and its kin.",
+			Help: "Counters that OpenSSL keeps for the context: SSL_CTX_sess_accept and the related functions.",
 			Values: []Value{
 				{Label: "accept", Number: float64(s.Accept)},
 				{Label: "accept_good", Number: float64(s.AcceptGood)},
@@ -148,8 +149,8 @@ type Sample struct {
 // Label is a label with its value.
 type Label struct{ Name, Value string }
 
-// Samples are the metric's numbers, as Prometheus names them: of a Histogram, for each value, the buckets, each with
-// what the shorter ones count and the bound in label le, the sum and the count.
+// Samples returns the numbers of the metric with the names that Prometheus uses. A Histogram gives, for each value, its
+// buckets, its sum and its count. Buckets are cumulative and have their bound in label le.
 func (m Metric) Samples() (all []Sample) {
 	for _, v := range m.Values {
 		var labels []Label

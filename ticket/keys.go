@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// Key is one key of a Ring, for those who compose rings. It shows nothing of its secret, however it is printed. The zero Key is
-// none and not to be used.
+// Key is one key of a Ring, for code that composes rings. Printing it shows its id and never its secret. The zero Key is
+// invalid.
 type Key struct{ k *key }
 
-// NewKey returns a fresh random key, which seals from notBefore on, to the second; the zero time is always.
+// NewKey returns a fresh random key that seals from notBefore on, cut to the second. With the zero time it seals at once.
 func NewKey(notBefore time.Time) (Key, error) {
 	var secret [KeySize]byte
 	rand.Read(secret[:]) // never fails: the runtime ends the process first
@@ -23,10 +23,10 @@ func NewKey(notBefore time.Time) (Key, error) {
 	return Key{k}, nil
 }
 
-// NotBefore is the time from which on the key seals; zero: always.
+// NotBefore returns the time from which the key seals. The zero time means always.
 func (k Key) NotBefore() time.Time { return k.k.notBefore }
 
-// String returns the key's id, which is derived from the secret and tells nothing about it: two keys are one if their ids are.
+// String returns the key's id. The id is derived from the secret and reveals nothing about it: equal ids mean equal keys.
 func (k Key) String() string { return hex.EncodeToString(k.k.id[:]) }
 
 // Keys returns the ring's keys, newest first.
@@ -38,8 +38,8 @@ func (r *Ring) Keys() []Key {
 	return all
 }
 
-// RingOf returns a ring of the given keys, newest first. It refuses what ParseRing does: none, more than MaxKeys, one that comes
-// twice, and keys that all wait for their time.
+// RingOf returns a ring of the given keys, newest first. Like ParseRing it refuses an empty list, more than MaxKeys keys, a
+// repeated key, and keys that all start sealing in the future.
 func RingOf(keys []Key) (*Ring, error) {
 	switch {
 	case len(keys) == 0:

@@ -41,7 +41,7 @@ func TestRingOf_Refuses(t *testing.T) {
 	keys := parse(t, many(MaxKeys)).Keys()
 	_, err = RingOf(append(keys, parse(t, keyA).Keys()...))
 	assert.ErrorContains(t, err, "at most 16")
-	_, err = RingOf(append(parse(t, keyA, keyB).Keys(), parse(t, keyA).Keys()...)) // parsed twice, and one key all the same
+	_, err = RingOf(append(parse(t, keyA, keyB).Keys(), parse(t, keyA).Keys()...)) // parsed twice, but the same key
 	assert.ErrorContains(t, err, "comes twice")
 }
 

@@ -1,19 +1,19 @@
-// Package ticket keeps the keys that protect TLS sessions outside the process that made them: the entries of a session
-// store, and tickets held by clients.
+// Package ticket keeps the keys that protect TLS sessions outside the process that made them: entries in a session store,
+// and tickets held by clients.
 //
-// A Ring is a short list of 32-byte keys, newest first. The newest seals, all of them open, so that keys can be replaced
-// while sessions sealed under the older ones live on. Servers that share sessions share a ring, usually as a file:
+// A Ring is a short list of 32-byte keys, newest first. The newest key seals and every key opens, so that keys can be
+// replaced while sessions sealed under older keys live on. Servers that share sessions share a ring, usually as a file:
 //
-//	# newest first; a key may name the time from which on it seals
+//	# newest first; the time, if any, is when the key starts to seal
 //	6cc1...64 hexadecimal digits in all... 2026-11-25T10:00:00Z
 //	90b2...
 //
-// To rotate the keys of a fleet write a file with a fresh key in front (see RotateAt) and give it to every server, which
-// may watch it (see WatchRing). A key opens as soon as a server has it and seals from its time on, so that servers which
-// reload at different moments agree. Package store/sharedring keeps a ring in the store that the servers share, where they
-// rotate it themselves.
+// To rotate the keys of a fleet, write a file with a fresh key in front (see RotateAt) and copy it to every server. A server
+// may watch its file (see WatchRing). A key opens as soon as a server has it and seals only from its time on, so that
+// servers which reload at different moments agree. Package store/sharedring keeps a ring in the store that the servers
+// share, and the servers rotate it themselves.
 //
-// No method prints or marshals a key, except WriteTo and Save, whose purpose it is.
+// Only WriteTo and Save write keys; no other method prints or marshals one.
 package ticket
 
 import (
@@ -33,20 +33,20 @@ import (
 )
 
 const (
-	// KeySize is the length of a ring's keys in bytes.
+	// KeySize is the length of a key in bytes.
 	KeySize = 32
 
 	// MaxKeys is how many keys a ring may have.
 	MaxKeys = 16
 
-	// RotatedKeys is how many keys Rotate leaves in a ring, the fresh one included. With sessions that live a day
-	// and a rotation a day, two would do; four forgive a server that learns of a new key late.
+	// RotatedKeys is how many keys Rotate leaves in a ring, the fresh one included. With sessions that live a day and
+	// daily rotation, two would do. Four tolerate a server that gets a new key late.
 	RotatedKeys = 4
 )
 
 // Ring is a list of 1 to 16 keys, newest first. It is safe for concurrent use.
-// Make one with NewRing, ParseRing, LoadRing, WatchRing, RingFromEnv or FromKey; the zero Ring holds no key, opens nothing
-// and panics when it must seal.
+// Make one with NewRing, ParseRing, LoadRing, WatchRing, RingFromEnv or FromKey. The zero Ring has no key: it opens nothing,
+// and Seal panics.
 type Ring struct {
 	list atomic.Pointer[keyList]
 
@@ -54,7 +54,7 @@ type Ring struct {
 	onChange []*func()
 }
 
-// keyList is immutable once a Ring points to it: readers load it once and need no lock.
+// keyList is immutable once a Ring points to it, so readers need no lock.
 type keyList struct {
 	keys []*key
 }
@@ -68,7 +68,8 @@ func NewRing() (*Ring, error) {
 	return r, nil
 }
 
-// FromKey returns a ring of one given key of KeySize bytes, such as a store.Embedded has. It keeps no reference to secret.
+// FromKey returns a ring of the one key secret, which has KeySize bytes, for example the key of a store.Embedded. It copies
+// secret.
 func FromKey(secret []byte) (*Ring, error) {
 	if len(secret) != KeySize {
 		return nil, fmt.Errorf("ticket: a key has %d bytes, not %d", KeySize, len(secret))
@@ -80,10 +81,10 @@ func FromKey(secret []byte) (*Ring, error) {
 	return ringOf([]*key{k}), nil
 }
 
-// ParseRing reads a ring in the format of key files: one key a line in 64 hexadecimal digits, newest first, each followed by the
-// time from which on it seals, in RFC 3339, or by nothing. Blank lines and lines that begin with # are skipped. A key that
-// appears twice is an error, since the second is surely a slip of the editor, and so are no key at all, more than MaxKeys,
-// and keys that all wait for their time. Errors name the line and never quote a key.
+// ParseRing reads a ring in the format of key files: one key a line, newest first. A line has 64 hexadecimal digits and,
+// optionally, the time in RFC 3339 from which the key seals. Blank lines and lines that begin with # are skipped. A repeated
+// key is an error, since it is surely an editing mistake. So are no key at all, more than MaxKeys keys, and keys that all
+// start sealing in the future. Errors name the line and never quote a key.
 func ParseRing(text []byte) (*Ring, error) {
 	keys, err := ParseKeys(text)
 	if err != nil {
@@ -92,10 +93,10 @@ func ParseRing(text []byte) (*Ring, error) {
 	return RingOf(keys)
 }
 
-// ParseKeys is ParseRing for keys that are yet to become a ring: they may all wait for their time.
+// ParseKeys is ParseRing for a list of keys that is not a ring yet: all of them may start sealing in the future.
 func ParseKeys(text []byte) ([]Key, error) {
 	var keys []Key
-	var lines []int // where each of keys was
+	var lines []int // the line of each key
 	n := 0
 	for line := range bytes.Lines(text) {
 		n++
@@ -107,7 +108,7 @@ func ParseKeys(text []byte) ([]Key, error) {
 		digits, when, dated := bytes.Cut(line, []byte(" "))
 		bad := len(digits) != hex.EncodedLen(KeySize)
 		if !bad {
-			_, err := hex.Decode(secret[:], digits) // whose error would quote a digit
+			_, err := hex.Decode(secret[:], digits) // not reported: the error quotes a digit of the key
 			bad = err != nil
 		}
 		if bad {
@@ -143,20 +144,21 @@ func ParseKeys(text []byte) ([]Key, error) {
 
 var errNoKey = errors.New("ticket: no key in the ring")
 
-// RingFromEnv reads a ring from an environment variable, in the format of ParseRing, where commas may stand for line ends.
+// RingFromEnv reads a ring from an environment variable, in the format of ParseRing. Commas may replace the line ends.
 func RingFromEnv(name string) (*Ring, error) {
 	text, ok := os.LookupEnv(name)
 	if !ok {
-		return nil, fmt.Errorf("ticket: the environment has no %s", name)
+		return nil, fmt.Errorf("ticket: environment variable %s is not set", name)
 	}
 	r, err := ParseRing([]byte(strings.ReplaceAll(text, ",", "\n")))
 	if err != nil {
-		return nil, fmt.Errorf("key ring of the environment's %s: %w", name, err)
+		return nil, fmt.Errorf("key ring in environment variable %s: %w", name, err)
 	}
 	return r, nil
 }
 
-// LoadRing reads a ring from a file in the format of ParseRing. It refuses a file that others than its owner can read or write.
+// LoadRing reads a ring from a file in the format of ParseRing. It refuses a file that users other than its owner can read
+// or write.
 func LoadRing(path string) (*Ring, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -168,7 +170,7 @@ func LoadRing(path string) (*Ring, error) {
 		return nil, fmt.Errorf("ticket: key ring: %w", err)
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("ticket: key ring %s: mode %04o lets others than its owner at the keys; make it 0600", path, mode)
+		return nil, fmt.Errorf("ticket: key ring %s: mode %04o lets other users read or change the keys; make it 0600", path, mode)
 	}
 	text, err := io.ReadAll(f)
 	if err != nil {
@@ -198,10 +200,10 @@ func (r *Ring) keys() []*key {
 // Rotate is RotateAt for a key that seals at once.
 func (r *Ring) Rotate() error { return r.RotateAt(time.Time{}) }
 
-// RotateAt puts a fresh random key in front, which seals from notBefore on, to the second, and drops the oldest ones beyond
-// RotatedKeys. What they sealed can then no longer be opened by this ring. Calls that run meanwhile use the keys from
-// before or after. For a fleet notBefore is when every server has the new ring: whoever learns of the key later cannot
-// open what it sealed.
+// RotateAt puts a fresh random key in front, which seals from notBefore on, cut to the second. It drops the oldest keys
+// beyond RotatedKeys; this ring can then no longer open their envelopes. Concurrent calls use the keys from before or from
+// after the rotation. In a fleet, notBefore should be a time at which every server has the new ring: a server that gets the
+// key later cannot, until then, open envelopes sealed with it.
 //
 // One key should not seal more than 2^32 times, the bound for random nonces in AES-GCM.
 func (r *Ring) RotateAt(notBefore time.Time) error {
@@ -222,17 +224,18 @@ func (r *Ring) RotateAt(notBefore time.Time) error {
 	}
 }
 
-// Replace puts the keys of another ring in the place of r's.
+// Replace replaces the keys of r with those of another ring.
 func (r *Ring) Replace(with *Ring) {
 	r.list.Store(with.list.Load())
 	r.changed()
 }
 
-// OnChange has f called after each change of the keys, on the goroutine that made it, until stop is called.
+// OnChange registers f to be called after each change of the keys, on the goroutine that made the change, until stop is
+// called.
 func (r *Ring) OnChange(f func()) (stop func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.onChange = append(r.onChange[:len(r.onChange):len(r.onChange)], &f) // changed may walk the old one
+	r.onChange = append(r.onChange[:len(r.onChange):len(r.onChange)], &f) // a copy: changed may be walking the old slice
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -249,7 +252,8 @@ func (r *Ring) changed() {
 	}
 }
 
-// sealing is the newest key whose time has come. Where a clock was set back and none is left, it is the oldest.
+// sealing returns the newest key whose time has come. If the clock was set back and every key is in the future, it returns
+// the oldest.
 func (r *Ring) sealing() *key {
 	keys := r.keys()
 	for _, k := range keys {
@@ -263,7 +267,7 @@ func (r *Ring) sealing() *key {
 // Len returns the number of keys.
 func (r *Ring) Len() int { return len(r.keys()) }
 
-// String returns the number of keys and their ids, which tell nothing about the keys.
+// String returns the number of keys and their ids, which reveal nothing about the keys.
 func (r *Ring) String() string {
 	keys := r.keys()
 	ids := make([]string, len(keys))
@@ -277,7 +281,7 @@ func (r *Ring) String() string {
 	return fmt.Sprintf("ticket.Ring(%d %s: %s)", len(keys), noun, strings.Join(ids, " "))
 }
 
-// Format prints what String returns whatever the verb, so that no verb finds its way to the keys.
+// Format prints the result of String for every verb, so that no verb can print the keys.
 func (r *Ring) Format(s fmt.State, _ rune) { io.WriteString(s, r.String()) }
 
 // WriteTo writes the keys in the format that ParseRing reads. The method is not called MarshalText, because loggers and
@@ -297,8 +301,8 @@ func (r *Ring) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
-// Save writes the keys to the file path with mode 0600. A file that is there is replaced in one step: whoever loads it
-// meanwhile, or after a crash, finds the old keys or the new ones.
+// Save writes the keys to the file path with mode 0600. It replaces an existing file in one step: a process that loads the
+// file meanwhile, or after a crash, gets either the old keys or the new ones.
 func (r *Ring) Save(path string) (err error) {
 	defer func() {
 		if err != nil {
@@ -328,7 +332,7 @@ func (r *Ring) Save(path string) (err error) {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	// The new name is on disk only once the folder is.
+	// The rename survives a crash only once the folder is synced.
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

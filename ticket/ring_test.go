@@ -122,7 +122,7 @@ func TestRingFromEnv(t *testing.T) {
 	assert.ErrorContains(t, err, "no NO_RING")
 }
 
-// The newest key whose time has come seals; all of them open.
+// The newest key whose time has come seals; every key opens.
 func TestSeal_UsesTheKeyWhoseTimeHasCome(t *testing.T) {
 	future, past := " 2999-01-01T00:00:00Z", " 2020-01-01T00:00:00Z"
 	for _, c := range []struct{ name, ring, sealsUnder string }{
@@ -201,7 +201,7 @@ func TestWatchRing_FollowsTheFile(t *testing.T) {
 	require.ErrorIs(t, <-failures, fs.ErrNotExist)
 	garbage := filepath.Join(t.TempDir(), "garbage")
 	require.NoError(t, os.WriteFile(garbage, []byte("garbage"), 0o600))
-	require.NoError(t, os.Rename(garbage, path)) // at once: half-written it would be a second failure
+	require.NoError(t, os.Rename(garbage, path)) // in one step: a half-written file would be a second failure
 	require.ErrorContains(t, <-failures, "line 1 is not a key")
 	require.Equal(t, keyB+"\n"+keyA+"\n", text(t, r), "the keys stay")
 	require.NoError(t, parse(t, keyC).Save(path))
@@ -266,7 +266,7 @@ func TestRotate_CutsALongRing(t *testing.T) {
 	assert.Equal(t, old[:RotatedKeys-1], strings.Fields(text(t, r))[1:])
 }
 
-// Each of several rotations at once must count, and readers always find a whole ring.
+// Every one of several concurrent rotations must count, and readers always find a whole ring.
 func TestRing_ConcurrentUse(t *testing.T) {
 	r := mustRing(t, 1)
 	random := make([]byte, TagSize)
@@ -304,7 +304,7 @@ func TestSaveLoad(t *testing.T) {
 	assert.Len(t, left, 1, "temporary files stay behind")
 }
 
-// Save must not write into the old file: who has it open reads the old keys to their end.
+// Save must not write into the old file: a process that has it open must read the old keys to their end.
 func TestSave_ReplacesAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ring")
 	require.NoError(t, parse(t, keyA).Save(path))
@@ -405,7 +405,7 @@ func TestSealOpen(t *testing.T) {
 	assert.NotEqual(t, r.Seal(nil, nil, nil), r.Seal(nil, nil, nil), "nonces differ")
 }
 
-// The format is written down and must stay readable by other versions of this package.
+// The format is documented and must stay readable by other versions of this package.
 func TestSeal_Format(t *testing.T) {
 	r := parse(t, keyA)
 	e := r.Seal(nil, []byte("session"), []byte("id"))
@@ -480,7 +480,7 @@ func TestOpen_Refuses(t *testing.T) {
 	assert.ErrorIs(t, err, ErrUnknownKey)
 }
 
-// Header and additional data are authenticated together, not only by way of the subkey.
+// Header and additional data are authenticated together: a changed key id must fail even if the subkey is the same.
 func TestSeal_AuthenticatesHeader(t *testing.T) {
 	r := parse(t, keyA)
 	e := r.Seal(nil, []byte("session"), []byte("id"))
@@ -523,13 +523,13 @@ func TestCheckTag(t *testing.T) {
 	assert.False(t, r.CheckTag(nil, nil))
 	assert.Panics(t, func() { r.Tag(random[:15]) })
 
-	// A server that has rotated issues tags that one that has not accepts, and the other way round.
+	// A server with the rotated ring and one with the old ring accept each other's tags.
 	rotated := parse(t, keyA)
 	require.NoError(t, rotated.Rotate())
 	tag = rotated.Tag(random)
 	assert.True(t, r.CheckTag(random, tag[:]))
 
-	// Every key checks, whichever the position.
+	// Every key checks, in any position.
 	long := parse(t, keyC, keyB, keyA)
 	for _, key := range []string{keyA, keyB, keyC} {
 		tag := parse(t, key).Tag(random)
@@ -577,7 +577,7 @@ func FuzzParseRing(f *testing.F) {
 
 func FuzzOpen(f *testing.F) {
 	r := parse(f, keyA, keyB)
-	sealed, err := hex.DecodeString(goldenEnvelope) // the same in each of the fuzzer's processes
+	sealed, err := hex.DecodeString(goldenEnvelope) // the same in every process of the fuzzer
 	require.NoError(f, err)
 	f.Add(sealed, []byte("id"))
 	f.Add(sealed[:Overhead], []byte("id"))

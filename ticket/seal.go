@@ -38,22 +38,22 @@ var (
 	// ErrMalformed: the bytes are no envelope of a version this package knows.
 	ErrMalformed = errors.New("ticket: not a sealed envelope")
 
-	// ErrUnknownKey: sealed under a key that is not, or no longer, in the ring. Another server may have it.
+	// ErrUnknownKey: the sealing key is not, or no longer, in the ring. Another server may have it.
 	ErrUnknownKey = errors.New("ticket: sealed under a key that is not in the ring")
 
 	// ErrForged: the envelope was changed, or was sealed with other additional data.
 	ErrForged = errors.New("ticket: envelope is not authentic")
 )
 
-// key is one key of a ring with all that is derived from it. Each purpose has a subkey of its own, so that nothing one
-// of them reveals says anything about another.
+// key is one key of a ring and the values derived from it. Each purpose has its own subkey, so that a leak of one reveals
+// nothing about the others.
 type key struct {
 	secret    [KeySize]byte
-	notBefore time.Time // it seals from then on; zero: always
+	notBefore time.Time // seals from then on; zero: always
 	id        [keyIDSize]byte
 	aead      cipher.AEAD // made once: the key schedule costs more than sealing a session
 
-	// The padded keys of HMAC's two hashes.
+	// The padded keys of the two hashes in HMAC.
 	inner, outer [sha256.BlockSize]byte
 }
 
@@ -94,8 +94,8 @@ func (k *key) derive(info string, size int) ([]byte, error) {
 	return hkdf.Key(sha256.New, k.secret[:], nil, info, size)
 }
 
-// tag is HMAC-SHA256 under the key's tag subkey, cut to TagSize. Both hashes have inputs of known length, so they
-// are done on the stack; crypto/hmac would allocate. random has TagSize bytes.
+// tag returns the HMAC-SHA256 of random, which has TagSize bytes, under the tag subkey, cut to TagSize. Both hash inputs
+// have a fixed length, so they fit on the stack; crypto/hmac would allocate.
 func (k *key) tag(random []byte) [TagSize]byte {
 	var in [sha256.BlockSize + TagSize]byte
 	copy(in[:], k.inner[:])
@@ -109,13 +109,13 @@ func (k *key) tag(random []byte) [TagSize]byte {
 	return [TagSize]byte(sum[:])
 }
 
-// additionalPool holds the buffers in which header and additional data are joined. They would be on the stack,
-// were they not passed to an interface.
+// additionalPool holds the buffers that join header and additional data. A local buffer would escape to the heap, because it
+// is passed through an interface.
 var additionalPool = sync.Pool{New: func() any { return new([]byte) }}
 
-// Seal appends to dst an envelope of plaintext under the newest key of the ring whose time has come, and returns the extended slice. It is
-// Overhead bytes longer than plaintext. The same additional data must be given to Open; it is not part of the envelope.
-// The spare capacity of dst must not overlap plaintext or additional.
+// Seal encrypts plaintext under the newest key of the ring whose time has come. It appends the envelope to dst and returns
+// the extended slice. An envelope is Overhead bytes longer than its plaintext. Open needs the same additional data, which
+// is not part of the envelope. The spare capacity of dst must not overlap plaintext or additional.
 func (r *Ring) Seal(dst, plaintext, additional []byte) []byte {
 	k := r.sealing()
 	dst = slices.Grow(dst, len(plaintext)+Overhead)
@@ -129,8 +129,9 @@ func (r *Ring) Seal(dst, plaintext, additional []byte) []byte {
 	return k.aead.Seal(dst, nil, plaintext, *buf)
 }
 
-// Open appends to dst the plaintext of an envelope and returns the extended slice. It finds the key by the id in the
-// envelope. The error is ErrMalformed, ErrUnknownKey or ErrForged. The spare capacity of dst must not overlap envelope or additional.
+// Open decrypts an envelope, appends the plaintext to dst and returns the extended slice. It finds the key by the id in
+// the envelope. The error is ErrMalformed, ErrUnknownKey or ErrForged. The spare capacity of dst must not overlap envelope
+// or additional.
 func (r *Ring) Open(dst, envelope, additional []byte) ([]byte, error) {
 	if len(envelope) < Overhead || envelope[0] != envelopeVersion {
 		return nil, ErrMalformed
@@ -150,7 +151,7 @@ func (r *Ring) Open(dst, envelope, additional []byte) ([]byte, error) {
 	return plaintext, nil
 }
 
-// find returns the key called id, or nil.
+// find returns the key with this id, or nil.
 func (r *Ring) find(id []byte) *key {
 	for _, k := range r.keys() {
 		if string(k.id[:]) == string(id) {
@@ -160,9 +161,9 @@ func (r *Ring) find(id []byte) *key {
 	return nil
 }
 
-// Tag returns a keyed tag of random, which must have TagSize bytes: a session id made of both shows whoever has the ring
-// that it was issued, without a look into any store. The key is the oldest of the ring, because a rotated ring
-// reaches the servers of a fleet one by one, and the oldest key is the one that all have.
+// Tag returns a keyed tag of random, which must have TagSize bytes. From a session id that consists of random and tag, every
+// holder of the ring can tell that a server with this ring issued the id, without asking a store. Tag uses the oldest key
+// of the ring: a rotated ring reaches the servers of a fleet one by one, and only the oldest key is on all of them.
 func (r *Ring) Tag(random []byte) [TagSize]byte {
 	if len(random) != TagSize {
 		panic("ticket: Tag of other than 16 bytes")
@@ -171,8 +172,8 @@ func (r *Ring) Tag(random []byte) [TagSize]byte {
 	return keys[len(keys)-1].tag(random)
 }
 
-// CheckTag reports whether tag is what Tag returned for random, under any key of the ring. It compares in constant
-// time; slices of other lengths than TagSize are no tag.
+// CheckTag reports whether tag is the tag of random under any key of the ring. It compares in constant time. Slices whose
+// length is not TagSize never match.
 func (r *Ring) CheckTag(random, tag []byte) bool {
 	if len(random) != TagSize || len(tag) != TagSize {
 		return false

@@ -2,16 +2,16 @@ package ticket
 
 import "time"
 
-// TicketKey is what a key of a ring gives to a TLS library that seals tickets itself: a name to put in front, a key for
-// AES-256-CBC and one for HMAC-SHA256.
+// TicketKey holds the values that a TLS library needs to seal tickets itself, derived from one key of a ring: the name in
+// front of each ticket, a key for AES-256-CBC and one for HMAC-SHA256.
 type TicketKey struct {
 	Name      [16]byte
 	AES, HMAC [32]byte
-	NotBefore time.Time // it seals from then on; zero: always
+	NotBefore time.Time // seals from then on; zero: always
 }
 
-// TicketKeys returns the keys to seal and open tickets with, newest first: the newest whose time has come seals. They are
-// derived from the ring's and of no use for what Seal sealed. The caller wipes them.
+// TicketKeys returns the keys that seal and open tickets, newest first. The newest whose time has come seals. They are
+// derived from the keys of the ring and cannot open envelopes of Seal. The caller wipes them after use.
 func (r *Ring) TicketKeys() ([]TicketKey, error) {
 	var all []TicketKey
 	for _, k := range r.keys() {

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// WatchRing is LoadRing for a file that changes: it looks every interval whether the file is another one, and then gives the
-// ring its keys. A file that cannot be read, or is no ring, is reported to onError, which may be nil, once for each such
-// file, and the ring keeps its keys. stop ends the watching and returns when it has ended.
+// WatchRing is LoadRing for a file that changes. It checks the file every interval and, after a change, replaces the keys of
+// the ring with those of the file. When the new file cannot be read or parsed, the ring keeps its keys and onError, which
+// may be nil, is called once for each such change. stop ends the watching and waits until it has ended.
 func WatchRing(path string, interval time.Duration, onError func(error)) (r *Ring, stop func(), err error) {
 	if interval <= 0 {
 		return nil, nil, fmt.Errorf("ticket: key ring %s: a watching interval of %s", path, interval)
 	}
-	seen := stateOf(path) // before loading: a change in between is seen the next time
+	seen := stateOf(path) // before loading, so that the next check notices a change in between
 	if r, err = LoadRing(path); err != nil {
 		return nil, nil, err
 	}
@@ -49,7 +49,7 @@ func WatchRing(path string, interval time.Duration, onError func(error)) (r *Rin
 	}, nil
 }
 
-// fileState tells one state of a file from another. Save gives the file another modification time, to the nanosecond.
+// fileState is compared to notice that a file has changed. Save gives the file a new modification time, to the nanosecond.
 type fileState struct {
 	modified time.Time
 	size     int64

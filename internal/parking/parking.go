@@ -1,18 +1,18 @@
-// Package parking is how cabi has the store layer park the handshakes of SSLs that C made and drives: there is no Go name for
-// it, since C has to step them again.
+// Package parking lets cabi park handshakes of SSLs that C code made and drives. It is internal because only C code can
+// continue such a handshake.
 package parking
 
 import "unsafe"
 
-// Place is where one handshake waits. No two of its methods run at once.
+// Place is where one parked handshake waits. Its methods never run concurrently.
 type Place interface {
-	// Ready says that the handshake can go on. It is called on any goroutine, once at most, and never after Leave.
+	// Ready is called when the handshake can go on: on any goroutine, at most once, and never after Leave.
 	Ready()
 
-	// Leave is called once: the handshake goes on, or its SSL is being freed.
+	// Leave is called once, when the handshake goes on or its SSL is freed.
 	Leave()
 }
 
-// Park has a cache, which is a *libssl.SessionCache, park handshakes in the places that find gives it. find is called on C's
-// thread, inside the ClientHello callback; without a place, nil, the session is not looked up. Package libssl sets Park.
+// Park makes cache, a *libssl.SessionCache, park handshakes in the places that find returns. find is called on the thread of
+// the handshake, inside the ClientHello callback. If it returns nil, the session is not looked up. Package libssl sets Park.
 var Park func(cache any, find func(ssl unsafe.Pointer) Place)

@@ -1,5 +1,5 @@
-// Package storeurl opens the stores that URLs name, for those whose users write configuration and no Go: the command line and
-// the C library.
+// Package storeurl opens the stores that URLs name, for the command line and the C library, whose users write configuration
+// rather than Go.
 package storeurl
 
 import (
@@ -17,17 +17,17 @@ import (
 	"github.com/libssl-go/libssl/store/valkeystore"
 )
 
-// Forms are the URLs there are.
+// Forms lists the supported URLs, for error and help texts.
 const Forms = "memory:, sqlite:PATH, valkey://[user:pass@]host:port/db, valkeys://, redis://, rediss:// or memcached://host:port"
 
-// Error is what is wrong with a URL, as opposed to what went wrong with the store that it names.
+// Error reports that a URL is wrong, as opposed to a failure of the store that it names.
 type Error string
 
 func (e Error) Error() string { return string(e) }
 
 func errorf(format string, args ...any) error { return Error(fmt.Sprintf(format, args...)) }
 
-// Open opens the store. Unless create is set, one in a file that is not there is an error.
+// Open opens the store that rawURL names. Unless create is set, a store in a missing file is an error.
 func Open(rawURL string, create bool) (st store.Store, closeStore func() error, err error) {
 	scheme, rest, ok := strings.Cut(rawURL, ":")
 	if !ok {
@@ -76,11 +76,11 @@ func Open(rawURL string, create bool) (st store.Store, closeStore func() error, 
 	return nil, nil, errorf("unknown store scheme %q: %s", scheme, Forms)
 }
 
-// memcachedAddr shows nothing of a URL it refuses: somebody may have put a password in.
+// memcachedAddr returns host:port. Its errors do not quote the URL, which may contain a password.
 func memcachedAddr(rawURL string) (string, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return "", errorf("a memcached URL is memcached://host:port and no more")
+		return "", errorf("a memcached URL is memcached://host:port and nothing else")
 	}
 	port := u.Port()
 	if port == "" {

@@ -1,4 +1,4 @@
-// Package metricstest has what exporters' tests export.
+// Package metricstest makes metrics for the tests of exporters.
 package metricstest
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Served is a cache that has made a full handshake, and the Context it is on; both are closed with the test.
+// Served returns a cache that has served a full handshake, and its Context. Both are closed when the test ends.
 func Served(t testing.TB) (*libssl.SessionCache, *libssl.Context) {
 	ctx, err := libssl.NewContext(libssl.ServerRole)
 	require.NoError(t, err)
@@ -37,7 +37,7 @@ func Served(t testing.TB) (*libssl.SessionCache, *libssl.Context) {
 	require.NoError(t, err)
 	c.Abort()
 	s.Abort()
-	// Its sessions go, and then nothing changes any more.
+	// The aborted connection removes its sessions. Once the queue is empty the metrics no longer change.
 	require.Eventually(t, func() bool { return sc.Stats().Queue == 0 }, time.Minute, time.Millisecond)
 	return sc, ctx
 }

@@ -1,5 +1,5 @@
-// Package otel hands what a libssl session cache counts to OpenTelemetry's metrics API. It is a module of its own, so
-// that only who wants it depends on that.
+// Package otel exports the metrics of a libssl session cache to the metrics API of OpenTelemetry. It is a separate module,
+// so that only its users depend on OpenTelemetry.
 package otel
 
 import (
@@ -11,13 +11,13 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// Register has meter observe the metrics of a session cache and of the Context it is on, either of which may be nil,
-// whenever it collects, until Unregister. The attributes go with all of them: several caches on one meter need some
-// that tell them apart.
+// Register makes meter observe the metrics of a session cache and of its Context at each collection, until Unregister.
+// Either may be nil. The attributes are added to all metrics: several caches on one meter need attributes that tell them
+// apart.
 //
-// Names, and labels as attributes, are those of package metrics. OpenTelemetry observes no histograms that somebody
-// else has counted, so each is here what it is in Prometheus' text format: counters _bucket, with the attribute le,
-// _sum and _count.
+// Names are those of package metrics, and labels become attributes. OpenTelemetry cannot observe a histogram that is
+// already counted. So a histogram becomes the counters of the Prometheus text format: _bucket with the attribute le, _sum
+// and _count.
 func Register(meter metric.Meter, sc *libssl.SessionCache, ctx *libssl.Context, attrs ...attribute.KeyValue) (metric.Registration, error) {
 	observed := map[string]metric.Float64Observable{}
 	var all []metric.Observable

@@ -21,8 +21,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// collected is what the reader sees, one line for each number in the order of Prometheus' text format, and what the
-// instruments are.
+// collected returns the numbers that the reader sees, one line each in the order of the Prometheus text format, and the
+// instruments.
 func collected(t *testing.T, reader *sdk.ManualReader) (lines []string, all map[string]metricdata.Metrics) {
 	t.Helper()
 	var found metricdata.ResourceMetrics
@@ -51,11 +51,11 @@ func points(t *testing.T, m metricdata.Metrics) []metricdata.DataPoint[float64] 
 	case metricdata.Gauge[float64]:
 		return data.DataPoints
 	}
-	require.Fail(t, "what is this", "%s: %T", m.Name, m.Data)
+	require.Fail(t, "unexpected instrument", "%s: %T", m.Name, m.Data)
 	return nil
 }
 
-// labels are attributes as the text format writes them, le last.
+// labels writes attributes in the text format, le last.
 func labels(set attribute.Set) string {
 	var all []string
 	le := ""
@@ -80,7 +80,7 @@ func newMeter() (*sdk.ManualReader, metric.Meter) {
 	return reader, sdk.NewMeterProvider(sdk.WithReader(reader)).Meter("libssl")
 }
 
-// What the instruments say and what WriteText writes are the same to the letter.
+// The instruments and WriteText give exactly the same numbers.
 func TestRegister_SaysWhatTheTextFormatSays(t *testing.T) {
 	sc, ctx := metricstest.Served(t)
 	reader, meter := newMeter()
@@ -138,7 +138,7 @@ func TestRegister_TellsCachesApart(t *testing.T) {
 	}
 }
 
-// refusing is a meter that makes none of one kind of instrument.
+// refusing is a meter that fails to make one kind of instrument.
 type refusing struct{ noop.Meter }
 
 func (refusing) Float64ObservableGauge(string, ...metric.Float64ObservableGaugeOption) (metric.Float64ObservableGauge, error) {
@@ -151,7 +151,7 @@ func TestRegister_FailsWithTheMeter(t *testing.T) {
 	require.ErrorContains(t, err, "no gauges")
 }
 
-// Who registers brings an SDK, or none: the API alone does nothing.
+// The package depends on the API only: the program chooses the SDK.
 func TestImports_NoSDK(t *testing.T) {
 	deps, err := exec.Command("go", "list", "-deps", ".").Output()
 	require.NoError(t, err)

@@ -1,5 +1,5 @@
-// Package prom hands what a libssl session cache counts to Prometheus' client library. It is a module of its own, so
-// that only who wants it depends on that.
+// Package prom exports the metrics of a libssl session cache to the Prometheus client library. It is a separate module, so
+// that only its users depend on that library.
 package prom
 
 import (
@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// NewCollector returns a collector of the metrics of a session cache and of the Context it is on; either may be nil.
-// Several caches in one registry need labels that tell them apart: prometheus.WrapRegistererWith.
+// NewCollector returns a collector of the metrics of a session cache and of its Context; either may be nil. Several caches
+// in one registry need labels that tell them apart: see prometheus.WrapRegistererWith.
 func NewCollector(sc *libssl.SessionCache, ctx *libssl.Context) prometheus.Collector {
 	return collector{sc, ctx}
 }
@@ -45,7 +45,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// buckets are cumulative, as Prometheus wants them.
+// buckets returns the cumulative counts that Prometheus expects.
 func buckets(h libssl.Histogram) map[float64]uint64 {
 	all := make(map[float64]uint64, len(libssl.HistogramBounds))
 	var upTo uint64

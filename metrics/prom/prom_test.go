@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What the collector says and what WriteText writes are the same to the letter, their order aside.
+// The collector and WriteText give exactly the same numbers, in any order.
 func TestCollector_SaysWhatTheTextFormatSays(t *testing.T) {
 	sc, ctx := metricstest.Served(t)
 	registry := prometheus.NewPedanticRegistry()
@@ -54,7 +54,7 @@ func TestCollector_DoesWithOneOfTheTwo(t *testing.T) {
 	}
 }
 
-// The dashboard asks for metrics that exist.
+// Every metric that the dashboard queries exists.
 func TestDashboard_NamesWhatIsCollected(t *testing.T) {
 	text, err := os.ReadFile("dashboard.json")
 	require.NoError(t, err)

@@ -11,8 +11,8 @@
 //	...
 //	l, err := openssl.Listen("tcp", ":8443", ctx)
 //
-// It imports none of these packages, so a program links the one that it has.
-// docs/porting.md has the limits, and a table for those who move on to libssl.
+// It imports none of these packages, so a program links only the one it uses.
+// docs/porting.md lists the limits, and has a table for moving on to libssl.
 package spacemonkey
 
 import (
@@ -25,22 +25,24 @@ import (
 	"github.com/libssl-go/libssl"
 )
 
-// Attach makes a libssl.Context of the SSL_CTX inside an *openssl.Ctx. Anything
-// else, a Ctx of an unknown make included, is an error.
+// Attach makes a libssl.Context of the SSL_CTX inside an *openssl.Ctx. Any other
+// value, including a Ctx with an unknown layout, is an error.
 //
-// Ownership: the Context takes a reference of its own, which Close gives back;
-// the handlers last as long as the SSL_CTX (see libssl.AttachContext). Keep the
-// *openssl.Ctx for as long as connections are made, whoever makes them: some of
-// these packages leave its address, and nothing that keeps it alive, in C for
-// their own callbacks. The end of the SSL_CTX, and with it a remove handler for
-// what is still cached, may come in a finalizer of theirs.
+// Ownership: the Context takes its own reference to the SSL_CTX, and Close
+// releases it. Handlers stay installed as long as the SSL_CTX lives (see
+// libssl.AttachContext). Keep the *openssl.Ctx reachable while any code makes
+// connections with it: some of these packages keep only its address in C, for
+// their own callbacks, and nothing that keeps it alive. The SSL_CTX may be freed
+// in a finalizer of such a package; the remove handler then runs there for
+// sessions that are still cached.
 //
-// Order: configure the Ctx first. A session id context set with its
-// SetSessionId is not seen here: use libssl.Context.SetSessionIDContext. Their
-// SetSessionCacheMode, and clearing NoTicket, would undo what UseStore has set.
+// Order: configure the Ctx first. libssl does not see a session id context that
+// was set with Ctx.SetSessionId: use libssl.Context.SetSessionIDContext. After
+// UseStore, do not call Ctx.SetSessionCacheMode and do not clear NoTicket: both
+// undo settings that the store needs.
 //
-// Locks and threads: their Conn holds its lock and an OS thread while a handler
-// or a store is busy.
+// Locks and threads: a Conn of these packages holds its lock and an OS thread
+// while a handler or a store is busy.
 func Attach(ctx any) (*libssl.Context, error) {
 	p, err := find(ctx)
 	if err != nil {
@@ -51,11 +53,11 @@ func Attach(ctx any) (*libssl.Context, error) {
 	return c, err
 }
 
-// cgo's name for what SSL_CTX is: struct ssl_ctx_st.
+// sslCtxType is the name that cgo gives to struct ssl_ctx_st, the type of SSL_CTX.
 const sslCtxType = "_Ctype_struct_ssl_ctx_st"
 
-// find reads the field ctx of the struct that all forks have. Nothing is read
-// whose type is not what it should be.
+// find reads the field ctx of the Ctx struct, which all forks have. It checks
+// the type of the struct and of the field before it reads.
 func find(ctx any) (unsafe.Pointer, error) {
 	v := reflect.ValueOf(ctx)
 	if !v.IsValid() || v.Type().String() != "*openssl.Ctx" || v.Type().Elem().Kind() != reflect.Struct {

@@ -1,5 +1,5 @@
-// Package libp2p_test shows that a program on github.com/libp2p/go-openssl gets this module's handlers and stores on
-// its Ctx, with that package's Listener and Conn as they are.
+// Package libp2p_test shows that a program on github.com/libp2p/go-openssl can use the handlers and stores of libssl with
+// its Ctx, while Listener and Conn stay those of go-openssl.
 package libp2p_test
 
 import (
@@ -37,7 +37,7 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// ctx is theirs, attached.
+// ctx returns a go-openssl Ctx and the Context attached to it.
 func (f *fixture) ctx() (*openssl.Ctx, *libssl.Context) {
 	f.t.Helper()
 	theirs, err := openssl.NewCtxFromFiles(f.certFile, f.keyFile)
@@ -54,7 +54,7 @@ func (f *fixture) attach(theirs *openssl.Ctx) *libssl.Context {
 	return c
 }
 
-// serve answers each line with whether the connection resumed, by their account.
+// serve answers each line with whether the connection resumed, as go-openssl reports it.
 func (f *fixture) serve(ctx *openssl.Ctx) (addr string) {
 	f.t.Helper()
 	l, err := openssl.Listen("tcp", "127.0.0.1:0", ctx)
@@ -87,7 +87,7 @@ func (f *fixture) serve(ctx *openssl.Ctx) (addr string) {
 	return l.Addr().String()
 }
 
-// client is ours. It speaks one version, and has a certificate.
+// client returns a libssl client that speaks one TLS version and has a certificate.
 func (f *fixture) client(version uint16) *libssl.Context {
 	f.t.Helper()
 	ctx, err := libssl.NewContext(libssl.ClientRole)
@@ -99,7 +99,7 @@ func (f *fixture) client(version uint16) *libssl.Context {
 	return ctx
 }
 
-// visit makes a connection and returns what both ends say of it, and the session to come back with.
+// visit makes a connection. It returns whether it resumed, on which both ends must agree, and the session for the next visit.
 func (f *fixture) visit(client *libssl.Context, addr, name string, offer *libssl.Session) (resumed bool, session *libssl.Session) {
 	f.t.Helper()
 	nc, err := net.Dial("tcp", addr)
@@ -189,7 +189,7 @@ func TestAttach_HandlersAreCalledForTheirConns(t *testing.T) {
 			resumed, _ := f.visit(client, addr, "127.0.0.1", session)
 			require.True(t, resumed)
 			require.NotEmpty(t, kept)
-			require.Zero(t, removed.Load(), "their Close sends close_notify")
+			require.Zero(t, removed.Load(), "Close of go-openssl sends close_notify")
 			for _, s := range kept {
 				found, err := c.RemoveSession(s)
 				require.NoError(t, err)
@@ -200,7 +200,7 @@ func TestAttach_HandlersAreCalledForTheirConns(t *testing.T) {
 	}
 }
 
-// Their callbacks stay in place beside ours: what they hang on the SSL_CTX and the SSLs is theirs.
+// Callbacks and ex_data that go-openssl sets on the SSL_CTX and its SSLs keep working beside those of libssl.
 func TestAttach_TheirOwnCallbacksGoOn(t *testing.T) {
 	for name, version := range versions {
 		t.Run(name, func(t *testing.T) {
@@ -237,7 +237,7 @@ func TestAttach_TheirOwnCallbacksGoOn(t *testing.T) {
 			before := verified.Load()
 			resumed, _ := f.visit(client, addr, "other.example", session)
 			require.True(t, resumed)
-			require.Equal(t, before, verified.Load(), "nobody verifies a resumed client")
+			require.Equal(t, before, verified.Load(), "a resumed client is not verified again")
 			require.EqualValues(t, 2, switched.Load())
 			require.EqualValues(t, 1, cache.Stats().Hits)
 			require.NoError(t, cache.Close(context.Background()))
@@ -261,13 +261,13 @@ func TestAttach_TheirServerOutlivesOurs(t *testing.T) {
 	require.NoError(t, cache.Close(context.Background()))
 	require.NoError(t, c.Close())
 	resumed, _ := f.visit(client, addr, "127.0.0.1", session)
-	require.False(t, resumed, "the store is gone, their server is not")
+	require.False(t, resumed, "the server goes on without the store")
 	again, err := spacemonkey.Attach(theirs)
 	require.NoError(t, err)
 	require.NoError(t, again.Close())
 }
 
-// A client's Ctx of theirs shows its sessions to a handler.
+// A Ctx that go-openssl uses for clients reports its sessions to a handler.
 func TestAttach_ClientsToo(t *testing.T) {
 	f := newFixture(t)
 	serverCtx, server := f.ctx()
