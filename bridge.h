@@ -231,7 +231,7 @@ SSL_CTX *scb_ctx_new(int client, scb_errs **errs);
 void scb_ctx_up_ref(SSL_CTX *ctx);
 void scb_ctx_free(SSL_CTX *ctx);
 /* Frees the SSL_CTX of a Context that was never closed. No handler runs: the
- * caller is a cleanup of Go's garbage collector. */
+ * caller is a cleanup function of the garbage collector. */
 void scb_ctx_forget(SSL_CTX *ctx);
 
 int scb_ctx_use_pem(SSL_CTX *ctx, const unsigned char *cert, int cert_len, const unsigned char *key, int key_len, scb_errs **errs);
@@ -262,7 +262,7 @@ int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s);
 int scb_ctx_remove_session(SSL_CTX *ctx, SSL_SESSION *s);
 int scb_ctx_flush(SSL_CTX *ctx, int64_t at);
 
-/* ---- policy.c: a digest of an SSL_CTX's policy --------------------------- */
+/* ---- policy.c: a digest of the policy of an SSL_CTX ------------------------ */
 
 int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32]);
 

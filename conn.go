@@ -141,8 +141,8 @@ func forgetConn(cc *C.scb_conn) {
 // connection's deadlines; if it fails the state is zero. Methods of the state
 // that need crypto/tls's internals, ExportKeyingMaterial, cannot work.
 //
-// After a resumption a server knows the leaf of the client's chain only, and
-// nothing was verified again.
+// After a resumption a server has only the leaf of the client certificate chain,
+// and nothing was verified again.
 func (c *Conn) ConnectionState() tls.ConnectionState {
 	if !c.tls.inHandler() && c.Handshake() != nil {
 		return tls.ConnectionState{}

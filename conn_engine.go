@@ -115,7 +115,7 @@ func (e *engine) step(op C.int, p, in []byte, size wire.Size) (s stepped) {
 	if e.out == nil {
 		e.out = wire.Get(size)
 	}
-	room := e.out.Room()
+	scratch := e.out.Room()
 	conns.Set(e.handle, e.conn)
 	e.slot = takeSlot()
 	returned := false
@@ -124,7 +124,7 @@ func (e *engine) step(op C.int, p, in []byte, size wire.Size) (s stepped) {
 			e.abandoned()
 		}
 	}()
-	C.scb_step(e.ssl, op, bytesPtr(p), C.size_t(len(p)), bytesPtr(in), C.size_t(len(in)), bytesPtr(room), C.size_t(len(room)))
+	C.scb_step(e.ssl, op, bytesPtr(p), C.size_t(len(p)), bytesPtr(in), C.size_t(len(in)), bytesPtr(scratch), C.size_t(len(scratch)))
 	returned = true
 	e.giveSlot()
 	conns.Set(e.handle, nil)

@@ -205,9 +205,9 @@ const (
 	drainTimeout       = 100 * time.Millisecond
 )
 
-// Close ends the connection. It sends close_notify unless a Write is blocked, and then drains for at most 100 ms what the
-// peer has in flight: closing a socket with unread data, such as TLS 1.3 tickets, resets it and loses what the peer has not
-// read. It marks the shutdown, so the session stays resumable. Corresponds to SSL_shutdown(3) and SSL_free(3). From a
+// Close ends the connection. It sends close_notify unless a Write is blocked, and then reads and drops, for at most 100 ms,
+// what the peer has sent. A socket that is closed with unread data, such as TLS 1.3 tickets, is reset, and the peer loses
+// what it has not read. Close marks the shutdown, so the session stays resumable. Corresponds to SSL_shutdown(3) and SSL_free(3). From a
 // handler it takes effect when the handler has returned.
 func (c *Conn) Close() error { return c.close(closeQuietly) }
 

@@ -1,20 +1,19 @@
-// Package libssl lets Go code own OpenSSL's external session cache: the new,
-// get and remove callbacks of a real SSL_CTX, dispatched by thin C trampolines
-// into Go closures, with the copy flag and the reference counts settled in C.
-// On that stand connections that are net.Conns, and a store layer through which
-// a fleet of servers resumes each other's sessions.
+// Package libssl lets Go code own OpenSSL's external session cache. Thin C
+// trampolines dispatch the new, get and remove callbacks of a real SSL_CTX into
+// Go closures, and settle the copy flag and the reference counts in C. On top of
+// it are connections that implement net.Conn, and a store layer that lets a fleet
+// of servers resume each other's sessions.
 //
 // # Two layers
 //
 // The lower layer is OpenSSL's, name for name. Context is an SSL_CTX, Session
 // one reference to an SSL_SESSION, SSL the connection as a callback sees it;
 // SetSessNewCallback, SetSessGetCallback and SetSessRemoveCallback take
-// closures that run inside the callback, as C's do. AttachContext does the same
-// to an SSL_CTX that C made and goes on using.
+// closures that run inside the callback, as C functions do. AttachContext does
+// the same for an SSL_CTX that C code made and goes on using.
 //
-// The upper layer is UseStore: hand it a store.Store and every server that
-// shares the store, its keys, its certificate and its policy resumes the
-// others' sessions. It parks handshakes while it looks sessions up, stores new
+// The upper layer is UseStore. Servers that share a store.Store, its keys, the
+// certificate and the policy resume each other's sessions. It parks handshakes while it looks sessions up, stores new
 // ones before the client learns of them, seals what it stores, checks what it
 // reads, and no failure of the store fails a handshake.
 //
@@ -28,20 +27,21 @@
 //
 // # Ownership
 //
-// Context, Session and Conn are closed or released by whoever made them, once;
-// doing it again does no harm. What a handler is lent is dead when the handler
-// returns, and then answers ErrReleased instead of touching freed memory. The
-// collector gives back what was forgotten, and LiveResources counts it.
+// The code that makes a Context, Session or Conn closes or releases it, once;
+// doing it again does no harm. A Session or SSL that a handler is given is dead
+// when the handler returns, and then answers ErrReleased instead of touching
+// freed memory. The garbage collector gives back forgotten objects, and
+// LiveResources counts them.
 //
 // # Locks and threads
 //
 // Everything is safe for concurrent use. Handlers of the lower layer run on the
-// thread that is inside OpenSSL: one that blocks costs that thread, and a remove
-// handler may run with the SSL_CTX's lock held, so it must not wait for another
-// goroutine that uses the same Context. Calls that would deadlock or corrupt
+// thread that is inside OpenSSL, and a handler that blocks keeps that thread. A
+// remove handler may run with the lock of the SSL_CTX held, so it must not wait
+// for another goroutine that uses the same Context. Calls that would deadlock or corrupt
 // that lock answer ErrReentrant. A handler that panics counts as absent for that
-// call; it must not end its goroutine with runtime.Goexit, which nothing can
-// stop and which leaves OpenSSL half way.
+// call. It must not end its goroutine with runtime.Goexit: that cannot be stopped
+// and leaves OpenSSL half way through a call.
 //
 // # Versions
 //

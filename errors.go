@@ -45,10 +45,10 @@ func (closedError) Is(target error) bool { return target == net.ErrClosed }
 type Error struct {
 	Op    string       // what was tried, e.g. "handshake"
 	Code  int          // SSL_get_error for a connection's operations, else 0
-	Queue []QueueEntry // oldest first; may be empty: not every failure of OpenSSL queues one
+	Queue []QueueEntry // oldest first; may be empty: OpenSSL does not queue one for every failure
 }
 
-// QueueEntry is one entry of OpenSSL's error queue.
+// QueueEntry is one entry of the OpenSSL error queue.
 type QueueEntry struct {
 	Code    uint64 // as of ERR_get_error
 	Library string
@@ -81,9 +81,9 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Is reports whether target is an *Error that asks for no more than e has: an
-// empty Op, a zero Code and an empty Queue match any, and an entry of target's
-// Queue is found if e's has one of the same Code.
+// Is reports whether target is an *Error that asks for no more than e has. An
+// empty Op, a zero Code and an empty Queue match any. Each entry in the Queue of
+// target must have one of the same Code in the Queue of e.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	if !ok || (t.Op != "" && t.Op != e.Op) || (t.Code != 0 && t.Code != e.Code) {

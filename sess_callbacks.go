@@ -25,7 +25,7 @@ import (
 //
 // TLS 1.3: once per ticket, on a server while the ticket is built, on a client
 // while the application reads. A server with tickets on gets sessions here that
-// nobody will ask for; a TLS 1.2 server with tickets on gets none.
+// no client will ask for; a TLS 1.2 server with tickets on gets none.
 type NewSessionFunc func(ssl *SSL, s *Session) (keep bool)
 
 // GetSessionFunc is asked for a session that a client offers and the internal
@@ -34,8 +34,8 @@ type NewSessionFunc func(ssl *SSL, s *Session) (keep bool)
 //
 // Ownership: with Copy the returned Session stays the handler's, with Transfer
 // it is spent. In both cases OpenSSL ends up with one reference of its own.
-// Handing over a Session that is already spent or released, or one of C's
-// making that has no cipher, is a miss and a CallbackError.
+// Handing over a Session that is already spent or released, or one that C code
+// made without a cipher, is a miss and a CallbackError.
 //
 // Locks and threads: no lock is held. A handler that blocks keeps its OS
 // thread; UseStore does not.
@@ -142,9 +142,9 @@ func (c *Context) SetSessNewCallback(f NewSessionFunc) {
 // SSL_CTX_sess_get_new_cb(3).
 //
 // Ownership: when such a func returns true, the C function has taken the
-// reference that came with the callback. What the calling handler returns no
-// longer matters then, and its Session dies when it returns; to keep the
-// session as well, Retain it.
+// reference that came with the callback. The result of the calling handler no
+// longer matters then, and its Session dies when it returns; to keep the session
+// as well, Retain it.
 func (c *Context) SessNewCallback() (f NewSessionFunc) {
 	c.installed(C.SCB_SESS_NEW, func() { f = deref(c.handlers.newSession.Load()) }, func(fn unsafe.Pointer) {
 		f = func(ssl *SSL, s *Session) (kept bool) {
@@ -321,10 +321,9 @@ func (c *Context) SessRemoveCallback() (f RemoveSessionFunc) {
 
 // ---- in and out -----------------------------------------------------------------
 
-// setHandler swaps the Go side and puts the trampoline in or out. Swapping
-// first when a handler comes, and last when it goes, would let a handshake see
-// a trampoline without a handler; that is harmless, it answers as C does
-// without a callback.
+// setHandler swaps the Go closure and installs or removes the trampoline. A
+// handshake may see the trampoline without a closure: it then answers as OpenSSL
+// does without a callback.
 func (c *Context) setHandler(name string, which C.int, on bool, swap func()) {
 	if err := c.trySetHandler(which, on, swap); err != nil {
 		c.reportMisuse(name, err)
@@ -347,8 +346,8 @@ func (c *Context) trySetHandler(which C.int, on bool, swap func()) error {
 	return nil
 }
 
-// installed runs ours where the C pointer is our trampoline, or foreign with
-// somebody else's function.
+// installed runs ours where the C pointer is our trampoline, or foreign with the
+// function that C code installed.
 func (c *Context) installed(which C.int, ours func(), foreign func(fn unsafe.Pointer)) {
 	p, err := c.acquire()
 	if err != nil {

@@ -1,6 +1,6 @@
 /*
- * session.c: SSL_SESSION from and to DER, its fields, and the checks of a store's
- * entry before OpenSSL sees it.
+ * session.c: SSL_SESSION from and to DER, its fields, and the checks of an entry
+ * from a store before OpenSSL sees it.
  */
 #include "bridge.h"
 

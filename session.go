@@ -72,8 +72,7 @@ func forgetSession(p *C.SSL_SESSION) {
 	liveSessions.Add(-1)
 }
 
-// disown takes the reference out, under the lock. What becomes of it is the
-// caller's affair.
+// disown takes the reference out, under the lock, and gives it to the caller.
 func (s *Session) disown() *C.SSL_SESSION {
 	p := s.p
 	s.p = nil
@@ -115,8 +114,8 @@ func ParseSession(der []byte) (*Session, error) {
 	return newSession(p), nil
 }
 
-// bytesPtr is the address of b's first byte, in a type that holds no pointers:
-// cgo then does not search the object that b may be part of.
+// bytesPtr is the address of the first byte, in a type that holds no pointers:
+// cgo then does not search the object that contains b.
 func bytesPtr(b []byte) *C.uchar { return (*C.uchar)(unsafe.SliceData(b)) }
 
 const pemType = "SSL SESSION PARAMETERS"
@@ -171,7 +170,7 @@ func (s *Session) Pointer() (p unsafe.Pointer) {
 
 // MarshalBinary encodes the session as DER. The bytes hold its master secret.
 // Corresponds to i2d_SSL_SESSION(3). Not encoded: the not-resumable mark,
-// ex_data, and all of the peer's chain but the leaf.
+// ex_data, and the certificates of the peer above its leaf.
 func (s *Session) MarshalBinary() (der []byte, err error) {
 	dead := s.with(func(p *C.SSL_SESSION) {
 		var errs *C.scb_errs

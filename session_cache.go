@@ -26,9 +26,8 @@ type StoreOptions struct {
 	// Plaintext.
 	Keys *ticket.Ring
 
-	// Plaintext stores sessions, master secrets and all, unsealed: whoever can
-	// read the store can read the traffic, whoever can write it can forge
-	// sessions. Entries carry a checksum, so accidents are misses. With Keys the
+	// Plaintext stores sessions, master secrets included, unsealed. A reader of
+	// the store can then decrypt the traffic, and a writer can forge sessions. Entries carry a checksum, so accidents are misses. With Keys the
 	// ids are still tagged.
 	Plaintext bool
 
@@ -49,18 +48,20 @@ type StoreOptions struct {
 	// so each resumes once. It needs a store.Taker.
 	SingleUse bool
 
-	// OnError hears of what no handshake may see: store failures, panics in the
-	// store, entries that were lost. It is called on whatever goroutine met the
+	// OnError is told of errors that no handshake may see: store failures, panics
+	// in the store, entries that were lost. It runs on the goroutine that met the
 	// error and must not block.
 	OnError func(error)
 
-	// Logger hears what a person should know; nil logs nothing. What it hears
-	// follows the store's state and not the handshakes, so that an outage is a few
-	// records: at Error that the store is left alone after failures, and a panic in
-	// it; at Warn a failure of the store, at most one a second, and a full queue; at
-	// Info that the store answers again, and what was missed meanwhile. At Debug it
-	// hears each single failure. No record holds a key, an id or a session. Like
-	// OnError its Handler is called where things happen and must not block.
+	// Logger is told of changes in the state of the store; nil logs nothing. The
+	// records do not follow the handshakes, so an outage is a few records.
+	//
+	// Error: the store is left alone after failures, or it panicked. Warn: it
+	// failed, at most once a second, or the queue is full. Info: it answers again,
+	// with the cost of the outage. Debug: each single failure.
+	//
+	// No record holds a key, an id or a session. Like OnError the Handler must not
+	// block.
 	Logger *slog.Logger
 }
 
@@ -91,11 +92,11 @@ type SessionCache struct {
 // st, keys, certificate and policy can resume them.
 //
 // It takes over the three session callbacks, the session-id generator and the
-// ClientHello hook, and sets cache mode CacheServer|CacheNoInternal, OpNoTicket
-// (sessions are ids in TLS 1.2 and stateful tickets in 1.3) and, where none was
-// set, an id context computed from certificates, policy on client certificates
-// and ciphers. Set those before; changing them later recomputes it. A Context
-// on which a callback, Go's or C's, is installed is refused, as is one for
+// ClientHello hook. It sets cache mode CacheServer|CacheNoInternal and OpNoTicket:
+// sessions are ids in TLS 1.2 and stateful tickets in TLS 1.3. Where no id context
+// was set it sets one, computed from certificates, the policy on client
+// certificates and ciphers. Set those before; changing them later recomputes it. A
+// Context is refused if a callback of Go or C is installed on it, or if it is for
 // clients.
 //
 // On a Conn a handshake is parked while its session is looked up, holding no
@@ -125,7 +126,7 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	if _, err := c.sessionIDContext(); err != nil {
 		return nil, err
 	}
-	// What C has set on an SSL_CTX of its own counts too.
+	// An SSL_CTX that C made may allow early data already.
 	sc.earlyAllowed = uint32(C.scb_ctx_max_early_data(p))
 	early := max(c.maxEarlyData, sc.earlyAllowed)
 	options := c.SetOptions(0)

@@ -29,12 +29,12 @@ type storeVisit struct {
 	// created is filled inside a step and stored before the next flight. A handshake makes two sessions at most, unless
 	// SetNumTickets asks for more.
 	created []store.Record
-	room    [2]store.Record
+	scratch [2]store.Record
 }
 
 func newVisit(sc *SessionCache, ctx *Context) *storeVisit {
 	v := &storeVisit{cache: sc, ctx: ctx}
-	v.created = v.room[:0]
+	v.created = v.scratch[:0]
 	return v
 }
 
@@ -79,7 +79,7 @@ func (v *storeVisit) lookUp(ctx context.Context) {
 
 func (v *storeVisit) beforeFlight(ctx context.Context) {
 	if created := v.created; len(created) > 0 {
-		v.created = nil // the queue may keep the room
+		v.created = nil // the queue may keep the records
 		v.cache.guard.PutAll(ctx, created)
 	}
 }
@@ -118,8 +118,8 @@ func (sc *SessionCache) hello(ctx *Context, conn *Conn, ssl *C.SSL, h hello.Hell
 		}
 	}
 	chosen = ctx.choose(conn, ssl, &h)
-	var room [hello.MaxIdentities]hello.Candidate
-	wanted := sc.source.Known(h.Candidates(room[:0]))
+	var offered [hello.MaxIdentities]hello.Candidate
+	wanted := sc.source.Known(h.Candidates(offered[:0]))
 	if conn != nil {
 		v := sc.visitOf(conn)
 		if v == nil || len(wanted) == 0 {

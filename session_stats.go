@@ -25,7 +25,7 @@ const (
 	RejectedLifetime  = Rejection(lookup.BeyondLifetime) // beyond StoreOptions.MaxLifetime
 )
 
-// The reasons of internal/lookup have the numbers of scb_session_check's answers: a difference does not compile.
+// The reasons of internal/lookup have the numbers that scb_session_check answers: a difference does not compile.
 var (
 	_ = [1]struct{}{}[lookup.Undecodable-C.SCB_ENTRY_UNDECODABLE]
 	_ = [1]struct{}{}[lookup.Expired-C.SCB_ENTRY_EXPIRED]
@@ -133,7 +133,7 @@ func (sc *SessionCache) String() string {
 	return string(b)
 }
 
-// HistogramBounds are the upper bounds of a Histogram's counts.
+// HistogramBounds are the upper bounds of the counts in a Histogram.
 var HistogramBounds = guarded.Bounds
 
 // Histogram counts durations by their length: Counts[i] those of at most

@@ -100,8 +100,8 @@ var forgottenContexts atomic.Int64
 type binding struct {
 	ctx weak.Pointer[Context]
 	// strong is set where the SSL_CTX may outlive the last use of the Context:
-	// after Close, while connections made by C still run, and on contexts that C
-	// made, whose handlers have to last as long as C's would.
+	// after Close, while connections made by C still run. It is also set on an
+	// SSL_CTX that C made, whose handlers last as long as a C callback would.
 	strong atomic.Pointer[Context]
 }
 
@@ -146,17 +146,16 @@ func NewContext(r Role) (*Context, error) {
 // AttachContext makes a Context of an SSL_CTX that C made, so that its
 // connections, those that C makes included, call Go handlers.
 //
-// Ownership: it takes a reference of its own, which Close gives back together
-// with what C had installed: see Close. Until then the handlers last as long as
-// the SSL_CTX does, as C's would, so an attached Context is never collected
-// before. SSLs made before AttachContext do not call handlers. One SSL_CTX has
+// Ownership: it takes a reference of its own. Close gives it back and restores
+// the callbacks that C had installed. Until then the handlers last as long as the
+// SSL_CTX does, so an attached Context is never collected before. SSLs made before AttachContext do not call handlers. One SSL_CTX has
 // one Context: attaching again while it is open is an error.
 //
-// Locks and threads: handlers run on the threads that use the SSLs, which Go need
-// never have seen. There are two places where Go cannot run, and there an SSL
-// behaves as without callbacks: the child of a fork that has not called exec,
-// which says so on standard error once, and SSLs with SSL_MODE_ASYNC, whose
-// handshakes run on a stack of their own.
+// Locks and threads: handlers run on the threads that use the SSLs, also on
+// threads that Go did not start. Go cannot run in the child of a fork that has not
+// called exec, nor on the separate stack of a handshake with SSL_MODE_ASYNC. An
+// SSL behaves there as without callbacks; the child of a fork says so on standard
+// error once.
 func AttachContext(sslCtx unsafe.Pointer) (*Context, error) {
 	if sslCtx == nil {
 		return nil, errors.New("libssl: attach context: nil pointer")
@@ -270,13 +269,14 @@ func (c *Context) free() {
 // cache to the remove handler; called from in there the Context's methods
 // answer ErrReentrant. Corresponds to SSL_CTX_free(3).
 //
-// Of an SSL_CTX that C made, Close takes the handlers away first: the session
-// and key log callbacks that C had installed are back, and what UseStore has
-// changed is as before. A callback that C did not have goes with the last SSL made meanwhile;
-// until then the handlers' place is taken by what does as OpenSSL without one.
-// Three things cannot be read from an SSL_CTX, so C sets them again if it had
-// them: the ClientHello and servername callbacks (where SetServerNameCallback or
-// UseStore were used), and the session-id generator and id context (UseStore).
+// On an SSL_CTX that C made, Close first removes the handlers. It restores the
+// session and key log callbacks that C had installed, and what UseStore has
+// changed. Where C had no callback, a trampoline stays until the last SSL made
+// meanwhile is freed; it does what OpenSSL does without a callback.
+//
+// Some fields of an SSL_CTX cannot be read, so C has to set them again. After
+// SetServerNameCallback or UseStore these are the ClientHello and servername
+// callbacks, after UseStore also the session-id generator and the id context.
 func (c *Context) Close() error {
 	if c == nil {
 		return nil
@@ -304,8 +304,8 @@ func (c *Context) Close() error {
 //
 // Ownership: borrowed, good until Close, so keep the Context reachable. C code
 // that keeps it takes a reference of its own (SSL_CTX_up_ref); the handlers then
-// last as long as that one. What C sets on it is in force for Go's connections
-// too, but the callbacks that this package has installed are not to be replaced.
+// last as long as that one. Settings that C makes on it also apply to connections
+// made in Go, but C must not replace the callbacks that this package installed.
 func (c *Context) Pointer() unsafe.Pointer {
 	p, err := c.acquire()
 	if err != nil {

@@ -63,8 +63,8 @@ func (c *Context) AddClientCAsPEM(pem []byte) error {
 	return c.addCAs("add client CAs", pem, false, true)
 }
 
-// AddRootCAsPEM adds CAs that a client trusts. The first call puts them in the
-// place of the system's roots. Corresponds to X509_STORE_add_cert(3).
+// AddRootCAsPEM adds CAs that a client trusts. The first call replaces the
+// system roots. Corresponds to X509_STORE_add_cert(3).
 func (c *Context) AddRootCAsPEM(pem []byte) error {
 	c.id.mu.Lock()
 	fresh := c.made && c.role == ClientRole && !c.id.ownRoots
@@ -194,7 +194,7 @@ type keyLogger struct {
 func (k *keyLogger) writeLine(line string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	// A debugging aid: there is nobody to hear of a write that failed.
+	// For debugging only: a failed write has no one to report to.
 	_, _ = io.WriteString(k.w, line+"\n")
 }
 
@@ -243,15 +243,15 @@ func (c *Context) SetNumTickets(n int) error {
 // SetMaxEarlyData lets clients send up to n bytes of early data (0-RTT) with a
 // session from now on; 0 ends that. Corresponds to SSL_CTX_set_max_early_data(3).
 //
-// Early data is data that somebody may have recorded and sends again. So it is
-// accepted in one mode only: through UseStore, before or after, with entries that
-// are taken out of the store, each by one server of the fleet. That turns
+// An attacker may record early data and send it again. So it is accepted in one
+// mode only: through UseStore, before or after, with entries that are taken out of
+// the store, each by one server of the fleet. That turns
 // StoreOptions.SingleUse on, and fails where the store is no store.Taker. Without
 // UseStore nothing is offered.
 //
-// What arrives early still comes from a client that has proved nothing in this
-// connection, and it may be lost and sent again as ordinary data: do with it only
-// what may happen twice.
+// The client of early data has proved nothing in this connection, and the data may
+// be refused and sent again as ordinary data. Use it only for actions that may
+// happen twice.
 func (c *Context) SetMaxEarlyData(n uint32) error {
 	switch {
 	case c == nil:

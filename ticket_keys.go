@@ -14,15 +14,15 @@ import (
 
 // UseTicketKeys makes the Context's tickets stateless and seals them with the
 // keys of r: every server with the same ring, certificate and policy resumes
-// them, without a store. A change of the ring's keys reaches the Context at
+// them, without a store. A change of the ring reaches the Context at
 // once, while it serves; a ticket under an older key of the ring is accepted and
 // renewed. Corresponds to SSL_CTX_set_tlsext_ticket_key_evp_cb(3), and to
 // SSL_CTX_set_tlsext_ticket_key_cb(3) on 1.1.1.
 //
 // It clears OpNoTicket and, where no id context was set, has one computed as
 // UseStore does. Together with UseStore, before or after, the store serves the
-// TLS 1.2 clients that know no tickets. Single use cannot be had of tickets that
-// the client holds: with StoreOptions.SingleUse the answer is ErrUnsupported.
+// TLS 1.2 clients that know no tickets. A ticket that the client holds cannot be
+// single-use: with StoreOptions.SingleUse the answer is ErrUnsupported.
 //
 // Locks and threads: the keys are copied into C; no handshake calls into Go for
 // them. Another ring may be given at any time.

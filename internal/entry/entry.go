@@ -18,7 +18,7 @@ import (
 //	sealed     1 | ticket.Ring.Seal(origin | DER)
 //	plaintext  2 | 8 bytes of checksum | origin | DER
 //
-// origin is the Unix time of the session's first full handshake, in eight bytes. Format, record id and id context are
+// origin is the Unix time of the first full handshake, in eight bytes. Format, record id and id context are
 // authenticated, so an entry is accepted only under its own id and by hosts with the same id context.
 const (
 	formatSealed    = 1

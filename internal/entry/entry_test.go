@@ -178,7 +178,7 @@ func FuzzOpenEntry(f *testing.F) {
 		}
 		require.Equal(t, before, data, "the entry is the store's")
 
-		// Whatever goes in comes out.
+		// Any session comes back as it was sealed.
 		der, made, err = Open(keys, id, sid, seal(keys, id, sid, origin, data), nil)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(data, der))

@@ -29,7 +29,7 @@ type outcome uint8
 const (
 	outcomeGood outcome = iota
 	outcomeBad
-	outcomeNone // the call was given up: no sign of the store's state
+	outcomeNone // the call was given up: it does not show the state of the store
 )
 
 // breakerChange is how an outcome changed the breaker.

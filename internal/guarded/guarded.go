@@ -1,5 +1,6 @@
-// Package guarded calls a store so that no store can harm its caller: each call ends within a time limit, panics become
-// errors, a failing store is left alone for a while, and what need not be waited for is queued. Everything is counted.
+// Package guarded calls a store so that the store cannot harm its caller. Each call ends within a time limit, a panic
+// becomes an error, and a failing store is left alone for a while. Calls that need not be waited for are queued. Everything
+// is counted.
 package guarded
 
 import (
@@ -23,7 +24,7 @@ type Options struct {
 	// WriteBehind queues every Put.
 	WriteBehind bool
 
-	// OnError is told of every failure, Logger of the store's state; both may be nil. They run on the goroutine that met
+	// OnError is told of every failure, Logger of the state of the store; both may be nil. They run on the goroutine that met
 	// the failure.
 	OnError func(error)
 	Logger  *slog.Logger

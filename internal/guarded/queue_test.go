@@ -19,23 +19,23 @@ func TestQueue_IsBoundedAndEnds(t *testing.T) {
 	logger := slog.New(slog.NewTextHandler(lines(records), nil))
 	s := New(st, Options{PutTimeout: time.Minute, Logger: logger})
 	id := testID(t, 1, 32)
-	const room = queueLimit / queueShards
+	const capacity = queueLimit / queueShards
 	for round := range uint64(2) {
 		st.blocks.Store(true)
 		s.DeleteLater(id)
 		<-st.entered
-		for range room + 3 {
+		for range capacity + 3 {
 			s.DeleteLater(id)
 		}
 		require.Equal(t, 3*(round+1), s.Stats.Lost.Load())
-		require.EqualValues(t, room+1, s.Stats.Queue.Load())
+		require.EqualValues(t, capacity+1, s.Stats.Queue.Load())
 		st.release <- struct{}{}
 		require.Eventually(t, func() bool { return s.Stats.Queue.Load() == 0 && len(records) > 0 }, time.Minute, time.Millisecond)
 		require.Contains(t, <-records, `level=WARN msg="queue full"`)
 	}
 	require.NoError(t, s.Close(t.Context()), "lost before it closed")
 	require.Empty(t, records, "one a round, however many found no room")
-	require.EqualValues(t, 2*(room+1), s.Stats.Removed.Load())
+	require.EqualValues(t, 2*(capacity+1), s.Stats.Removed.Load())
 	s.DeleteLater(id)
 	require.EqualValues(t, 7, s.Stats.Lost.Load())
 	require.Zero(t, s.Stats.Queue.Load())

@@ -15,7 +15,7 @@ type Counters struct {
 	Get, Put                                     Histogram
 }
 
-// Bounds are the upper bounds of a Histogram's counts.
+// Bounds are the upper bounds of the counts in a Histogram.
 var Bounds = [...]time.Duration{
 	50 * time.Microsecond, 100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
 	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond,

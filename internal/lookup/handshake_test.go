@@ -211,5 +211,5 @@ func TestSource_KnowsItsIDs(t *testing.T) {
 	require.Equal(t, []hello.Candidate{{ID: own}}, s.Known(all))
 	require.EqualValues(t, 2, s.Stats.Untagged.Load())
 	s.Tags = nil
-	require.True(t, s.Issued(testID(t, 7, 31)), "without tags every id may be one of the fleet's")
+	require.True(t, s.Issued(testID(t, 7, 31)), "without tags every id may be issued by the fleet")
 }

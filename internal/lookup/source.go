@@ -39,7 +39,7 @@ type Counters struct {
 // Reason is why an entry was not used.
 type Reason uint8
 
-// The reasons from Undecodable to Expired have the numbers of scb_session_check's answers.
+// The reasons from Undecodable to Expired have the numbers that scb_session_check answers.
 const (
 	Forged         Reason = iota // not authentic, damaged, or stored under another id
 	Undecodable                  // readable by another host or version only
@@ -61,7 +61,7 @@ func (s *Source) Tag(id []byte) {
 	}
 }
 
-// Issued reports whether id can be one of this fleet's.
+// Issued reports whether id can have been issued by this fleet.
 func (s *Source) Issued(id store.ID) bool {
 	if s.Tags == nil {
 		return true
