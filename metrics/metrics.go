@@ -54,17 +54,6 @@ func one(name, help string, kind Kind, n float64) Metric {
 }
 
 func ofCache(s libssl.CacheStats) []Metric {
-	open := 0.0
-	if s.Open {
-		open = 1
-	}
-	rejected := Metric{
-		Name: "libssl_session_rejected_total", Kind: Counter, Label: "reason",
-		Help: "Store entries that were not given to OpenSSL.",
-	}
-	for _, r := range libssl.Rejections() {
-		rejected.Values = append(rejected.Values, Value{Label: r.String(), Number: float64(s.RejectedFor[r])})
-	}
 	return []Metric{
 		{
 			Name: "libssl_session_lookups_total", Kind: Counter, Label: "result",
@@ -80,7 +69,7 @@ func ofCache(s libssl.CacheStats) []Metric {
 				{Label: "skipped", Number: float64(s.LookupsSkipped)},
 			},
 		},
-		rejected,
+		rejectedOf(s),
 		{
 			Name: "libssl_store_failures_total", Kind: Counter, Label: "kind",
 			Help: "Store operations that failed, were late, were skipped or were lost.",
@@ -114,8 +103,26 @@ func ofCache(s libssl.CacheStats) []Metric {
 		one("libssl_handshakes_suspended_total", "Handshakes that were parked for a lookup.", Counter, float64(s.Suspended)),
 		one("libssl_handshakes_parked", "Handshakes that are parked for a lookup now.", Gauge, float64(s.Parked)),
 		one("libssl_store_queue", "Store operations that are queued now.", Gauge, float64(s.Queue)),
-		one("libssl_store_breaker_open", "1 while the circuit breaker keeps calls from a failing store, else 0.", Gauge, open),
+		one("libssl_store_breaker_open", "1 while the circuit breaker keeps calls from a failing store, else 0.", Gauge, gauge(s.Open)),
 	}
+}
+
+func rejectedOf(s libssl.CacheStats) Metric {
+	m := Metric{
+		Name: "libssl_session_rejected_total", Kind: Counter, Label: "reason",
+		Help: "Store entries that were not given to OpenSSL.",
+	}
+	for _, r := range libssl.Rejections() {
+		m.Values = append(m.Values, Value{Label: r.String(), Number: float64(s.RejectedFor[r])})
+	}
+	return m
+}
+
+func gauge(on bool) float64 {
+	if on {
+		return 1
+	}
+	return 0
 }
 
 func ofContext(s libssl.Stats) []Metric {

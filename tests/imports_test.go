@@ -146,7 +146,8 @@ func TestImports_OnlyConformanceRunsTheReference(t *testing.T) {
 	for _, p := range list(t) {
 		for _, imported := range p.Imports {
 			if inModule(imported) == "tests/internal/cref" {
-				assert.Equal(t, "tests/conformance", p.name(), "%s imports %s", p.ImportPath, imported)
+				// The second counts what a run of the reference leaves behind.
+				assert.Contains(t, []string{"tests/conformance", "tests/internal/leftover"}, p.name(), "%s imports %s", p.ImportPath, imported)
 			}
 		}
 	}

@@ -117,6 +117,14 @@ func open(path string) (_ *Store, err error) {
 	if err := retry(context.Background(), s.setUp); err != nil {
 		return nil, err
 	}
+	if err := s.prepare(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// prepare compiles the statements.
+func (s *Store) prepare() error {
 	for _, p := range []struct {
 		stmt **sql.Stmt
 		text string
@@ -131,15 +139,15 @@ func open(path string) (_ *Store, err error) {
 		{&s.sweep, "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE expires <= ? LIMIT ?)"},
 		{&s.list, "SELECT id, length(data), expires FROM records WHERE id > ? AND expires > ? ORDER BY id LIMIT ?"},
 	} {
-		err = retry(context.Background(), func() error {
-			*p.stmt, err = db.Prepare(p.text)
+		err := retry(context.Background(), func() (err error) {
+			*p.stmt, err = s.db.Prepare(p.text)
 			return err
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // setUp makes the tables in an empty file and checks any other.

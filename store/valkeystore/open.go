@@ -165,26 +165,32 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 			return o, errors.New("after the host there may be the number of a database only")
 		}
 	}
+	err = parseQuery(u, &o)
+	return o, err
+}
+
+// parseQuery reads the parameters of the URL.
+func parseQuery(u *url.URL, o *valkey.ClientOption) error {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil || u.Fragment != "" {
-		return o, errors.New("malformed: special characters in a password are written as %XX")
+		return errors.New("malformed: special characters in a password are written as %XX")
 	}
 	for name, values := range query {
 		switch name {
 		case "addr":
 			for _, addr := range values {
 				if _, _, err := net.SplitHostPort(addr); err != nil {
-					return o, errors.New("parameter addr is no host:port")
+					return errors.New("parameter addr is no host:port")
 				}
 			}
 			o.InitAddress = append(o.InitAddress, values...)
 		case "master_set":
 			o.Sentinel.MasterSet = values[0]
 		default:
-			return o, errors.New("it has a parameter other than addr and master_set")
+			return errors.New("it has a parameter other than addr and master_set")
 		}
 	}
-	return o, nil
+	return nil
 }
 
 // dialer finishes what a caller had no time for. The client connects within the context of whichever call needs the connection, and
