@@ -20,14 +20,14 @@ import (
 var benchCommand = command{
 	name:  "bench",
 	args:  "ADDR...",
-	about: "load: handshakes with one server or many, and what they cost in time",
-	long: `Each client connects to the addresses in turn, shakes hands and asks one HTTP request,
-with whose answer TLS 1.3 tickets arrive. With -mode resumed it offers what the
-connection before gave it, to whichever server comes next: servers that share their
-sessions resume it. -mode mixed does so every other time. Times are of the handshake
-alone, without the TCP connection.
+	about: "load: handshakes with one server or many, and their duration",
+	long: `Each client connects to the addresses in turn, makes a handshake and sends one HTTP
+request, because TLS 1.3 tickets arrive with the answer. With -mode resumed it offers the
+session of the previous connection to the next server: servers that share their sessions
+resume it. -mode mixed does this every other time. Times cover the handshake, without the
+TCP connection.
 
-The status is 0 only where no handshake failed and everything that was to resume did.`,
+The status is 0 only if no handshake failed and every offered session was resumed.`,
 	flags: bench,
 }
 
@@ -39,7 +39,7 @@ type benchReport struct {
 	Seconds     float64      `json:"seconds"`
 	Full        benchTimes   `json:"full"`
 	Resumed     benchTimes   `json:"resumed"`
-	NotResumed  int64        `json:"not_resumed"` // full handshakes that were to resume
+	NotResumed  int64        `json:"not_resumed"` // full handshakes that should have resumed
 	Failed      int64        `json:"failed"`
 	Errors      []benchError `json:"errors"`
 }
@@ -62,10 +62,10 @@ type benchError struct {
 	Count int64  `json:"count"`
 }
 
-// maxErrors is how many different errors a report tells apart: a text may hold a port number.
+// maxErrors is the number of different error texts in a report. Texts may contain port numbers, so there may be very many.
 const maxErrors = 10
 
-// load is a run under way.
+// load is one run of the command.
 type load struct {
 	sslCtx     *libssl.Context
 	addrs      []string
@@ -73,7 +73,7 @@ type load struct {
 	mode       string
 
 	mu            sync.Mutex
-	left          int // handshakes still to begin; negative: no end but the context's
+	left          int // handshakes that are still to start; negative: until the context ends
 	full, resumed *hdrhistogram.Histogram
 	notResumed    int64
 	failed        int64
@@ -85,8 +85,8 @@ func bench(fs *flag.FlagSet) action {
 	version := tlsFlag(fs)
 	clients := fs.Int("c", 8, "`N` clients at once")
 	n := fs.Int("n", 0, "make `N` handshakes in all (default: as many as -d allows)")
-	duration := fs.Duration("d", 10*time.Second, "go on for this `duration`, unless -n says how many")
-	ca := fs.String("ca", "", "trust the CAs in this PEM `file`, in place of the system's")
+	duration := fs.Duration("d", 10*time.Second, "run for this `duration`, unless -n is given")
+	ca := fs.String("ca", "", "trust the CAs in this PEM `file` instead of the system CAs")
 	insecure := fs.Bool("insecure", false, "do not verify the servers' certificates")
 	serverName := fs.String("servername", "", "`name` to ask for and verify (default: the host of each address)")
 	asJSON := fs.Bool("json", false, "print JSON")
@@ -126,7 +126,7 @@ func bench(fs *flag.FlagSet) action {
 		if *n > 0 {
 			l.left = *n
 		} else {
-			// Not a deadline, which a dialler runs into a moment before the context has ended.
+			// Not a deadline: a dialler fails a moment before ctx.Err() reports it.
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithCancel(ctx)
 			defer time.AfterFunc(*duration, cancel).Stop()
@@ -143,13 +143,13 @@ func bench(fs *flag.FlagSet) action {
 		case report.Failed > 0:
 			return fmt.Errorf("%d handshakes failed: %s", report.Failed, report.Errors[0].Error)
 		case report.NotResumed > 0:
-			return fmt.Errorf("%d handshakes were to resume and did not", report.NotResumed)
+			return fmt.Errorf("%d handshakes should have resumed and were full", report.NotResumed)
 		}
 		return nil
 	}
 }
 
-// newHistogram holds up to an hour in microseconds, to three digits.
+// newHistogram counts times of up to an hour in microseconds, with three digits.
 func newHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, int64(time.Hour/time.Microsecond), 3)
 }
@@ -188,13 +188,13 @@ func (l *load) run(ctx context.Context, clients int, status func(string)) benchR
 	return r
 }
 
-// client makes handshakes until there is no more to do. What it was given last it offers next.
+// client makes handshakes until begin returns false. It offers the newest session that it has received.
 func (l *load) client(ctx context.Context, number int) {
 	var offer *libssl.Session
 	defer func() { offer.Release() }()
 	offers := l.mode != "full"
 	if offers {
-		// The session that begins the chain counts as nothing, unless it fails.
+		// The handshake that gets the first session is not counted, unless it fails.
 		v, err := l.call(ctx, number, nil)
 		if err != nil {
 			l.note(ctx, v, false, err)
@@ -229,7 +229,7 @@ func (l *load) call(ctx context.Context, turn int, offer *libssl.Session) (visit
 	return call(ctx, l.sslCtx, addr, name, offer)
 }
 
-// begin says whether there is one more handshake to make.
+// begin reports whether there is another handshake to make, and counts it.
 func (l *load) begin(ctx context.Context) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -248,7 +248,7 @@ func (l *load) note(ctx context.Context, v visit, offered bool, err error) {
 	switch {
 	case err != nil:
 		if ctx.Err() != nil {
-			return // the end cut it short
+			return // interrupted by the end of the run
 		}
 		l.failed++
 		for i := range l.errors {
@@ -314,12 +314,12 @@ func (l *load) print(w io.Writer, r benchReport) error {
 	return err
 }
 
-// draw shows how the times spread: rows of equal ratio, from the smallest time to the 99.9th percentile.
+// draw draws the distribution of the times in rows of equal ratio, from the smallest time to the 99.9th percentile.
 func draw(b *strings.Builder, name string, h *hdrhistogram.Histogram) {
 	const rows, width = 12, 50
 	low, high := float64(h.Min()), float64(h.ValueAtPercentile(99.9))
 	step := math.Max(math.Pow(high/math.Max(low, 1), 1.0/rows), 1.01)
-	counts := make([]int64, rows+1) // the last one: all beyond
+	counts := make([]int64, rows+1) // the last one is for all times beyond
 	var most int64
 	for _, bar := range h.Distribution() {
 		if bar.Count == 0 {
@@ -343,7 +343,7 @@ func draw(b *strings.Builder, name string, h *hdrhistogram.Histogram) {
 	}
 }
 
-// statusLine shows one line that changes, where somebody watches.
+// statusLine returns a function that shows a progress line on a terminal, and does nothing without one.
 func statusLine(std stdio) func(string) {
 	f, ok := std.err.(*os.File)
 	if !ok {

@@ -56,10 +56,10 @@ func TestBench_DrawsAHistogram(t *testing.T) {
 	assert.Regexp(t, `(?m)^resumed +\d+ `, r.stdout)
 	assert.Contains(t, r.stdout, "█")
 	assert.Regexp(t, `\n3 clients, 0\.\d s: \d+ handshakes, 0 failed, 0 not resumed\n$`, r.stdout)
-	assert.Empty(t, r.stderr, "nobody watches")
+	assert.Empty(t, r.stderr, "a progress line without a terminal")
 }
 
-// Somebody who watches sees one line that changes, and it is gone at the end. script, which every Debian has, is the
+// A terminal shows one progress line, which is cleared at the end. The script command, which every Debian has, provides the
 // terminal.
 func TestBench_ShowsProgressOnATerminal(t *testing.T) {
 	t.Parallel()
@@ -77,7 +77,7 @@ func TestBench_ShowsProgressOnATerminal(t *testing.T) {
 	require.Regexp(t, `^HANDSHAKES `, lines[len(lines)-1])
 }
 
-// Many clients go to the servers in turn, and resume on each what another issued.
+// Many clients connect to the servers in turn, and resume on each a session that another server issued.
 func TestBench_ManyClientsAndServers(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -88,7 +88,7 @@ func TestBench_ManyClientsAndServers(t *testing.T) {
 		n := f.serve("-store", url, "-http", "127.0.0.1:0")
 		nodes, addrs = append(nodes, n), append(addrs, n.addr)
 	}
-	// The store may be too slow for so many at once on a busy machine: what then was to resume is full.
+	// On a busy machine the store may be too slow for so many clients: then a handshake is full.
 	r := sslsess(t, append([]string{"bench", "-json", "-ca", f.caFile, "-mode", "resumed", "-n", "300", "-c", "100"}, addrs...)...)
 	var report benchReport
 	require.NoError(t, json.Unmarshal([]byte(r.stdout), &report), r.stderr)
@@ -108,12 +108,12 @@ func TestBench_ManyClientsAndServers(t *testing.T) {
 	}
 }
 
-// Servers that share nothing do not resume each other's sessions, which is what the status says.
+// Servers that share nothing do not resume each other's sessions, and the status reports it.
 func TestBench_SaysWhereNothingResumes(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	r := sslsess(t, "bench", "-json", "-ca", f.caFile, "-n", "10", "-c", "1", "-mode", "resumed", f.serve().addr, f.serve().addr)
-	requireFailure(t, r, 1, "10 handshakes were to resume and did not")
+	requireFailure(t, r, 1, "10 handshakes should have resumed and were full")
 	var report benchReport
 	require.NoError(t, json.Unmarshal([]byte(r.stdout), &report))
 	assert.EqualValues(t, 10, report.Full.Count)

@@ -5,6 +5,6 @@ import (
 	"syscall"
 )
 
-// endWithParent has the kernel end the child should this process be killed
-// before it can.
+// endWithParent makes the kernel kill the child if this process is killed before
+// it can end the child.
 func endWithParent(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

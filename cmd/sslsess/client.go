@@ -15,22 +15,22 @@ import (
 )
 
 const (
-	handshakeTimeout = 10 * time.Second // of a client, TCP connect included
-	answerTimeout    = 3 * time.Second  // what is no HTTP server may never answer
+	handshakeTimeout = 10 * time.Second // of a client, including the TCP connect
+	answerTimeout    = 3 * time.Second  // a server that does not speak HTTP may never answer
 )
 
-// visit is what a client saw of one connection.
+// visit is the result of one connection, as the client sees it.
 type visit struct {
 	Version, Cipher string
 	Resumed         bool
 	Took            time.Duration // the handshake alone
 	Answer          answer        // zero unless the server is sslsess
 	NoAnswer        error
-	Session         *libssl.Session // what it may resume with, the caller's to release; nil if nothing
+	Session         *libssl.Session // to resume with; the caller must release it; nil if there is none
 }
 
-// call makes a connection to addr, offers the session unless it is nil, and
-// asks one HTTP request, with whose answer TLS 1.3 tickets arrive too.
+// call makes a connection to addr, offers the session unless it is nil, and sends
+// one HTTP request, because TLS 1.3 tickets arrive with the answer.
 func call(ctx context.Context, sslCtx *libssl.Context, addr, serverName string, offer *libssl.Session) (v visit, err error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout+answerTimeout)
 	defer cancel()
@@ -49,7 +49,7 @@ func call(ctx context.Context, sslCtx *libssl.Context, addr, serverName string, 
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { nc.Close() })()
 	if offer != nil {
-		// A copy: a connection that breaks spoils its session for the next ones.
+		// Offer a copy: a broken connection makes its session useless for others.
 		s, err := offer.Dup()
 		if err != nil {
 			return visit{}, err
@@ -94,7 +94,7 @@ func ask(c net.Conn, host string) (answer, error) {
 	}
 	var a answer
 	if json.Unmarshal(body, &a) != nil {
-		return answer{}, nil // somebody else's HTTP
+		return answer{}, nil // not an sslsess server
 	}
 	return a, nil
 }

@@ -14,13 +14,13 @@ import (
 var conformCommand = command{
 	name:  "conform",
 	args:  "[REPORT.json...]",
-	about: "what the OpenSSL that this program runs on does around the session callbacks, shown in C and in Go",
-	long: `Runs every fact of the conformance suite, which takes some seconds. Below the table is what was probed because
-builds of one release differ in it, among it whether this libssl has the unsafe eviction chain. The exit status is 1
-where anything deviates from what is known of the release.
+	about: "the behaviour of this OpenSSL around the session callbacks, shown in C and in Go",
+	long: `Runs every fact of the conformance suite, which takes some seconds. Below the table are results that differ between
+builds of one release, for example whether this libssl has the unsafe eviction chain. The exit status is 1 if anything
+deviates from the known behaviour of the release.
 
-With -markdown the arguments may be reports that -json has written, one a version: they are then put side by side, and
-nothing is run.`,
+With -markdown the arguments may be reports that -json has written, one for each version. It prints them side by side and
+runs nothing.`,
 	flags: conform,
 }
 
@@ -33,7 +33,7 @@ func conform(fs *flag.FlagSet) action {
 		case *asJSON && *asMarkdown:
 			return usagef("-json and -markdown exclude each other")
 		case *verbose && (*asJSON || *asMarkdown):
-			return usagef("-v is for the table: -json and -markdown have everything")
+			return usagef("-v is for the table: -json and -markdown show everything anyway")
 		case len(args) > 0 && !*asMarkdown:
 			return usagef("unexpected argument %q: reports are for -markdown", args[0])
 		}
@@ -86,7 +86,7 @@ func readReport(name string) (r conformance.Report, err error) {
 		return r, err
 	}
 	if len(r.Facts) == 0 {
-		return r, errors.New("no report of conform -json")
+		return r, errors.New("this is no report of conform -json")
 	}
 	return r, nil
 }

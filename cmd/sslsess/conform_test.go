@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// One run serves all forms: -markdown reads what -json has written. It is not parallel, as others are: it takes all of
-// the machine, and servers here have the store's default time limits.
+// One run serves all formats: -markdown reads the output of -json. It is not parallel, because it uses the whole machine,
+// and the servers of the other tests have the default time limits of the store.
 func TestConform_ShowsWhatThisOpenSSLDoes(t *testing.T) {
 	t.Parallel()
 	r := sslsess(t, "conform", "-json")

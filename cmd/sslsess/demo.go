@@ -24,12 +24,12 @@ import (
 
 var demoCommand = command{
 	name:  "demo",
-	about: "three servers, one shared store, one client: who resumes where, and what it costs",
-	long: `Three sslsess serve processes share a sqlite store in a temporary folder. A client,
-and openssl s_client where there is one, makes a full handshake with node1 and resumes
-it on node2 and node3; then node1 is killed, started again, and asked too: in TLS 1.2
-by session id, in TLS 1.3 with stateful tickets. The last line is "demo: ok" or
-"demo: FAILED: reason".`,
+	about: "three servers, one shared store, one client: which resume, and how long it takes",
+	long: `Three sslsess serve processes share a sqlite store in a temporary folder. A client makes
+a full handshake with node1 and resumes its session on node2 and node3. Then node1 is
+killed and restarted, and the client resumes there too. It does so in TLS 1.2 by session
+id and in TLS 1.3 with stateful tickets. If openssl s_client is installed, it does the
+same. The last line is "demo: ok" or "demo: FAILED: reason".`,
 	flags: func(*flag.FlagSet) action {
 		return func(ctx context.Context, std stdio, args []string) error {
 			if err := wantArgs(args, 0, 0); err != nil {
@@ -58,9 +58,9 @@ by session id, in TLS 1.3 with stateful tickets. The last line is "demo: ok" or
 
 const (
 	demoTimeout = 45 * time.Second
-	startLimit  = 10 * time.Second // for a server to say where it listens, or to end
-	rounds      = 5                // handshakes of our own client of which the median is shown
-	demoName    = "localhost"      // what the clients ask for and verify
+	startLimit  = 10 * time.Second // for a server to print its address, or to end
+	rounds      = 5                // handshakes of the libssl client; the table shows their median
+	demoName    = "localhost"      // the server name that clients send and verify
 )
 
 var demoVersions = []struct{ flag, title string }{
@@ -68,7 +68,7 @@ var demoVersions = []struct{ flag, title string }{
 	{"1.3", "TLS 1.3, with stateful tickets"},
 }
 
-// demo runs the whole of it in a folder of its own, and leaves nothing behind.
+// demo runs in its own temporary folder and removes it.
 func demo(ctx context.Context, out io.Writer) (err error) {
 	dir, err := os.MkdirTemp("", "sslsess-demo-")
 	if err != nil {
@@ -76,7 +76,7 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	f := &fleet{dir: dir, out: out}
-	defer func() { err = errors.Join(err, f.stop()) }() // before the folder goes
+	defer func() { err = errors.Join(err, f.stop()) }() // before the folder is removed
 
 	if err := f.start(ctx); err != nil {
 		return err
@@ -87,7 +87,7 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 	}
 	defer closeClients()
 
-	// The first half, then the loss of the node that issued everything.
+	// All sessions come from node1, so that its restart must not lose them.
 	var rows []*demoRow
 	for _, c := range clients {
 		row := &demoRow{client: c}
@@ -107,7 +107,7 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 
 // ---- the servers --------------------------------------------------------------------
 
-// fleet is the servers and what they share.
+// fleet is the servers and the folder that they share.
 type fleet struct {
 	dir   string
 	out   io.Writer
@@ -117,7 +117,7 @@ type fleet struct {
 type demoNode struct {
 	name, addr string
 	restarted  bool
-	process    *os.Process // nil: there is none
+	process    *os.Process // nil: not running
 	stderr     *bytes.Buffer
 	exited     chan error
 }
@@ -189,7 +189,7 @@ func (f *fleet) launch(ctx context.Context, n *demoNode) error {
 	return nil
 }
 
-// wait returns how the process ended, with what it had to say about it.
+// wait returns how the process ended, with its standard error if it failed.
 func (n *demoNode) wait() error {
 	err := <-n.exited
 	n.process = nil
@@ -199,13 +199,13 @@ func (n *demoNode) wait() error {
 	return err
 }
 
-// restart kills a server, as a crash would, and starts it at the same address.
+// restart kills a server, like a crash, and starts it again at the same address.
 func (f *fleet) restart(ctx context.Context, i int) error {
 	n := f.nodes[i]
 	if err := n.process.Kill(); err != nil {
 		return err
 	}
-	n.wait() // says that it was killed
+	n.wait() // returns an error, because it was killed
 	n.restarted = true
 	if err := f.launch(ctx, n); err != nil {
 		return err
@@ -214,7 +214,7 @@ func (f *fleet) restart(ctx context.Context, i int) error {
 	return nil
 }
 
-// stop ends all servers, those that do not end politely otherwise.
+// stop ends all servers, and kills those that do not end in time.
 func (f *fleet) stop() error {
 	var errs []error
 	for _, n := range f.nodes {
@@ -236,8 +236,8 @@ func (f *fleet) stop() error {
 
 // ---- the clients --------------------------------------------------------------------
 
-// demoClient makes a full handshake and keeps its session, or offers the
-// session it kept.
+// demoClient makes a full handshake and keeps the session, or offers the session
+// that it has kept.
 type demoClient interface {
 	name() string
 	title() string
@@ -248,7 +248,7 @@ type demoClient interface {
 type handshake struct {
 	answer
 	resumed bool          // as the client sees it
-	took    time.Duration // 0 where it cannot be told
+	took    time.Duration // 0 if unknown
 }
 
 func (f *fleet) clients(out io.Writer) (all []demoClient, closeAll func(), err error) {
@@ -276,12 +276,12 @@ func (f *fleet) clients(out io.Writer) (all []demoClient, closeAll func(), err e
 		}
 	}
 	if lookErr != nil {
-		fmt.Fprintln(out, "no openssl command here: our own client alone")
+		fmt.Fprintln(out, "the openssl command is missing: only the libssl client runs")
 	}
 	return all, closeAll, nil
 }
 
-// ownClient is a client made with this library.
+// ownClient is a client of package libssl.
 type ownClient struct {
 	heading string
 	ssl     *libssl.Context
@@ -311,8 +311,8 @@ func (c *ownClient) resume(ctx context.Context, addr string) (handshake, error) 
 	return c.median(ctx, addr, c.session, func(*visit) error { return nil })
 }
 
-// median makes a few handshakes and reports the one in the middle, or one that
-// was another kind than the others.
+// median makes a few handshakes and returns the one with the median time. It
+// returns at once if a handshake is full but should resume, or the reverse.
 func (c *ownClient) median(ctx context.Context, addr string, offer *libssl.Session, each func(*visit) error) (handshake, error) {
 	var seen []handshake
 	for range rounds {
@@ -360,7 +360,7 @@ func (c *sClient) run(ctx context.Context, addr string, more ...string) (h hands
 		"-CAfile", c.ca, "-verify_return_error", "-ign_eof"}, more...)
 	cmd := exec.CommandContext(ctx, c.openssl, args...)
 	endWithParent(cmd)
-	// It writes the answer where it writes all else.
+	// s_client writes the HTTP answer to standard output, among its own lines.
 	cmd.Stdin = strings.NewReader("GET / HTTP/1.1\r\nHost: " + demoName + "\r\nConnection: close\r\n\r\n")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -381,9 +381,9 @@ func (c *sClient) run(ctx context.Context, addr string, more ...string) (h hands
 	return h, errors.New("openssl s_client got no answer from the server")
 }
 
-// ---- what they saw ------------------------------------------------------------------
+// ---- results ------------------------------------------------------------------------
 
-// demoRow is a client and where it went.
+// demoRow is a client and its visits.
 type demoRow struct {
 	client demoClient
 	cells  []demoCell
@@ -395,8 +395,8 @@ type demoCell struct {
 	problem    error
 }
 
-// visit has the client go to a node, where a full handshake or a resumed one is
-// wanted.
+// visit connects the client to a node and checks whether the handshake is as
+// wanted, "full" or "resumed".
 func (r *demoRow) visit(ctx context.Context, n *demoNode, want string) {
 	cell := demoCell{node: n.name, want: want}
 	if n.restarted {
@@ -415,7 +415,7 @@ func (r *demoRow) visit(ctx context.Context, n *demoNode, want string) {
 	case h.Node != n.name:
 		cell.problem = fmt.Errorf("%s answered", h.Node)
 	case h.resumed != (want == "resumed"), h.Resumed != h.resumed, (h.ResumedFrom != "") != h.resumed:
-		cell.problem = fmt.Errorf("not %s: resumed says the client %t, the server %t, from session %q", want, h.resumed, h.Resumed, h.ResumedFrom)
+		cell.problem = fmt.Errorf("not %s: resumed is %t at the client and %t at the server, from session %q", want, h.resumed, h.Resumed, h.ResumedFrom)
 	}
 	cell.took = h.took
 	r.cells = append(r.cells, cell)
@@ -455,6 +455,6 @@ func printDemo(out io.Writer, rows []*demoRow) error {
 		}
 		fmt.Fprintln(tw)
 	}
-	fmt.Fprintf(tw, "\ntimes are of the client's handshake, the median of %d, without the TCP connection\n", rounds)
+	fmt.Fprintf(tw, "\ntimes are medians of %d handshakes, seen by the client, without the TCP connection\n", rounds)
 	return errors.Join(first, tw.Flush())
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// startDemo starts the demo with a folder for temporary files of its own.
+// startDemo starts the demo with its own folder for temporary files.
 func startDemo(t *testing.T) (p *process, tmp string) {
 	t.Helper()
 	tmp = t.TempDir()
@@ -27,7 +27,7 @@ func startDemo(t *testing.T) (p *process, tmp string) {
 
 var nodeLine = regexp.MustCompile(`^  node\d on (\S+), process (\d+)$`)
 
-// requireGone wants nothing left of the servers that the demo's lines name.
+// requireGone fails if a server that the lines of the demo name still runs.
 func requireGone(t *testing.T, lines []string) {
 	t.Helper()
 	found := 0
@@ -79,7 +79,7 @@ func TestDemo_EverybodyResumes(t *testing.T) {
 	requireEmpty(t, tmp)
 }
 
-// fakeOpenSSL puts a script in the place of openssl.
+// fakeOpenSSL makes a script the openssl command.
 func fakeOpenSSL(t *testing.T, script string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -90,7 +90,7 @@ func fakeOpenSSL(t *testing.T, script string) {
 func TestDemo_FailsWhereSomethingDoesNotResume(t *testing.T) {
 	real := needOpenSSL(t)
 	for name, c := range map[string]struct{ script, says string }{
-		// Takes the session away that it should offer.
+		// Drops the session that s_client should offer.
 		"not resumed": {fmt.Sprintf(`case "$*" in *sess_in*) exec %s $(echo "$@" | sed 's/-sess_in .*//');; esac; exec %s "$@"`, real, real),
 			"TLS 1.2, by session id: s_client on node2: not resumed"},
 		"broken": {"echo broken >&2; exit 1", "TLS 1.2, by session id: s_client on node1: openssl s_client: exit status 1: broken"},
@@ -113,7 +113,7 @@ func TestDemo_DoesWithoutOpenSSL(t *testing.T) {
 	p, _ := startDemo(t)
 	lines := rest(p)
 	assert.Equal(t, 0, p.status())
-	assert.Contains(t, lines, "no openssl command here: our own client alone")
+	assert.Contains(t, lines, "the openssl command is missing: only the libssl client runs")
 	assert.Equal(t, "demo: ok", lines[len(lines)-1])
 }
 
@@ -131,7 +131,7 @@ func waitForNodes(p *process) (lines []string) {
 
 func TestDemo_InterruptedLeavesNothing(t *testing.T) {
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		// Else the demo might be done first.
+		// Otherwise the demo might end before the signal.
 		fakeOpenSSL(t, "exec sleep 60")
 		p, tmp := startDemo(t)
 		lines := waitForNodes(p)
@@ -153,8 +153,8 @@ func TestDemo_KilledLeavesNoServer(t *testing.T) {
 	p.end(syscall.SIGKILL)
 	for _, l := range lines {
 		if m := nodeLine.FindStringSubmatch(l); m != nil {
-			// Not by its address: a server that is orphaned ends with the first line
-			// that it cannot log.
+			// Not by its address: an orphaned server also ends when it cannot write its
+			// log, which a connection would cause.
 			eventually(t, l+" is still there", func() bool {
 				cmdline, _ := os.ReadFile("/proc/" + m[2] + "/cmdline")
 				return len(cmdline) == 0

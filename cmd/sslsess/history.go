@@ -11,17 +11,16 @@ const (
 	historyLength = 300 // periods
 )
 
-// history remembers how many handshakes each of the last seconds had, so that who opens the page sees more than what
-// comes after.
+// history keeps the number of handshakes in each of the last periods, so that a freshly opened page shows the past too.
 type history struct {
-	counts func() (full, resumed uint64) // so far
+	counts func() (full, resumed uint64) // totals so far
 
 	mu            sync.Mutex
 	before        [2]uint64
 	full, resumed []uint64 // of each period, the oldest first
 }
 
-// pastHandshakes is what /history answers.
+// pastHandshakes is the answer to /history.
 type pastHandshakes struct {
 	PeriodMS int64    `json:"period_ms"`
 	Full     []uint64 `json:"full"`
@@ -54,7 +53,7 @@ func (h *history) sample() {
 	h.before = [2]uint64{full, resumed}
 }
 
-// remember makes a new list: those that read has given away stay as they are.
+// remember makes a new list, so that the lists that read has returned do not change.
 func remember(list []uint64, n uint64) []uint64 {
 	list = append(list[:len(list):len(list)], n)
 	return list[max(0, len(list)-historyLength):]

@@ -10,7 +10,7 @@ func TestHistory_RemembersTheLastPeriods(t *testing.T) {
 	t.Parallel()
 	var full, resumed uint64
 	h := newHistory(func() (uint64, uint64) { return full, resumed })
-	assert.Equal(t, pastHandshakes{1000, []uint64{}, []uint64{}}, h.read(), "lists, also when empty: JSON knows null")
+	assert.Equal(t, pastHandshakes{1000, []uint64{}, []uint64{}}, h.read(), "empty lists must not be null in JSON")
 	full, resumed = 3, 1
 	h.sample()
 	h.sample()
@@ -23,7 +23,7 @@ func TestHistory_RemembersTheLastPeriods(t *testing.T) {
 		full++
 		h.sample()
 	}
-	assert.Equal(t, want, read, "what was read stays")
+	assert.Equal(t, want, read, "a list that was read has changed")
 	read = h.read()
 	assert.Len(t, read.Full, historyLength)
 	assert.Equal(t, []uint64{0, 0, 1}, read.Full[:3])

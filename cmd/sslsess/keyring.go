@@ -18,14 +18,15 @@ var keyringCommand = command{
 	about: "make and rotate the keys that seal a store",
 	long: `A key ring is a file of 32-byte keys in hexadecimal, one a line, newest first, with
 mode 0600. The newest key seals, all of them open. Give every server of a fleet the
-same file; to rotate its keys, rotate one copy and give that to all. A running serve
-follows its file. A ring that changes rarely can also be the secret under which servers
-keep another, which they rotate themselves, in their store: serve -keyring store:FILE.
+same file. To rotate its keys, rotate one copy and give it to all servers. A running
+server notices that its file has changed. With serve -keyring store:FILE, the servers
+keep another ring in their store and rotate it themselves; FILE is then the secret that
+seals it, and rarely changes.
 
-With rotate -after the fresh key seals only once that time has gone by, which is when
-every server should have the file.`,
+With rotate -after the fresh key seals only after that time, by when every server should
+have the file.`,
 	subs: []command{
-		{name: "new", args: "[FILE]", about: "make a ring of one fresh key, on standard output unless FILE says where", flags: keyringNew},
+		{name: "new", args: "[FILE]", about: "make a ring of one fresh key, in FILE or on standard output", flags: keyringNew},
 		{name: "rotate", args: "FILE", about: "put a fresh key in front and drop the oldest ones", flags: keyringRotate},
 	},
 }
@@ -43,11 +44,11 @@ func keyringNew(*flag.FlagSet) action {
 			_, err := ring.WriteTo(std.out)
 			return err
 		}
-		// Never Ring.Save, which replaces: the sessions of a fleet would be lost
-		// with its keys.
+		// Not Ring.Save, which replaces a file: the fleet would lose the keys of its
+		// sessions.
 		f, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("%s exists and is left alone: sslsess keyring rotate adds a key to it", args[0])
+			return fmt.Errorf("%s exists and was not changed: sslsess keyring rotate adds a key to it", args[0])
 		} else if err != nil {
 			return err
 		}
@@ -94,8 +95,8 @@ func keyringRotate(fs *flag.FlagSet) action {
 	}
 }
 
-// lockFile keeps other rotations out, which would lose the key of one of them. What is locked is the file that has the
-// name: a rotation gives the name to another.
+// lockFile keeps out other rotations: of two at once, one would lose its key. It locks the file that has the name now. As
+// each rotation replaces the file, lockFile starts again if the name has moved to another file.
 func lockFile(path string) (unlock func() error, err error) {
 	for {
 		f, err := os.Open(path)

@@ -77,7 +77,7 @@ func TestKeyring_RotateAfterGivesTheKeyATime(t *testing.T) {
 	at, err := time.Parse(time.RFC3339, when)
 	require.NoError(t, err)
 	assert.WithinRange(t, at, start.Add(time.Hour-time.Second), time.Now().Add(time.Hour))
-	assert.Equal(t, before, readKeys(t, path), "the other one has no time")
+	assert.Equal(t, before, readKeys(t, path), "the old key must have no time")
 	requireFailure(t, sslsess(t, "keyring", "rotate", "-after", "-1s", path), 2, "negative")
 }
 

@@ -1,9 +1,9 @@
-// Sslsess is the command line of libssl: a TLS server whose sessions live in an
-// external store, a probe that shows who resumes them, and tools for what is in
-// the store.
+// Sslsess is the command line of libssl: a TLS server with its sessions in an
+// external store, a probe that shows which servers resume them, and tools that
+// manage a store.
 //
-// A command is one file that declares a variable of type command, and a line in
-// the list below.
+// Each command is one file that declares a variable of type command, plus a line
+// in the list below.
 package main
 
 import (
@@ -35,18 +35,18 @@ var commands = []command{
 	conformCommand,
 }
 
-// command is one word of the command line: either flags, for a command that
-// does something, or subs, for one that is followed by another word.
+// command is one word of the command line. It has either flags, for a command
+// that runs, or subs, for a command that is followed by another word.
 type command struct {
 	name  string
 	args  string // what follows the flags, for the usage line
 	about string // one line for the list of commands
-	long  string // what else help says, may be empty
+	long  string // the rest of the help text, may be empty
 	flags func(fs *flag.FlagSet) action
 	subs  []command
 }
 
-// action does a command's work once its flags are parsed.
+// action runs a command after its flags are parsed.
 type action func(ctx context.Context, std stdio, args []string) error
 
 // stdio are the streams of the process.
@@ -55,14 +55,14 @@ type stdio struct {
 	out, err io.Writer
 }
 
-// usageError is the user's mistake: exit status 2.
+// usageError is a mistake on the command line: exit status 2.
 type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
 func usagef(format string, args ...any) error { return usageError(fmt.Sprintf(format, args...)) }
 
-// errReported is a failure that the command's output has told already.
+// errReported is a failure that the output of the command already reports.
 var errReported = errors.New("reported")
 
 func main() {
@@ -100,8 +100,8 @@ func run(ctx context.Context, std stdio, args []string) (status int) {
 // oneLine joins the lines of errors.Join.
 func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ") }
 
-// dispatch finds the command of args below group and runs it; path grows by the
-// words it went through.
+// dispatch finds the command that args name below group and runs it. It appends
+// the words of that command to path.
 func dispatch(ctx context.Context, std stdio, group command, path *[]string, args []string) error {
 	if len(args) == 0 {
 		return usagef("a command is missing: one of %s", strings.Join(names(group.subs), ", "))
@@ -180,7 +180,7 @@ func printUsage(w io.Writer, cmd command, path []string) error {
 		}
 		if len(path) == 1 {
 			fmt.Fprintf(tw, "  help\twhat a command does and its flags: sslsess help COMMAND\n")
-			fmt.Fprintf(tw, "  version\tthe version of this program and of its OpenSSL\n")
+			fmt.Fprintf(tw, "  version\tthe versions of this program and of OpenSSL\n")
 		}
 		tw.Flush()
 	} else {
@@ -210,8 +210,8 @@ func version() string {
 	return "sslsess " + v + ", " + libssl.Version()
 }
 
-// untilSignal ends the returned context at the first SIGINT or SIGTERM. The
-// second one kills, should a polite end take too long for somebody.
+// untilSignal ends the returned context at the first SIGINT or SIGTERM. A second
+// signal kills the process, in case a clean end takes too long.
 func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
@@ -247,7 +247,7 @@ func choiceFlag(fs *flag.FlagSet, name, about string, allowed ...string) *string
 	return &value
 }
 
-// wantArgs checks how many arguments follow the flags.
+// wantArgs checks the number of arguments after the flags.
 func wantArgs(args []string, least, most int) error {
 	switch {
 	case len(args) < least:

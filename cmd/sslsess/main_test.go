@@ -24,8 +24,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// asCommand makes the test binary the command, so that the race detector and
-// AddressSanitizer see the command too. It is inherited: the demo starts itself.
+// asCommand makes the test binary behave as the command, so that the race
+// detector and AddressSanitizer check the command too. Child processes inherit
+// it, which the demo needs: it starts itself.
 const asCommand = "SSLSESS_TEST_COMMAND"
 
 func TestMain(m *testing.M) {
@@ -35,10 +36,10 @@ func TestMain(m *testing.M) {
 	}
 	os.Setenv(asCommand, "1")
 	if os.Getenv("GORACE") == "" {
-		os.Setenv("GORACE", "atexit_sleep_ms=0") // else every command takes a second to end
+		os.Setenv("GORACE", "atexit_sleep_ms=0") // otherwise every command takes a second to end
 	}
 	code := m.Run()
-	for range 100 { // what ends on other goroutines gets a moment
+	for range 100 { // other goroutines may still be releasing theirs
 		if live := libssl.LiveResources(); live == (libssl.Resources{}) || code != 0 {
 			os.Exit(code)
 		}
@@ -49,7 +50,7 @@ func TestMain(m *testing.M) {
 	os.Exit(1)
 }
 
-// patience is for what happens at once unless it is broken.
+// patience is the time limit for events that come at once unless something is broken.
 const patience = 30 * time.Second
 
 type result struct {
@@ -79,8 +80,8 @@ func sslsessReading(t testing.TB, stdin io.Reader, args ...string) result {
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-// requireFailure wants a status and one line on standard error that names the
-// command and contains says.
+// requireFailure requires the status, and one line on standard error that names
+// the command and contains says.
 func requireFailure(t testing.TB, r result, status int, says string) {
 	t.Helper()
 	require.Equal(t, status, r.status, "stdout: %s\nstderr: %s", r.stdout, r.stderr)
@@ -93,7 +94,7 @@ func requireOK(t testing.TB, r result) {
 	require.Equal(t, 0, r.status, "stdout: %s\nstderr: %s", r.stdout, r.stderr)
 }
 
-// process is a command that runs.
+// process is a running command.
 type process struct {
 	t      testing.TB
 	cmd    *exec.Cmd
@@ -116,8 +117,8 @@ func (p *process) errors() string {
 	return p.stderr.String()
 }
 
-// says waits until standard error contains text, and returns what follows it on
-// the line.
+// says waits until standard error contains text, and returns the rest of that
+// line.
 func (p *process) says(text string) (after string) {
 	p.t.Helper()
 	eventually(p.t, "the command says "+text, func() bool {
@@ -129,7 +130,7 @@ func (p *process) says(text string) (after string) {
 	return after
 }
 
-// start starts the command; it ends with the test at the latest.
+// start starts the command and ends it, at the latest, with the test.
 func start(t testing.TB, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, cmd: exec.Command(os.Args[0], args...), lines: make(chan string, 1000), exited: make(chan struct{})}
@@ -155,7 +156,7 @@ func start(t testing.TB, args ...string) *process {
 	return p
 }
 
-// line is the next line of standard output.
+// line returns the next line of standard output.
 func (p *process) line() string {
 	p.t.Helper()
 	select {
@@ -185,7 +186,7 @@ func (p *process) status() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// eventually waits for what another process is about to do.
+// eventually waits until f reports that another process has done something.
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	require.Eventually(t, f, patience, 5*time.Millisecond, what)
@@ -197,7 +198,7 @@ type node struct {
 	addr string
 }
 
-// testFleet is what the servers of a test share, and a client's Context for them.
+// testFleet is the certificate that the servers of a test share, and a client Context that trusts it.
 type testFleet struct {
 	t         testing.TB
 	ca        *tlstest.CA
@@ -214,7 +215,7 @@ func newFleet(t testing.TB) *testFleet {
 	return f
 }
 
-// serve starts a server with the fleet's certificate on a port of its own.
+// serve starts a server with the certificate of the fleet on a free port.
 func (f *testFleet) serve(args ...string) *node {
 	f.t.Helper()
 	return serveOn(f.t, append([]string{"-cert", f.cert, "-key", f.key}, args...)...)
@@ -236,7 +237,7 @@ func (f *testFleet) client(version string) *libssl.Context {
 	return ctx
 }
 
-// call is one connection and one request; the session goes with the test.
+// call makes one connection and one request. The session is released at the end of the test.
 func (f *testFleet) call(client *libssl.Context, addr string, offer *libssl.Session) visit {
 	f.t.Helper()
 	v, err := call(f.t.Context(), client, addr, "localhost", offer)
@@ -245,8 +246,8 @@ func (f *testFleet) call(client *libssl.Context, addr string, offer *libssl.Sess
 	return v
 }
 
-// resumed is a session that from issued and to resumed. Where a store misses its deadline, as it may on a busy machine, it is
-// another session's turn.
+// resumed gets a session from one server and resumes it on another. If the store misses its deadline, as may happen on a
+// busy machine, it tries again with a new session.
 func (f *testFleet) resumed(client *libssl.Context, from, to *node) (full, resumed visit) {
 	f.t.Helper()
 	eventually(f.t, "a session is resumed", func() bool {
@@ -276,7 +277,7 @@ func (f *testFleet) connect(client *libssl.Context, addr string) *libssl.Conn {
 	return c
 }
 
-// needOpenSSL returns openssl(1). CI must have it.
+// needOpenSSL returns the path of openssl(1), and skips the test without it, except in CI.
 func needOpenSSL(t testing.TB) string {
 	t.Helper()
 	path, err := exec.LookPath("openssl")

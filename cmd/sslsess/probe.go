@@ -18,19 +18,18 @@ import (
 var probeCommand = command{
 	name:  "probe",
 	args:  "ADDR...",
-	about: "who of a fleet resumes a session of the first",
-	long: `It makes a full handshake with the first address and tries to resume its session on
-every one, the first included. The status is 0 only where all resumed. Times are of
-the handshake alone, without the TCP connection; node is the server's name where it is
-sslsess serve.
+	about: "which servers of a fleet resume a session of the first",
+	long: `It makes a full handshake with the first address and tries to resume the session on every
+address, including the first. The status is 0 only if all resumed. Times cover the
+handshake, without the TCP connection. NODE is the name that sslsess serve gives itself.
 
-With -matrix each address issues a session in turn: a row is what became of one's, a
-column what a server made of everybody's. With -json that is a list of what -json
-prints otherwise, one for each address.`,
+With -matrix each address issues a session in turn. A row shows the server that issued
+the session, a column the server that should resume it. With -json the output is then a
+list with one report for each address.`,
 	flags: probe,
 }
 
-// probeReport is what -json prints.
+// probeReport is the output of -json.
 type probeReport struct {
 	IssuedBy string      `json:"issued_by"` // the node's name, or its address
 	Total    int         `json:"total"`
@@ -38,7 +37,7 @@ type probeReport struct {
 	Nodes    []probeNode `json:"nodes"`
 }
 
-// probeNode is one address. Of the times that is null which was not seen.
+// probeNode is the result for one address. A time is null if there was no such handshake.
 type probeNode struct {
 	Addr      string   `json:"addr"`
 	Node      string   `json:"node"`
@@ -63,11 +62,11 @@ func (n *probeNode) saw(v *visit) {
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func probe(fs *flag.FlagSet) action {
-	ca := fs.String("ca", "", "trust the CAs in this PEM `file`, in place of the system's")
+	ca := fs.String("ca", "", "trust the CAs in this PEM `file` instead of the system CAs")
 	insecure := fs.Bool("insecure", false, "do not verify the servers' certificates")
 	serverName := fs.String("servername", "", "`name` to ask for and verify (default: the host of each address)")
 	version := tlsFlag(fs)
-	matrix := fs.Bool("matrix", false, "try the sessions of each address, not only of the first")
+	matrix := fs.Bool("matrix", false, "try the sessions of every address, not only of the first")
 	asJSON := fs.Bool("json", false, "print JSON")
 	return func(ctx context.Context, std stdio, addrs []string) error {
 		if err := wantArgs(addrs, 1, -1); err != nil {
@@ -136,10 +135,10 @@ func newClientContext(ca string, insecure bool, version string) (*libssl.Context
 	return ctx, nil
 }
 
-// noSession is the error of those that were not tried.
+// noSession is the error of an address that was not tried.
 const noSession = "there is no session to try"
 
-// probeAll has one of the addresses issue a session and tries it on all.
+// probeAll gets a session from the address issuer and tries it on all addresses.
 func probeAll(ctx context.Context, sslCtx *libssl.Context, serverName string, addrs []string, issuer int) probeReport {
 	report := probeReport{IssuedBy: addrs[issuer], Total: len(addrs)}
 	name := func(addr string) string {
@@ -160,7 +159,7 @@ func probeAll(ctx context.Context, sslCtx *libssl.Context, serverName string, ad
 			report.IssuedBy = full.Answer.Node
 		}
 		if full.Session == nil {
-			first.Error = "it issued no session"
+			first.Error = "the server issued no session"
 			if full.NoAnswer != nil {
 				first.Error += ": " + full.NoAnswer.Error()
 			}
@@ -180,7 +179,7 @@ func probeAll(ctx context.Context, sslCtx *libssl.Context, serverName string, ad
 			n.Error = err.Error()
 		} else {
 			if n.saw(&v); !v.Resumed {
-				n.Error = "not resumed: it made a full handshake"
+				n.Error = "not resumed: the server made a full handshake"
 			} else {
 				report.Resumed++
 			}
@@ -206,7 +205,7 @@ func (r probeReport) print(w io.Writer) error {
 	return tw.Flush()
 }
 
-// probeMatrix is a row for each issuer, of the same addresses.
+// probeMatrix has a row for each issuer. All rows have the same addresses.
 type probeMatrix []probeReport
 
 func (m probeMatrix) count() (resumed, total int) {
@@ -216,7 +215,7 @@ func (m probeMatrix) count() (resumed, total int) {
 	return resumed, total
 }
 
-// name is what the server of a column calls itself, or its address where no one heard.
+// name returns the name of the server of a column, or its address if no row has its name.
 func (m probeMatrix) name(column int) string {
 	for _, row := range m {
 		if n := row.Nodes[column]; n.Node != "" {

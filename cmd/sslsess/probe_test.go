@@ -48,7 +48,7 @@ func TestProbe_AllResume(t *testing.T) {
 	assert.Regexp(t, `(?m)^`+first.addr+` +n1 +TLSv1.3 +TLS_\w+ +yes +[0-9.]+ +[0-9.]+ *$`, r.stdout)
 }
 
-// The keys are a contract: nothing more, nothing less.
+// The JSON keys are a contract: there must be exactly these.
 func TestProbe_JSONHasTheContractsKeys(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -103,7 +103,7 @@ func TestProbe_StatusIs1UnlessAllResume(t *testing.T) {
 	assert.Contains(t, r.stdout, "issued by one, resumed on 1 of 2")
 }
 
-// Two share a store and a ring; the third shares the store, and has a ring of its own.
+// Two servers share a store and a ring. The third shares the store, but has another ring.
 func TestProbe_MatrixShowsWhoResumesWhom(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -150,7 +150,7 @@ func TestProbe_MatrixShowsWhoResumesWhom(t *testing.T) {
 	assert.Contains(t, r.stdout, "\nn1 on n3: not resumed: it made a full handshake\n")
 	assert.Regexp(t, `\nresumed 5 of 9\n\z`, r.stdout)
 
-	// One that is away issues nothing and resumes nothing; the others do as before.
+	// A server that is down issues and resumes nothing. The others are not affected.
 	away := addrs[2]
 	nodes[2].end(syscall.SIGTERM)
 	r = probe()
@@ -184,7 +184,7 @@ func TestProbe_Verifies(t *testing.T) {
 	requireFailure(t, sslsess(t, "probe", "-ca", f.key, n.addr), 1, f.key)
 }
 
-// What is no HTTP server, or none at all, is probed too, and not for ever.
+// The probe ends in time for an address without an HTTP server, or without any server.
 func TestProbe_MeetsAnyServer(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -28,50 +28,51 @@ import (
 var serveCommand = command{
 	name:  "serve",
 	about: "a TLS server that keeps its sessions in a store",
-	long: `Servers resume each other's sessions where they share a store, its keys, a certificate
+	long: `Servers resume each other's sessions if they share a store, its keys, a certificate
 and a policy. Store URLs are
 
-  memory:                              this process
-  sqlite:PATH                          the processes of one host; what it holds is sealed with
-                                       the key in PATH.key unless -keyring names a ring
-  valkey://[user:pass@]host:port/db    Valkey or Redis, which several hosts share, with TLS if
-                                       it is valkeys://; redis:// and rediss:// are the same.
-                                       ?addr=host:port adds a node of a cluster or a sentinel,
-                                       &master_set=NAME says that they are sentinels
-  memcached://host:port                memcached, which several hosts share
+  memory:                              for one process
+  sqlite:PATH                          for the processes of one host. Entries are sealed with the
+                                       key in PATH.key unless -keyring names a ring
+  valkey://[user:pass@]host:port/db    for several hosts: Valkey or Redis. valkeys:// uses TLS;
+                                       redis:// and rediss:// mean the same.
+                                       ?addr=host:port adds a cluster node or a sentinel,
+                                       &master_set=NAME makes them sentinels
+  memcached://host:port                for several hosts: memcached
 
-A store of several hosts needs -keyring or -plaintext. One that cannot be reached at the
-start is an error; one that goes away later costs resumptions, and no handshake.
+A store for several hosts needs -keyring or -plaintext. It is an error if the store cannot
+be reached at the start. If it fails later, clients make full handshakes.
 
-The key ring of -keyring, which all servers of a fleet share, is one of
+All servers of a fleet share one key ring. -keyring is one of
 
-  FILE                                 a file (see sslsess help keyring), followed while it changes
+  FILE                                 a file (see sslsess help keyring); changes take effect
+                                       without a restart
   env:NAME                             the environment variable NAME, with commas for line ends
-  store:FILE                           a ring that the servers keep in the store: the first of them
-                                       makes it, whoever is first rotates it once a day, and it is
-                                       sealed there under the ring in FILE, which they share and
-                                       follow and which rarely changes
+  store:FILE                           a ring in the store itself. The first server makes it, and
+                                       one of the servers rotates it once a day. It is sealed under
+                                       the ring in FILE, which all servers share, which rarely
+                                       changes, and whose changes take effect without a restart
 
-Once it is bound it prints "listening on ADDR" on standard output; everything else goes
-to standard error. It answers any HTTP/1.1 request with
+When the server is ready it prints "listening on ADDR" on standard output. All other
+messages go to standard error. It answers any HTTP/1.1 request with
 
   {"node","version","cipher","resumed","session_id","resumed_from"}
 
-where version is spelled as OpenSSL does (TLSv1.3), cipher as the IANA does
+where version is the name in OpenSSL (TLSv1.3), cipher the IANA name
 (TLS_AES_256_GCM_SHA384), and ids are in hexadecimal. With -backend it forwards the
 bytes of each connection instead. With -http it serves a page with live numbers,
 /healthz, /stats and /history in JSON, and /metrics for Prometheus.
 
-SIGTERM and SIGINT end it politely, with status 0.`,
+SIGTERM and SIGINT end it cleanly, with status 0.`,
 	flags: serve,
 }
 
-// How long things may take that no flag is for.
+// Time limits that no flag sets.
 const (
 	dialTimeout    = 10 * time.Second
-	requestTimeout = time.Minute     // to send a request, or to take the answer
+	requestTimeout = time.Minute     // to send a request, or to receive the answer
 	idleTimeout    = 2 * time.Minute // between requests
-	grace          = 3 * time.Second // at the end, for what is under way
+	grace          = 3 * time.Second // at the end, for open connections and queued writes
 )
 
 type serveFlags struct {
@@ -91,19 +92,19 @@ func serve(fs *flag.FlagSet) action {
 	var f serveFlags
 	fs.StringVar(&f.listen, "listen", "", "`address` to listen on, host:port; port 0 picks one")
 	fs.StringVar(&f.node, "node", "", "`name` of this server in its answers (default: the address it listens on)")
-	fs.StringVar(&f.cert, "cert", "", "certificate chain, a PEM `file`; without one a certificate is made, which no other server shares")
+	fs.StringVar(&f.cert, "cert", "", "certificate chain, a PEM `file`; by default the server makes a certificate of its own, which no other server shares")
 	fs.StringVar(&f.key, "key", "", "the certificate's key, a PEM `file`")
 	fs.StringVar(&f.store, "store", "memory:", "`URL` of the session store")
-	fs.StringVar(&f.keyring, "keyring", "", "the `ring` of keys that seal what the store holds: a file, env:NAME or store:FILE")
-	fs.BoolVar(&f.plaintext, "plaintext", false, "do not seal what the store holds: whoever reads it can read the traffic")
+	fs.StringVar(&f.keyring, "keyring", "", "the `ring` of keys that seal the entries of the store: a file, env:NAME or store:FILE")
+	fs.BoolVar(&f.plaintext, "plaintext", false, "do not seal the entries of the store: a reader of the store can decrypt the traffic")
 	f.tls = tlsFlag(fs)
-	f.tickets = choiceFlag(fs, "tickets", "how sessions are resumed, a `mode`: stateful (ids in TLS 1.2, stateful tickets in 1.3), stateless (encrypted tickets, under the keys of -keyring where given, else this process's own) or none (ids in 1.2, nothing in 1.3)",
+	f.tickets = choiceFlag(fs, "tickets", "the `mode` of resumption: stateful (ids in TLS 1.2, stateful tickets in 1.3), stateless (tickets encrypted with the keys of -keyring, by default with a key of this process) or none (ids in 1.2, no resumption in 1.3)",
 		"stateful", "stateless", "none")
-	fs.StringVar(&f.clientCA, "client-ca", "", "require client certificates, of the CAs in this PEM `file`")
-	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 10*time.Second, "how long a handshake may take, a `duration`")
-	fs.IntVar(&f.maxConns, "max-conns", 0, "serve at most `N` connections at once, others wait; 0 is no limit")
+	fs.StringVar(&f.clientCA, "client-ca", "", "require client certificates, signed by the CAs in this PEM `file`")
+	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 10*time.Second, "the longest `duration` of a handshake")
+	fs.IntVar(&f.maxConns, "max-conns", 0, "serve at most `N` connections at once, the others wait; 0 means no limit")
 	fs.StringVar(&f.backend, "backend", "", "forward the bytes to this `host:port`")
-	fs.StringVar(&f.http, "http", "", "`address` for a page with live numbers, /healthz, /stats and /metrics, in plain HTTP")
+	fs.StringVar(&f.http, "http", "", "`address` of a plain HTTP server for a page with live numbers, /healthz, /stats and /metrics")
 	return func(ctx context.Context, std stdio, args []string) error {
 		if err := wantArgs(args, 0, 0); err != nil {
 			return err
@@ -142,7 +143,7 @@ func (f *serveFlags) check() error {
 	return nil
 }
 
-// serve is the life of a server, from binding to the end.
+// serve runs the server until ctx is done.
 func (f *serveFlags) serve(ctx context.Context, std stdio) error {
 	logger := log.New(std.err, "sslsess: ", 0)
 	st, closeStore, err := storeurl.Open(f.store, true)
@@ -176,7 +177,7 @@ func (f *serveFlags) serve(ctx context.Context, std stdio) error {
 		ctx, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
 		if err := cache.Close(ctx); err != nil {
-			logger.Print(err) // an outage, and no reason to call the end impolite
+			logger.Print(err) // the store failed; the server itself still ends cleanly
 		}
 	}()
 
@@ -202,7 +203,7 @@ func (f *serveFlags) serve(ctx context.Context, std stdio) error {
 
 	s := &server{
 		ssl: sslCtx, node: f.node, handshakeTimeout: f.handshakeTimeout,
-		log: logger, refused: &seldom{log: logger}, conns: map[*conn]struct{}{},
+		log: logger, refused: &rateLimitedLog{log: logger}, conns: map[*conn]struct{}{},
 	}
 	if f.maxConns > 0 {
 		s.slots = make(chan struct{}, f.maxConns)
@@ -216,7 +217,7 @@ func (f *serveFlags) serve(ctx context.Context, std stdio) error {
 	return nil
 }
 
-// configure sets what UseStore must find set: it computes the id context of it.
+// configure must run before UseStore, which computes the id context from these settings.
 func (f *serveFlags) configure(ctx *libssl.Context, logger *log.Logger) error {
 	if f.cert != "" {
 		if err := ctx.UseCertificateFiles(f.cert, f.key); err != nil {
@@ -253,16 +254,16 @@ func (f *serveFlags) configure(ctx *libssl.Context, logger *log.Logger) error {
 	return setVersions(ctx, *f.tls)
 }
 
-// watchInterval is how soon a server sees that its key ring was rotated. Only tests change it.
+// watchInterval is how often the file of a key ring is checked for changes. Only tests change it.
 var watchInterval = 5 * time.Second
 
-// What -keyring may begin with. A file whose name does has a path in front.
+// Prefixes of -keyring. For a file whose name begins with one of them, write ./ in front.
 const (
 	envRing   = "env:"
 	storeRing = "store:"
 )
 
-// loadRing reads the ring of -keyring and follows it where it can change; nil without one.
+// loadRing reads the ring of -keyring and follows its changes until stop. Without -keyring the ring is nil.
 func (f *serveFlags) loadRing(ctx context.Context, st store.Store, logger *log.Logger) (ring *ticket.Ring, stop func(), err error) {
 	onError := func(err error) { logger.Print(err) }
 	if f.keyring == "" {
@@ -282,7 +283,7 @@ func (f *serveFlags) loadRing(ctx context.Context, st store.Store, logger *log.L
 	return ring, stop, nil
 }
 
-// openSharedRing opens the ring in the store, which is sealed under the one in a file.
+// openSharedRing opens the ring in the store, which is sealed under the ring in file.
 func openSharedRing(ctx context.Context, st store.Store, file string, onError func(error)) (*ticket.Ring, func(), error) {
 	secret, stopSecret, err := ticket.WatchRing(file, watchInterval, onError)
 	if err != nil {
@@ -302,10 +303,10 @@ func openSharedRing(ctx context.Context, st store.Store, file string, onError fu
 func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, ring *ticket.Ring, logger *log.Logger) (*libssl.SessionCache, error) {
 	opt := &libssl.StoreOptions{Keys: ring, Plaintext: f.plaintext, Logger: slog.New(slog.NewTextHandler(printed{logger}, withoutTime))}
 	if _, embedded := st.(store.Embedded); !embedded && ring == nil && !f.plaintext {
-		return nil, usagef("a store of several hosts needs -keyring, or -plaintext where its readers may read the traffic")
+		return nil, usagef("a store of several hosts needs -keyring, or -plaintext if its readers may read the traffic")
 	}
 	if *f.tickets == "stateless" {
-		if ring == nil { // the tickets of this process alone
+		if ring == nil { // then only this process opens its tickets
 			var err error
 			if ring, err = ticket.NewRing(); err != nil {
 				return nil, err
@@ -321,11 +322,11 @@ func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, ring *ticket.
 //go:embed page.html
 var page []byte
 
-// pagePolicy lets the page do what it does, and nothing that it might be tricked into.
+// pagePolicy allows the page its own script, styles and requests to this server, and no others.
 const pagePolicy = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// serveStats serves what -http is for, until stop.
+// serveStats runs the HTTP server of -http until stop.
 func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache, logger *log.Logger) (stop func(), err error) {
 	l, err := net.Listen("tcp", f.http)
 	if err != nil {
@@ -353,7 +354,7 @@ func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache,
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		metrics.WriteText(w, metrics.Of(cache, ctx)) // fails only with the connection
+		metrics.WriteText(w, metrics.Of(cache, ctx)) // fails only if the connection does
 	})
 	srv := &http.Server{Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout, ErrorLog: logger}
 	go srv.Serve(l)
@@ -368,28 +369,27 @@ func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache,
 
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(v) // fails only with the connection
+	json.NewEncoder(w).Encode(v) // fails only if the connection does
 }
 
 // ---- connections ------------------------------------------------------------------
 
-// server accepts connections and runs their handshakes, each on a goroutine of
-// its own and within the timeout, so that a peer that never speaks is in
-// nobody's way and gone soon.
+// server accepts connections and runs each handshake on its own goroutine, with a
+// timeout. A silent peer blocks no other connection and is soon disconnected.
 type server struct {
 	ssl              *libssl.Context
 	node             string
 	handshakeTimeout time.Duration
-	slots            chan struct{} // one taken per connection; nil: no limit
+	slots            chan struct{} // every connection takes one; nil: no limit
 	log              *log.Logger
-	refused          *seldom // for what any stranger can cause
+	refused          *rateLimitedLog // for errors that any peer can cause
 
 	mu    sync.Mutex
-	conns map[*conn]struct{} // those with a complete handshake
-	wg    sync.WaitGroup     // all
+	conns map[*conn]struct{} // connections with a complete handshake
+	wg    sync.WaitGroup     // counts all connections
 }
 
-// conn gives its slot back when it is closed.
+// conn is a connection that returns its slot when it is closed.
 type conn struct {
 	*libssl.Conn
 	s     *server
@@ -414,9 +414,9 @@ func (s *server) done() {
 	s.wg.Done()
 }
 
-// run serves what l accepts until ctx is done. serve has each connection once
-// its handshake is complete, and closes it. At the end finish may bring what is
-// under way to a good end; what is left after that is closed.
+// run serves the connections of l until ctx is done. After each handshake it
+// calls serve, which closes the connection. At the end it calls finish, which may
+// complete open requests, and then closes the connections that are left.
 func (s *server) run(ctx context.Context, l net.Listener, serve func(*conn), finish func(context.Context)) {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
@@ -447,8 +447,8 @@ func (s *server) run(ctx context.Context, l net.Listener, serve func(*conn), fin
 	<-gone
 }
 
-// acceptOne gives start a goroutine for the next connection. It returns false
-// when ctx is done.
+// acceptOne accepts a connection and calls start with it on a new goroutine. It
+// returns false when ctx is done.
 func (s *server) acceptOne(ctx context.Context, l net.Listener, start func(net.Conn)) bool {
 	if s.slots != nil {
 		select {
@@ -464,7 +464,7 @@ func (s *server) acceptOne(ctx context.Context, l net.Listener, start func(net.C
 		if ctx.Err() != nil {
 			return false
 		}
-		// Out of descriptors, most likely: that passes.
+		// Probably out of descriptors, which is temporary.
 		s.log.Print(err)
 		select {
 		case <-time.After(100 * time.Millisecond):
@@ -499,12 +499,12 @@ func (s *server) handshake(ctx context.Context, nc net.Conn, serve func(*conn)) 
 	serve(c)
 }
 
-// printed writes lines to a log, with its prefix.
+// printed writes lines to a log, so that they get its prefix.
 type printed struct{ log *log.Logger }
 
 func (p printed) Write(line []byte) (int, error) { return len(line), p.log.Output(0, string(line)) }
 
-// withoutTime is for logs whose lines have none.
+// withoutTime drops the time, which the other lines of the log don't have either.
 var withoutTime = &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && a.Key == slog.TimeKey {
 		return slog.Attr{}
@@ -512,16 +512,16 @@ var withoutTime = &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog
 	return a
 }}
 
-// seldom prints a line a second at most, and how many it left out: no port scan
-// may fill the log.
-type seldom struct {
+// rateLimitedLog prints at most one line a second, and the number of lines it
+// dropped, so that a port scan cannot fill the log.
+type rateLimitedLog struct {
 	log  *log.Logger
 	mu   sync.Mutex
 	last time.Time
 	left int
 }
 
-func (l *seldom) print(about any, err error) {
+func (l *rateLimitedLog) print(about any, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := time.Now(); now.Sub(l.last) < time.Second {
@@ -540,7 +540,7 @@ func (l *seldom) print(about any, err error) {
 
 // ---- answering ----------------------------------------------------------------------
 
-// answer is what the server says of the connection that asks.
+// answer is the server's description of the connection, in JSON.
 type answer struct {
 	Node        string `json:"node"`
 	Version     string `json:"version"`
@@ -550,7 +550,7 @@ type answer struct {
 	ResumedFrom string `json:"resumed_from"`
 }
 
-// web hands connections to net/http after their handshake: it is the listener
+// web passes connections to net/http after their handshake. It is the listener
 // of its http.Server.
 type web struct {
 	http  *http.Server
@@ -597,7 +597,7 @@ func (w *web) hand(c *conn) {
 	}
 }
 
-// shutdown lets requests under way have their answers, then closes the rest.
+// shutdown waits until open requests are answered, then closes the other connections.
 func (w *web) shutdown(ctx context.Context) {
 	if w.http.Shutdown(ctx) != nil {
 		w.http.Close()
@@ -618,12 +618,12 @@ func (w *web) Close() error {
 	return nil
 }
 
-func (w *web) Addr() net.Addr { return &net.TCPAddr{} } // nobody asks
+func (w *web) Addr() net.Addr { return &net.TCPAddr{} } // unused, but net.Listener needs it
 
 // ---- forwarding ---------------------------------------------------------------------
 
-// forward copies bytes between c and the backend, each direction to its own
-// end, until both have ended or one has failed.
+// forward copies bytes between c and the backend in both directions, until both
+// directions have ended or one has failed.
 func (s *server) forward(ctx context.Context, c *conn, addr string) {
 	defer c.Close()
 	d := net.Dialer{Timeout: dialTimeout}
@@ -635,9 +635,9 @@ func (s *server) forward(ctx context.Context, c *conn, addr string) {
 	b := nc.(*net.TCPConn)
 	defer b.Close()
 
-	// What was cut off must not look complete to the other side: the backend
-	// sees a reset, the client a stream without close_notify. Abort would do that
-	// too, but takes the session from the whole fleet.
+	// A stream that was cut off must not look complete to the other side: the
+	// backend sees a reset, the client a stream without close_notify. Abort would
+	// do the same, but would also remove the session for the whole fleet.
 	cut := func() {
 		b.SetLinger(0)
 		b.Close()

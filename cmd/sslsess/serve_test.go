@@ -76,8 +76,8 @@ func TestServe_AnyNodeResumes(t *testing.T) {
 				if version == "1.2" {
 					assert.Equal(t, full.Answer.SessionID, resumed.Answer.ResumedFrom)
 				} else {
-					// The client's first ticket, while the server's session is the
-					// last one it issued.
+					// The client has its first ticket, but the server reports the last
+					// session that it issued.
 					assert.Regexp(t, `^[0-9a-f]{64}$`, resumed.Answer.ResumedFrom)
 					assert.NotEqual(t, resumed.Answer.SessionID, resumed.Answer.ResumedFrom)
 				}
@@ -127,7 +127,7 @@ func TestServe_TicketModes(t *testing.T) {
 	}
 }
 
-// Servers with one ring resume each other's tickets without a store between them, and follow its file.
+// Servers with the same ring resume each other's tickets without a shared store, and follow changes of the file.
 func TestServe_StatelessSharesARing(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -138,7 +138,7 @@ func TestServe_StatelessSharesARing(t *testing.T) {
 	full := f.call(client, first.addr, nil)
 	require.True(t, f.call(client, second.addr, full.Session).Resumed)
 
-	for range ticket.RotatedKeys { // until the key has left the ring
+	for range ticket.RotatedKeys { // until the first key has left the ring
 		requireOK(t, sslsess(t, "keyring", "rotate", ring))
 	}
 	rotated, err := ticket.LoadRing(ring)
@@ -146,7 +146,7 @@ func TestServe_StatelessSharesARing(t *testing.T) {
 	for _, n := range []*node{first, second} {
 		n.says(ring + ": " + rotated.String())
 	}
-	// What is said of a ring and what OpenSSL has of it change one after the other.
+	// The log line about the new ring and the new keys in OpenSSL come one after the other.
 	eventually(t, "the key to go", func() bool { return !f.call(client, second.addr, full.Session).Resumed })
 	full = f.call(client, first.addr, nil)
 	require.True(t, f.call(client, second.addr, full.Session).Resumed)
@@ -156,8 +156,8 @@ func TestServe_StatelessSharesARing(t *testing.T) {
 	require.True(t, f.call(client, first.addr, full.Session).Resumed, "the keys stay")
 }
 
-// A client of TLS 1.2 that takes no tickets is the store's also where others
-// get tickets.
+// A TLS 1.2 client that takes no tickets is resumed through the store, even if
+// other clients get tickets.
 func TestServe_StatelessKeepsIDsForClientsWithoutTickets(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -259,7 +259,7 @@ func TestServe_SClientResumesOnAnotherNode(t *testing.T) {
 
 // ---- bad peers ------------------------------------------------------------------
 
-// There is one slot, so that a peer that kept it would be noticed.
+// The server has one slot, so that the test notices a peer that keeps it.
 func TestServe_BadPeersHoldNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -283,11 +283,11 @@ func TestServe_BadPeersHoldNothing(t *testing.T) {
 			defer c.Close()
 			c.SetDeadline(time.Now().Add(patience))
 			act(c)
-			v, err := call(t.Context(), client, n.addr, "localhost", nil) // the next one is served
+			v, err := call(t.Context(), client, n.addr, "localhost", nil) // the next client is served
 			require.NoError(t, err)
 			require.NoError(t, v.NoAnswer)
 			v.Session.Release()
-			if _, err := io.Copy(io.Discard, c); err != nil { // and the bad one is gone
+			if _, err := io.Copy(io.Discard, c); err != nil { // and the bad peer is disconnected
 				var ne net.Error
 				assert.False(t, errors.As(err, &ne) && ne.Timeout(), "still connected")
 			}
@@ -296,7 +296,7 @@ func TestServe_BadPeersHoldNothing(t *testing.T) {
 	assert.Equal(t, 0, n.end(syscall.SIGTERM))
 }
 
-// clientHello is the first flight of our own client.
+// clientHello returns the first flight of a libssl client.
 func clientHello(t *testing.T, f *testFleet) []byte {
 	t.Helper()
 	ours, theirs := net.Pipe()
@@ -355,7 +355,7 @@ func backend(t *testing.T, serve func(*net.TCPConn)) (addr string) {
 func TestServe_BackendHalfCloses(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	// It answers only when it has seen the end of the question.
+	// The backend answers only after the end of the request.
 	addr := backend(t, func(c *net.TCPConn) {
 		defer c.Close()
 		b, err := io.ReadAll(c)
@@ -398,7 +398,7 @@ func TestServe_BackendSpeaksFirstAndEndsFirst(t *testing.T) {
 	assert.Equal(t, "late words", <-heard)
 }
 
-// What is cut off must not look complete.
+// A stream that was cut off must not look complete.
 func TestServe_BackendCutsAreSeenOnBothSides(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -441,7 +441,7 @@ func TestServe_BackendIsAway(t *testing.T) {
 	assert.Equal(t, 0, n.end(syscall.SIGTERM))
 }
 
-// ---- around it ------------------------------------------------------------------
+// ---- statistics, start and end --------------------------------------------------
 
 func TestServe_HTTPShowsStats(t *testing.T) {
 	t.Parallel()
@@ -526,7 +526,7 @@ func TestServe_SignalsEndItPolitely(t *testing.T) {
 	}
 }
 
-// A stream under way has a moment to end, and then is cut.
+// At the end an open stream may go on for a moment, and then is cut.
 func TestServe_SignalEndsForwarding(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -602,7 +602,7 @@ func TestServe_BadConfigurationIsStatus1(t *testing.T) {
 	}
 }
 
-// hostless is a store that does not keep a key of its own.
+// hostless is a store without its own key.
 type hostless struct{ store.Store }
 
 func TestServe_StoreOfSeveralHostsNeedsKeys(t *testing.T) {
@@ -640,7 +640,7 @@ func TestServe_StoreOfSeveralHostsNeedsKeys(t *testing.T) {
 func TestSeldom_CountsWhatItLeavesOut(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
-	l := &seldom{log: log.New(&b, "", 0)}
+	l := &rateLimitedLog{log: log.New(&b, "", 0)}
 	for range 3 {
 		l.print("peer", errors.New("a\nb"))
 	}
@@ -649,14 +649,14 @@ func TestSeldom_CountsWhatItLeavesOut(t *testing.T) {
 	assert.Equal(t, "peer: a; b\npeer: c (and 2 more since the last such line)\n", b.String())
 }
 
-// A store that goes away later is an outage: nobody's handshake notices.
+// No handshake fails when the store goes away while the server runs.
 func TestServe_OutlivesItsStore(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	path := filepath.Join(t.TempDir(), "sessions.db")
 	n, client := f.serve("-store", "sqlite:"+path), f.client("any")
 	full := f.call(client, n.addr, nil)
-	db, err := sql.Open("sqlite3", path) // the driver is sqlitestore's
+	db, err := sql.Open("sqlite3", path) // package sqlitestore registers the driver
 	require.NoError(t, err)
 	defer db.Close()
 	_, err = db.Exec("DROP TABLE records")

@@ -41,7 +41,7 @@ func TestServe_KeyRingFromTheEnvironment(t *testing.T) {
 	}
 }
 
-// startFails runs a server that must not start, and say why on one line.
+// startFails runs a server that must not start and must report the reason on one line.
 func startFails(t *testing.T, f *testFleet, says string, args ...string) {
 	t.Helper()
 	r := sslsess(t, append([]string{"serve", "-listen", "127.0.0.1:0", "-cert", f.cert, "-key", f.key}, args...)...)
@@ -57,7 +57,7 @@ func secretFile(t *testing.T) string {
 	return path
 }
 
-// Servers that start at once make one ring in their store, and resume each other's sessions, and tickets.
+// Servers that start at the same time make a single ring in their store, and resume each other's sessions and tickets.
 func TestServe_KeyRingInTheStore(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -89,14 +89,14 @@ func TestServe_KeyRingInTheStore(t *testing.T) {
 					})
 				}
 			}
-			// What is in the store opens with the secret only.
+			// The ring in the store opens only with the secret.
 			startFails(t, f, "sealed under another secret", "-store", url, "-keyring", "store:"+secretFile(t))
 			assert.Equal(t, 0, processes[0].end(syscall.SIGTERM))
 		})
 	}
 }
 
-// A server that comes to a store where a ring is that it must not use says so, and leaves the ring alone.
+// A server that finds an unusable ring in the store reports it and does not change the ring.
 func TestServe_BadKeyRingInTheStore(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

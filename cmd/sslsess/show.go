@@ -18,15 +18,15 @@ import (
 var showCommand = command{
 	name:  "show",
 	args:  "FILE|-",
-	about: "a session in PEM or DER, readable, without its secrets",
-	long:  `openssl s_client -sess_out FILE writes such files; - is standard input.`,
+	about: "print a session file in PEM or DER, without its secrets",
+	long:  `openssl s_client -sess_out FILE writes such files. - means standard input.`,
 	flags: show,
 }
 
-// maxSession is far more than a session with the largest of certificates.
+// maxSession is far larger than a session with a very large certificate.
 const maxSession = 1 << 20
 
-// shownSession is what -json prints: no secrets.
+// shownSession is the output of -json. It has no secrets.
 type shownSession struct {
 	Version        string    `json:"version"`
 	Cipher         string    `json:"cipher"`
@@ -81,7 +81,7 @@ func readSession(name string, stdin io.Reader) (*libssl.Session, error) {
 	case err != nil:
 		return nil, err
 	case len(data) == 0:
-		return nil, errors.New("nothing there")
+		return nil, errors.New("the file is empty")
 	case len(data) > maxSession:
 		return nil, errors.New("too large for a session")
 	case bytes.Contains(data, []byte("-----BEGIN ")):

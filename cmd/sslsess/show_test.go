@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sessionFiles are a session of each version and form.
+// sessionFiles writes a session file for each version and format.
 func sessionFiles(t *testing.T) map[string]string {
 	t.Helper()
 	f := newFleet(t)

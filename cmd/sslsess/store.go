@@ -14,13 +14,13 @@ import (
 
 var storeCommand = command{
 	name:  "store",
-	about: "what a session store holds",
+	about: "list, count and remove the sessions in a store",
 	long: `A URL is sqlite:PATH, or valkey://, valkeys://, redis:// or rediss:// with
-[user:pass@]host:port/db. What memory: holds only the process that serves can tell, and
-memcached tells nobody what it holds: there is only rm for memcached://host:port.
+[user:pass@]host:port/db. For memcached://host:port there is only rm, since memcached cannot
+list its entries. The sessions in memory: are visible only to their own process.
 
-A key ring that servers keep there (serve -keyring store:FILE) is an entry like others, of the
-id 6c696273736c206b65792072696e67. Removed, it is put back by the servers that have it.`,
+A key ring in the store (serve -keyring store:FILE) is listed as an entry with the id
+6c696273736c206b65792072696e67. If you remove it, the servers that have it put it back.`,
 	subs: []command{
 		{name: "ls", args: "URL", about: "list the sessions: id, expiry, size", flags: storeLs},
 		{name: "stat", args: "URL", about: "count the sessions and their bytes", flags: storeStat},
@@ -29,13 +29,13 @@ id 6c696273736c206b65792072696e67. Removed, it is put back by the servers that h
 	},
 }
 
-// storeTimeout bounds a whole command: no store of a healthy size needs it.
+// storeTimeout bounds a whole command. A store of reasonable size needs far less.
 const storeTimeout = time.Minute
 
-// withStore opens the store that the first argument names and has use use it.
+// withStore opens the store that url names and calls use with it.
 func withStore(ctx context.Context, url string, use func(context.Context, store.Store) error) (err error) {
 	if url == "memory:" {
-		return errors.New("memory: lives in the process that serves: there is nothing to see from here")
+		return errors.New("memory: lives in the process that serves, and is not visible from here")
 	}
 	st, closeStore, err := storeurl.Open(url, false)
 	if err != nil {
@@ -57,7 +57,7 @@ type storeEntry struct {
 func list(ctx context.Context, st store.Store, f func(storeEntry)) error {
 	l, ok := st.(store.Lister)
 	if !ok {
-		return errors.New("this kind of store cannot list what it holds")
+		return errors.New("this kind of store cannot list its entries")
 	}
 	return l.List(ctx, func(id store.ID, size int, expires time.Time) error {
 		f(storeEntry{id.String(), expires.UTC(), size})
@@ -89,11 +89,11 @@ func storeLs(fs *flag.FlagSet) action {
 	}
 }
 
-// storeStats is what stat prints.
+// storeStats is the output of stat.
 type storeStats struct {
 	Sessions int        `json:"sessions"`
 	Bytes    int        `json:"bytes"`
-	First    *time.Time `json:"first_expiry"` // null where there is no session
+	First    *time.Time `json:"first_expiry"` // null if there is no session
 	Last     *time.Time `json:"last_expiry"`
 }
 
@@ -149,7 +149,7 @@ func storeRm(fs *flag.FlagSet) action {
 		err := withStore(ctx, args[0], func(ctx context.Context, st store.Store) error {
 			var errs []error
 			for _, id := range ids {
-				// Absent is no error to Delete, but a slip of whoever typed it.
+				// Delete ignores an absent id, but here it is probably a typing mistake.
 				_, err := st.Get(ctx, id)
 				if err == nil {
 					err = st.Delete(ctx, id)
@@ -175,7 +175,7 @@ func storeRm(fs *flag.FlagSet) action {
 }
 
 func storePurge(fs *flag.FlagSet) action {
-	expired := fs.Bool("expired", false, "only what has expired")
+	expired := fs.Bool("expired", false, "only expired sessions")
 	asJSON := fs.Bool("json", false, "print JSON")
 	return func(ctx context.Context, std stdio, args []string) error {
 		if err := wantArgs(args, 1, 1); err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// filledStore has two sessions that live and one that has expired.
+// filledStore returns a store with two valid sessions and an expired one.
 func filledStore(t *testing.T) (url, first, second string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "sessions.db")
@@ -44,7 +44,7 @@ func listed(t *testing.T, url string) []storeEntry {
 	requireOK(t, r)
 	var entries []storeEntry
 	require.NoError(t, json.Unmarshal([]byte(r.stdout), &entries))
-	require.NotNil(t, entries, "null in place of an empty list")
+	require.NotNil(t, entries, "null instead of an empty list")
 	return entries
 }
 
@@ -117,8 +117,7 @@ func TestStore_RefusesMemoryAndGarbage(t *testing.T) {
 	requireFailure(t, sslsess(t, "store", "ls", "sqlite:"+path), 1, path)
 }
 
-// A session that is removed cannot be resumed: revocation, one reason to have a
-// store.
+// A removed session cannot be resumed: a store makes revocation possible.
 func TestStore_RmRevokes(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -21,7 +21,7 @@ import (
 	"github.com/libssl-go/libssl/tests/servertest"
 )
 
-// Two servers of a fleet, on a server of stores: one issues, the other resumes.
+// Two servers share a store of several hosts: one issues a session, the other resumes it.
 func TestServe_StoresOfSeveralHosts(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -39,7 +39,7 @@ func TestServe_StoresOfSeveralHosts(t *testing.T) {
 	}
 }
 
-// A store that goes away while the server serves costs resumptions, and no handshake; when it is back so are they.
+// While a store is down handshakes are full, but none fails. When it is back, sessions resume again.
 func TestServe_StoreGoesAwayAndComesBack(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -50,7 +50,7 @@ func TestServe_StoreGoesAwayAndComesBack(t *testing.T) {
 		n, client := f.serve("-store", url, "-keyring", ring), f.client("1.3")
 		v, _ := f.resumed(client, n, n)
 		srv.Stop()
-		for range 8 { // more than open the breaker
+		for range 8 { // more failures than open the breaker
 			require.False(t, f.call(client, n.addr, v.Session).Resumed)
 		}
 		srv.Start()
@@ -94,14 +94,14 @@ func TestStore_OfMemcached(t *testing.T) {
 	requireFailure(t, sslsess(t, "store", "rm", url, "01"), 1, "no session 01")
 }
 
-// What is wrong is said at the start, on one line, and no password with it.
+// A store that cannot be used is reported at the start, on one line, without the password.
 func TestStore_ServersThatCannotServe(t *testing.T) {
 	t.Parallel()
 	const secret = "s3cret"
 	locked, memcached, free := servertest.Redis(t, "redis-server", "--requirepass", "another"), servertest.Memcached(t), servertest.FreeAddr(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	t.Cleanup(func() { silent.Close() }) // after the parallel subtests
+	t.Cleanup(func() { silent.Close() }) // runs after the parallel subtests
 	for name, c := range map[string]struct{ url, says string }{
 		"valkey unreachable":    {"valkey://:" + secret + "@" + free + "/0", "refused"},
 		"valkey wrong password": {"redis://u:" + secret + "@" + locked.Addr, "WRONGPASS"},
@@ -125,7 +125,7 @@ func TestStore_ServersThatCannotServe(t *testing.T) {
 	}
 }
 
-// memcached would give one entry to all hosts that ask at once.
+// memcached could give one entry to several hosts that take it at the same time.
 func TestStore_MemcachedRefusesSingleUse(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -141,13 +141,13 @@ func TestStore_MemcachedRefusesSingleUse(t *testing.T) {
 		require.ErrorIs(t, err, libssl.ErrUnsupported, name)
 		assert.ErrorContains(t, err, "take entries atomically, and *memcachestore.Store is no store.Taker", name)
 		cache, err := ctx.UseStore(memstore.New(memstore.Options{}), &libssl.StoreOptions{SingleUse: true})
-		require.NoError(t, err, "what was refused has left nothing")
+		require.NoError(t, err, "the refused store left something on the Context")
 		require.NoError(t, cache.Close(t.Context()))
 	}
 }
 
-// A disk that is full costs resumptions, and is counted; one that is full at the start is an error. What the process may write is
-// bounded in place of the disk.
+// When the disk fills up, handshakes are full and the errors are counted. A full disk at the start is an error. The test
+// limits the file size of the process, which has the same effect as a full disk.
 func TestServe_DiskIsFull(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -161,7 +161,7 @@ func TestServe_DiskIsFull(t *testing.T) {
 	f.resumed(client, n, n)
 
 	bound("0")
-	eventually(t, "the server says so", func() bool { // it may have said something else less than a second ago
+	eventually(t, "the server says so", func() bool { // the log is rate-limited: a line less than a second before drops this one
 		v := f.call(client, n.addr, nil)
 		require.NoError(t, v.NoAnswer)
 		require.False(t, f.call(client, n.addr, v.Session).Resumed)

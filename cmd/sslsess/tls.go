@@ -17,7 +17,7 @@ import (
 	"github.com/libssl-go/libssl"
 )
 
-// versionName spells a protocol version as OpenSSL does.
+// versionName returns the name of a protocol version in OpenSSL.
 func versionName(v uint16) string {
 	switch v {
 	case tls.VersionTLS12:
@@ -43,8 +43,8 @@ func setVersions(ctx *libssl.Context, flag string) error {
 	return ctx.SetVersions(tls.VersionTLS12, 0)
 }
 
-// selfSigned makes a certificate for this machine and the given hosts, good
-// for a month. It is a CA so that every OpenSSL accepts it as its own root.
+// selfSigned makes a certificate for this machine and the given hosts, valid for
+// a month. It is a CA, so that every OpenSSL accepts it as its own root.
 func selfSigned(hosts ...string) (cert, key []byte, err error) {
 	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

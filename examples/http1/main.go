@@ -1,4 +1,4 @@
-// Command http1 serves HTTP/1.1 over libssl, and fetches over it too:
+// Command http1 serves HTTP/1.1 over libssl, or fetches a page over libssl:
 //
 //	http1 -cert cert.pem -key key.pem -listen localhost:8443
 //	http1 -ca ca.pem -get https://localhost:8443/
@@ -25,7 +25,7 @@ func main() {
 	cert := flag.String("cert", "cert.pem", "certificate chain")
 	key := flag.String("key", "key.pem", "its key")
 	addr := flag.String("listen", "localhost:8443", "address to serve on")
-	ca := flag.String("ca", "ca.pem", "whom to trust when fetching")
+	ca := flag.String("ca", "ca.pem", "CAs to trust for -get")
 	url := flag.String("get", "", "fetch this instead of serving")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -41,7 +41,7 @@ func main() {
 	}
 }
 
-// serve answers requests until ctx is done, and then those that have begun.
+// serve answers requests until ctx is done, and then completes those that have begun.
 func serve(ctx context.Context, certFile, keyFile, addr string, listening func(net.Addr)) error {
 	sslCtx, err := libssl.NewServerContext(certFile, keyFile)
 	if err != nil {
@@ -54,8 +54,8 @@ func serve(ctx context.Context, certFile, keyFile, addr string, listening func(n
 	}
 	listening(l.Addr())
 
-	// Request.TLS is filled. The handshake counts as part of the header: bound
-	// how long a client may take.
+	// net/http fills Request.TLS. ReadHeaderTimeout includes the handshake, which
+	// it therefore bounds.
 	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(
 		func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s over %s to %s\n", r.Proto, tls.VersionName(r.TLS.Version), r.TLS.ServerName)

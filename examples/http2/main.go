@@ -1,11 +1,11 @@
-// Command http2 serves HTTP/2 over libssl, and HTTP/1.1 to clients that speak
-// nothing else, and fetches over it too:
+// Command http2 serves HTTP/2 over libssl, with HTTP/1.1 for older clients, or
+// fetches a page over libssl:
 //
 //	http2 -cert cert.pem -key key.pem -listen localhost:8443
 //	http2 -ca ca.pem -get https://localhost:8443/
 //
-// net/http speaks HTTP/2 only over connections of crypto/tls; with
-// golang.org/x/net/http2 the connection is whatever ALPN was agreed on.
+// net/http speaks HTTP/2 only over connections of crypto/tls. With
+// golang.org/x/net/http2 the server itself chooses by the result of ALPN.
 package main
 
 import (
@@ -32,7 +32,7 @@ func main() {
 	cert := flag.String("cert", "cert.pem", "certificate chain")
 	key := flag.String("key", "key.pem", "its key")
 	addr := flag.String("listen", "localhost:8443", "address to serve on")
-	ca := flag.String("ca", "ca.pem", "whom to trust when fetching")
+	ca := flag.String("ca", "ca.pem", "CAs to trust for -get")
 	url := flag.String("get", "", "fetch this instead of serving")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -71,7 +71,7 @@ func serve(ctx context.Context, certFile, keyFile, addr string, listening func(n
 			fmt.Fprintf(w, "%s over %s to %s\n", r.Proto, tls.VersionName(r.TLS.Version), r.TLS.ServerName)
 		})}
 	h2 := &http2.Server{IdleTimeout: time.Minute}
-	if err := http2.ConfigureServer(server, h2); err != nil { // Shutdown then ends HTTP/2 too
+	if err := http2.ConfigureServer(server, h2); err != nil { // so that Shutdown ends HTTP/2 too
 		return err
 	}
 	h1 := &handedOver{addr: l.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}
@@ -108,7 +108,7 @@ func serve(ctx context.Context, certFile, keyFile, addr string, listening func(n
 	}
 }
 
-// handedOver is a listener for connections that somebody else accepted.
+// handedOver is a listener for connections that are already accepted.
 type handedOver struct {
 	addr  net.Addr
 	conns chan net.Conn

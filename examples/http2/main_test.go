@@ -17,8 +17,8 @@ import (
 	"github.com/libssl-go/libssl/tests/tlstest"
 )
 
-// running serves until the test is over; it returns the CA, its file and the
-// server's URL.
+// running serves until the end of the test. It returns the CA, its file and the
+// URL of the server.
 func running(t *testing.T) (ca *tlstest.CA, caFile, url string) {
 	ca = tlstest.NewCA(t, "ca")
 	caFile = filepath.Join(t.TempDir(), "ca.pem")
@@ -74,7 +74,7 @@ func TestHTTP2_StreamsOfOneConnection(t *testing.T) {
 	busy.Wait()
 }
 
-// crypto/tls's own client gets either protocol.
+// A net/http client on crypto/tls gets either protocol.
 func TestHTTP2_NetHTTPClient(t *testing.T) {
 	ca, _, url := running(t)
 	for proto, h2 := range map[string]bool{"HTTP/2.0": true, "HTTP/1.1": false} {

@@ -28,7 +28,7 @@ func keyring(t *testing.T) string {
 	return file
 }
 
-// Two processes of each server, on a store of the host and on one of several hosts: what one issues the other resumes.
+// Two processes of each server share a store, either of one host or of several. A session that one issues resumes on the other.
 func TestServers_ResumeAcrossProcesses(t *testing.T) {
 	lib := cabitest.Build(t)
 	ca := tlstest.NewCA(t, "ca")
@@ -49,7 +49,7 @@ func TestServers_ResumeAcrossProcesses(t *testing.T) {
 					require.False(t, resumed)
 					require.Equal(t, name+" resumed: no\n", heard)
 					for range 3 {
-						// An event loop stores behind: until it has, a visit is a full handshake.
+						// LSSL_PARK stores behind: until the session is stored, a handshake is full.
 						require.Eventually(t, func() bool {
 							heard, resumed, sess = cabitest.Visit(t, client, b.Addr, "", sess)
 							return resumed
@@ -68,8 +68,8 @@ func TestServers_ResumeAcrossProcesses(t *testing.T) {
 	}
 }
 
-// An event loop whose store hangs serves on: those who wait for a lookup wait, and then make a full handshake.
-func TestEpoll_NobodyWaitsForAStoreThatHangs(t *testing.T) {
+// When its store hangs, an event loop serves on. A client with a lookup waits for the timeout and gets a full handshake.
+func TestEpoll_ServesOnWhenItsStoreHangs(t *testing.T) {
 	lib := cabitest.Build(t)
 	ca := tlstest.NewCA(t, "ca")
 	cert, key := ca.LeafFiles(t, "127.0.0.1")
@@ -94,7 +94,7 @@ func TestEpoll_NobodyWaitsForAStoreThatHangs(t *testing.T) {
 	a.End()
 }
 
-// nginx as Debian ships it, which has a session cache for the workers of one instance and none for two.
+// Debian's nginx can share sessions between the workers of one instance, but not between two instances.
 func TestPreload_TwoNginxesShareSessions(t *testing.T) {
 	lib := cabitest.Build(t)
 	ca := tlstest.NewCA(t, "ca")
@@ -118,7 +118,7 @@ func TestPreload_TwoNginxesShareSessions(t *testing.T) {
 			a, b := nginx(t, cert, key, with), nginx(t, cert, key, with)
 			_, resumed, sess := get(t, client, a, nil)
 			require.False(t, resumed)
-			for range 6 { // each has two workers
+			for range 6 { // each instance has two workers
 				var heard string
 				heard, resumed, sess = get(t, client, b, sess)
 				require.True(t, resumed)
@@ -134,7 +134,7 @@ func TestPreload_TwoNginxesShareSessions(t *testing.T) {
 	}
 }
 
-// A store that cannot be had is said, and nginx serves.
+// nginx reports a store that cannot be opened, and serves without it.
 func TestPreload_ServesWithoutItsStore(t *testing.T) {
 	lib := cabitest.Build(t)
 	ca := tlstest.NewCA(t, "ca")

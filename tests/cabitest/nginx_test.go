@@ -21,11 +21,11 @@ func findNginx() string {
 	if program, err := exec.LookPath("nginx"); err == nil {
 		return program
 	}
-	return "/usr/sbin/nginx" // which is not in everybody's PATH
+	return "/usr/sbin/nginx" // /usr/sbin is often not in PATH
 }
 
-// foreign says whether nginx, which runs on the system's OpenSSL, has another one than is tested here. The object then does
-// nothing but say so.
+// foreign reports whether nginx, which uses the OpenSSL of the system, uses another OpenSSL than this test. The preloaded
+// object then only prints a message.
 func foreign(t *testing.T) bool {
 	t.Helper()
 	out, err := exec.Command(findNginx(), "-V").CombinedOutput()
@@ -35,15 +35,15 @@ func foreign(t *testing.T) bool {
 
 type instance struct{ addr, log string }
 
-// nginx starts an instance, a master and two workers, with more environment.
+// nginx starts an instance, a master and two workers, with env added to its environment.
 func nginx(t *testing.T, cert, key string, env []string) instance {
 	t.Helper()
 	program := findNginx()
 	dir := t.TempDir()
-	n := instance{servertest.FreeAddr(t), filepath.Join(dir, "error.log")} // nginx sends its stderr there, too
+	n := instance{servertest.FreeAddr(t), filepath.Join(dir, "error.log")} // nginx redirects its stderr there, too
 	user := ""
 	if os.Getuid() == 0 {
-		user = "user root;" // or the workers could not see the store of a test
+		user = "user root;" // otherwise the workers could not read the store of the test
 	}
 	conf := fmt.Sprintf(`
 %s
@@ -72,12 +72,12 @@ http {
 	out, err := os.Create(n.log)
 	require.NoError(t, err)
 	defer out.Close()
-	cmd.Stderr = out // before it has opened its log
+	cmd.Stderr = out // for messages before nginx opens its log
 	require.NoError(t, cmd.Start(), "nginx is missing: install Debian's nginx-light")
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
-		cmd.Process.Signal(os.Interrupt) // the master ends its workers
+		cmd.Process.Signal(os.Interrupt) // on which the master also ends its workers
 		<-ended
 	})
 	if !assert.Eventually(t, func() bool {
@@ -92,7 +92,7 @@ http {
 	return n
 }
 
-// said is its error log.
+// said returns the error log.
 func (n instance) said(t *testing.T) string {
 	t.Helper()
 	log, err := os.ReadFile(n.log)

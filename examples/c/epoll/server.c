@@ -1,12 +1,12 @@
 /*
- * A TLS server with one thread and one epoll loop, in which nothing ever waits:
- * with LSSL_PARK a handshake whose session has to be looked up stops with
- * SSL_ERROR_WANT_CLIENT_HELLO_CB and goes on when lssl_fd is readable.
+ * A TLS server with one thread and one epoll loop that never blocks. With
+ * LSSL_PARK a handshake that needs a lookup stops with
+ * SSL_ERROR_WANT_CLIENT_HELLO_CB, and goes on when lssl_fd is readable.
  *
  *     cc server.c -o server $(pkg-config --cflags --libs lssl libssl)
  *     ./server 8443 cert.pem key.pem redis://127.0.0.1/0 ring.txt
  *
- * Each client is told in one line whether it has resumed. SIGTERM ends the server.
+ * It sends each client one line: whether it has resumed. SIGTERM ends the server.
  */
 #define _GNU_SOURCE /* accept4 */
 #include <lssl.h>
@@ -22,11 +22,11 @@
 #include <unistd.h>
 
 static int loop;
-static int signals[2]; /* a pipe from the handler to the loop */
+static int signals[2]; /* a pipe from the signal handler to the loop */
 
-/* A connection: its handshake, then its line, then its goodbye. */
+/* A connection: it makes the handshake, sends its line and closes. */
 struct conn {
-    int fd, parked; /* parked: the descriptor that the loop watches instead, or -1 */
+    int fd, parked; /* parked: lssl_fd, which the loop watches instead of fd, or -1 */
     SSL *ssl;
     enum { HANDSHAKE, WRITE, SHUTDOWN, DRAIN } state;
     char line[64];
@@ -40,8 +40,10 @@ static void trouble(void *arg, const char *text)
     warnx("%s", text);
 }
 
-/* On any thread, one of the library's too: those do not have our signal mask, so
- * signalfd(2) would not do. */
+/*
+ * May run on any thread, also on those of the library. They do not have the
+ * signal mask of this program, so signalfd(2) would miss signals.
+ */
 static void on_signal(int sig)
 {
     (void)sig;
@@ -67,12 +69,12 @@ static void move(struct conn *c, struct conn **list)
     *list = c;
 }
 
-/* Freed after the round: more events of it may be waiting there. */
+/* The loop frees c after this round, which may have more events for it. */
 static void end(struct conn *c)
 {
     if (c->ssl == NULL)
         return;
-    SSL_free(c->ssl); /* closes what it was parked for, too */
+    SSL_free(c->ssl); /* closes lssl_fd, too */
     c->ssl = NULL;
     close(c->fd);
     move(c, &dead);
@@ -102,12 +104,12 @@ static int step(struct conn *c)
         if (ret == 0)
             c->state = DRAIN;
         return ret == 0 ? 1 : ret;
-    default: /* until the client has said goodbye */
+    default: /* wait for the close_notify of the client */
         return SSL_read(c->ssl, buf, sizeof(buf));
     }
 }
 
-/* As far as it goes without waiting. */
+/* Continues the connection as far as possible without blocking. */
 static void drive(struct conn *c)
 {
     int ret;
@@ -130,7 +132,7 @@ static void drive(struct conn *c)
         watch(c, EPOLL_CTL_MOD, c->fd, EPOLLOUT);
         return;
     case SSL_ERROR_WANT_CLIENT_HELLO_CB:
-        /* The socket has nothing to say that could be dealt with now. */
+        /* Events of the socket cannot be handled until the lookup has ended. */
         watch(c, EPOLL_CTL_DEL, c->fd, 0);
         c->parked = lssl_fd(c->ssl);
         watch(c, EPOLL_CTL_ADD, c->parked, EPOLLIN);
@@ -168,7 +170,7 @@ int main(int argc, char **argv)
     struct lssl_cache *cache;
     struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
     socklen_t len = sizeof(addr);
-    struct conn listener, ending; /* their addresses are what the loop knows them by */
+    struct conn listener, ending; /* only their addresses are used, to identify events */
     struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_ONSTACK | SA_RESTART };
     struct epoll_event events[64];
     SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());

@@ -1,24 +1,25 @@
 /*
- * Gives a program that knows nothing of it a session store:
+ * Adds a session store to an unmodified program:
  *
  *     cc -shared -fPIC preload.c -o lssl-preload.so $(pkg-config --cflags lssl) -ldl -lpthread
  *     LD_PRELOAD=$PWD/lssl-preload.so LSSL_STORE=redis://127.0.0.1/0 LSSL_KEYRING=/etc/ring.txt nginx
  *
- * Every SSL_CTX with a certificate that serves its first connection is given the
- * store then, by SSL_new(3) and in the process that serves. That is late enough
- * for daemons that fork: liblssl, in which Go runs and which no fork survives, is
- * loaded by the worker, not by its parent.
+ * It replaces SSL_new(3). The first SSL_new for an SSL_CTX with a certificate adds
+ * the store, in the process that serves the connection. So it works with daemons
+ * that fork: the worker loads liblssl, not its parent. A process with liblssl must
+ * not fork, because Go runs in it.
  *
- * Limits. The program must link libssl dynamically, and not serve in a parent of
- * forked servers. It must have no session callbacks of its own: nginx has none
- * unless it is told `ssl_session_cache shared`; stunnel and haproxy always have.
- * Its ClientHello callback, if it has one, is replaced. Lookups block the thread
- * that makes them: for at most 50 ms, and not at all for a while where the store
- * has failed, but nginx's worker serves nobody else meanwhile.
+ * Limits. The program must link libssl dynamically. A process that forks servers
+ * must not serve itself. The program must have no session callbacks: nginx has
+ * none without `ssl_session_cache shared`, but stunnel and haproxy always have. A
+ * ClientHello callback of the program is replaced. A lookup blocks its thread for
+ * at most 50 ms, and a store that failed is not asked for a while. During a lookup
+ * a worker of nginx serves no other connection.
  *
- * LSSL_STORE is the URL, LSSL_KEYRING the key ring (a store of one host needs
- * none), LSSL_LIBRARY the library if it is not liblssl.so.1 where ld.so finds it.
- * What goes wrong is said on standard error, once, and the program serves without.
+ * LSSL_STORE is the URL, and LSSL_KEYRING the key ring, which a store of one host
+ * does not need. LSSL_LIBRARY is the library, by default liblssl.so.1 in the
+ * search path of ld.so. A failure is reported once, on standard error, and the
+ * program serves without the store.
  */
 #define _GNU_SOURCE /* RTLD_NEXT */
 #include <lssl.h>
@@ -30,10 +31,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Of the environment as it was at the start: nginx clears its workers'. */
+/* Copied from the environment at the start: nginx clears it for its workers. */
 static char *store, *keyring, *library;
 
-static int seen_idx = -1; /* SSL_CTXs that have been dealt with */
+static int seen_idx = -1; /* ex_data index that marks SSL_CTXs that have been handled */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static SSL *(*real_new)(SSL_CTX *);
@@ -59,7 +60,7 @@ static void __attribute__((constructor)) begin(void)
     library = from_env("LSSL_LIBRARY");
 }
 
-/* A union converts between the pointers of dlsym and of functions. */
+/* ISO C does not convert the void * of dlsym to a function pointer; a union does. */
 static void load(void)
 {
     union {
@@ -79,7 +80,7 @@ static void load(void)
         say(dlerror());
         return;
     }
-    f.p = dlsym(lib, "SSL_new"); /* not ours: that of what the library is linked with */
+    f.p = dlsym(lib, "SSL_new"); /* the SSL_new of the libssl that liblssl is linked with */
     if (f.new_ssl != real_new) {
         say("the library uses another libssl than this program");
         return;

@@ -1,14 +1,14 @@
 /*
- * A classic TLS server: one thread a connection. What it takes to resume sessions
- * across processes and hosts is the call of lssl_use_store; a thread that looks a
- * session up waits for the store, and no other does.
+ * A classic TLS server with one thread for each connection. One call of
+ * lssl_use_store lets sessions resume across processes and hosts. During a lookup
+ * only the thread of that connection waits for the store.
  *
  *     cc server.c -o server $(pkg-config --cflags --libs lssl libssl) -lpthread
  *     ./server 8443 cert.pem key.pem sqlite:/tmp/sessions.db
  *     ./server 8444 cert.pem key.pem sqlite:/tmp/sessions.db
  *
- * A store of several hosts needs a key ring as the fifth argument. Each client is
- * told in one line whether it has resumed. SIGTERM ends the server.
+ * A store of several hosts needs a key ring as the fifth argument. The server
+ * sends each client one line: whether it has resumed. SIGTERM ends the server.
  */
 #include <lssl.h>
 
@@ -25,7 +25,7 @@
 
 static SSL_CTX *ctx;
 
-/* How many connections there are. */
+/* The number of connections, under lock. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static int connections;
@@ -38,7 +38,7 @@ static void count(int change)
     pthread_mutex_unlock(&lock);
 }
 
-/* Waits for the threads of connections, not for ever. */
+/* Waits for the threads of connections, with a time limit. */
 static void wait_for_all(void)
 {
     struct timespec until;
@@ -57,7 +57,7 @@ static void trouble(void *arg, const char *text)
     warnx("%s", text);
 }
 
-/* The life of a connection. */
+/* Serves one connection. */
 static void *serve(void *arg)
 {
     SSL *ssl = arg;
@@ -67,14 +67,14 @@ static void *serve(void *arg)
     if (SSL_accept(ssl) == 1) {
         snprintf(line, sizeof(line), "%s resumed: %s\n", SSL_get_version(ssl), SSL_session_reused(ssl) ? "yes" : "no");
         SSL_write(ssl, line, (int)strlen(line));
-        /* Unless we say goodbye first, OpenSSL takes the session for broken. */
+        /* Without this close_notify OpenSSL would make the session not resumable. */
         if (SSL_shutdown(ssl) == 0)
             while (SSL_read(ssl, line, sizeof(line)) > 0)
                 ;
     }
     SSL_free(ssl);
     close(fd);
-    OPENSSL_thread_stop(); /* main, which may end once this one is not counted, frees nothing of a thread's */
+    OPENSSL_thread_stop(); /* before count(-1), after which main may end without freeing per-thread data */
     count(-1);
     return NULL;
 }
@@ -117,8 +117,10 @@ int main(int argc, char **argv)
 
     if (argc != 5 && argc != 6)
         errx(2, "usage: server PORT CERT KEY STORE [KEYRING]");
-    /* For sigwait. The library's threads, which are older, do not have this mask,
-     * but the kernel prefers a thread that waits. */
+    /*
+     * For sigwait. The threads of the library already run and do not have this
+     * mask, but the kernel prefers a thread that waits in sigwait.
+     */
     sigemptyset(&end);
     sigaddset(&end, SIGTERM);
     sigaddset(&end, SIGINT);

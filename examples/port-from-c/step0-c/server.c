@@ -1,16 +1,16 @@
 /*
- * server.c: a TLS server of the usual kind, a thread for each connection, its sessions kept by pointer in a table of
- * its own. It seems to work. docs/porting.md says what is wrong with it and takes it to Go in five steps.
+ * server.c: a typical TLS server with one thread for each connection and a table that keeps its sessions by pointer. It
+ * seems to work. docs/porting.md shows its faults and ports it to Go in five steps.
  *
  *   server [-a CLIENT_CAS.pem] [-t SECONDS] CERT.pem KEY.pem
  *
- * -a demands certificates of clients, -t is how long a session lives. It listens on a free port of 127.0.0.1, which it
+ * -a demands client certificates, -t is the lifetime of a session. It listens on a free port of 127.0.0.1, which it
  * prints, until SIGTERM. A client sends lines. The answer to "status" is
  *
  *   version=TLSv1.2 resumed=yes sessions=3 answered=1
  *
- * where sessions is how many the table holds, and answered how often it had what OpenSSL asked for. Any other line is
- * an error, and ends the connection.
+ * where sessions is the number of sessions in the table, and answered is how often it had the session that OpenSSL
+ * asked for. Any other line is an error and ends the connection.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -29,7 +29,7 @@
 #define BUCKETS 1024
 
 struct entry {
-    SSL_SESSION *sess; /* a reference of the table's */
+    SSL_SESSION *sess; /* the table owns one reference */
     struct entry *next;
 };
 
@@ -37,7 +37,7 @@ static struct entry *table[BUCKETS];
 static long table_count;
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* The ids are random: their first bytes will do as a hash. */
+/* Ids are random, so their first bytes are a good hash. */
 static struct entry **bucket_of(const unsigned char *id, unsigned int len)
 {
     unsigned int h = 0;
@@ -47,7 +47,7 @@ static struct entry **bucket_of(const unsigned char *id, unsigned int len)
     return &table[h % BUCKETS];
 }
 
-/* The place of the id's entry, where NULL is if it has none. Under the lock. */
+/* Returns the pointer to the entry of id, a pointer to NULL if there is none. The caller holds the lock. */
 static struct entry **table_find(const unsigned char *id, unsigned int len)
 {
     struct entry **e = bucket_of(id, len);
@@ -62,7 +62,7 @@ static struct entry **table_find(const unsigned char *id, unsigned int len)
     return e;
 }
 
-/* Takes over the caller's reference. 0 where there is no memory. */
+/* Takes over the reference of the caller. Returns 0 if memory runs out. */
 static int table_put(SSL_SESSION *sess)
 {
     unsigned int len;
@@ -126,13 +126,13 @@ static long table_size(void)
 static int on_new(SSL *ssl, SSL_SESSION *sess)
 {
     (void)ssl;
-    return table_put(sess); /* 1: the reference is ours now */
+    return table_put(sess); /* 1: the table now owns the reference */
 }
 
 static SSL_SESSION *on_get(SSL *ssl, const unsigned char *id, int len, int *copy)
 {
     (void)ssl;
-    *copy = 1; /* OpenSSL takes a reference of its own, the table keeps its */
+    *copy = 1; /* OpenSSL takes its own reference, and the table keeps its reference */
     return table_get(id, (unsigned int)len);
 }
 
@@ -147,7 +147,7 @@ static void on_remove(SSL_CTX *ctx, SSL_SESSION *sess)
 
 /* ---- connections ---------------------------------------------------------- */
 
-/* The table has them all: OpenSSL's own cache need not be large. */
+/* The table has all sessions, so the internal cache of OpenSSL can be small. */
 #define INTERNAL_CACHE 4
 
 static SSL_CTX *make_ctx(const char *cert, const char *key, const char *client_cas, long lifetime)
@@ -176,7 +176,7 @@ fail:
     return NULL;
 }
 
-/* Reads a line without its end. 0 at the end of the stream, -1 for an error. */
+/* Reads a line without its line end. Returns 0 at the end of the stream and -1 on an error. */
 static int read_line(SSL *ssl, char *line, int size)
 {
     int n = 0;
@@ -219,7 +219,7 @@ static void *serve(void *arg)
     if (ok == 0)
         SSL_shutdown(ssl);
     SSL_free(ssl);
-    OPENSSL_thread_stop(); /* its error queue and random generators are not needed any more */
+    OPENSSL_thread_stop(); /* frees the error queue and random generators of this thread */
     close(fd);
     return NULL;
 }

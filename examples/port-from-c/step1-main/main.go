@@ -1,6 +1,6 @@
-// Command step1-main is the C server of step 0 under a main in Go. C makes the
-// SSL_CTX, accepts, serves, and has its callbacks; Go has put a handler around
-// each, which looks on. docs/porting.md walks from here to step 5.
+// Command step1-main is the C server of step 0 with a main in Go. C still makes
+// the SSL_CTX, accepts, serves and has its callbacks. Go wraps each callback in a
+// handler that logs it. docs/porting.md leads from here to step 5.
 package main
 
 // #cgo pkg-config: libssl libcrypto
@@ -35,7 +35,7 @@ func main() {
 
 // run serves until SIGTERM.
 func run(cert, key, clientCAs string, lifetime int) error {
-	signal.Ignore(syscall.SIGPIPE) // C writes to sockets whose other end has gone
+	signal.Ignore(syscall.SIGPIPE) // the C code writes to sockets that the client may have closed
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
 
@@ -79,7 +79,7 @@ func newContext(cert, key, clientCAs string, lifetime int) *C.SSL_CTX {
 	return C.server_ctx(c, k, cas, C.long(lifetime))
 }
 
-// watch puts a handler around each of C's callbacks.
+// watch wraps each C callback in a handler that logs it.
 func watch(ctx *libssl.Context) {
 	created, wanted, removed := ctx.SessNewCallback(), ctx.SessGetCallback(), ctx.SessRemoveCallback()
 	ctx.SetSessNewCallback(func(ssl *libssl.SSL, s *libssl.Session) bool {

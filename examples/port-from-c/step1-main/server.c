@@ -1,5 +1,5 @@
 /*
- * server.c: the C server, whose main is in Go now. Its table and its callbacks are as they were.
+ * server.c: the C server without its main, which is in Go now. The table and the callbacks are unchanged.
  */
 #include "server.h"
 
@@ -18,7 +18,7 @@
 #define BUCKETS 1024
 
 struct entry {
-    SSL_SESSION *sess; /* a reference of the table's */
+    SSL_SESSION *sess; /* the table owns one reference */
     struct entry *next;
 };
 
@@ -26,7 +26,7 @@ static struct entry *table[BUCKETS];
 static long table_count;
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* The ids are random: their first bytes will do as a hash. */
+/* Ids are random, so their first bytes are a good hash. */
 static struct entry **bucket_of(const unsigned char *id, unsigned int len)
 {
     unsigned int h = 0;
@@ -36,7 +36,7 @@ static struct entry **bucket_of(const unsigned char *id, unsigned int len)
     return &table[h % BUCKETS];
 }
 
-/* The place of the id's entry, where NULL is if it has none. Under the lock. */
+/* Returns the pointer to the entry of id, a pointer to NULL if there is none. The caller holds the lock. */
 static struct entry **table_find(const unsigned char *id, unsigned int len)
 {
     struct entry **e = bucket_of(id, len);
@@ -51,7 +51,7 @@ static struct entry **table_find(const unsigned char *id, unsigned int len)
     return e;
 }
 
-/* Takes over the caller's reference. 0 where there is no memory. */
+/* Takes over the reference of the caller. Returns 0 if memory runs out. */
 static int table_put(SSL_SESSION *sess)
 {
     unsigned int len;
@@ -115,13 +115,13 @@ static long table_size(void)
 static int on_new(SSL *ssl, SSL_SESSION *sess)
 {
     (void)ssl;
-    return table_put(sess); /* 1: the reference is ours now */
+    return table_put(sess); /* 1: the table now owns the reference */
 }
 
 static SSL_SESSION *on_get(SSL *ssl, const unsigned char *id, int len, int *copy)
 {
     (void)ssl;
-    *copy = 1; /* OpenSSL takes a reference of its own, the table keeps its */
+    *copy = 1; /* OpenSSL takes its own reference, and the table keeps its reference */
     return table_get(id, (unsigned int)len);
 }
 
@@ -136,7 +136,7 @@ static void on_remove(SSL_CTX *ctx, SSL_SESSION *sess)
 
 /* ---- connections ---------------------------------------------------------- */
 
-/* The table has them all: OpenSSL's own cache need not be large. */
+/* The table has all sessions, so the internal cache of OpenSSL can be small. */
 #define INTERNAL_CACHE 4
 
 SSL_CTX *server_ctx(const char *cert, const char *key, const char *client_cas, long lifetime)
@@ -165,7 +165,7 @@ fail:
     return NULL;
 }
 
-/* Reads a line without its end. 0 at the end of the stream, -1 for an error. */
+/* Reads a line without its line end. Returns 0 at the end of the stream and -1 on an error. */
 static int read_line(SSL *ssl, char *line, int size)
 {
     int n = 0;
@@ -208,7 +208,7 @@ static void *serve(void *arg)
     if (ok == 0)
         SSL_shutdown(ssl);
     SSL_free(ssl);
-    OPENSSL_thread_stop(); /* its error queue and random generators are not needed any more */
+    OPENSSL_thread_stop(); /* frees the error queue and random generators of this thread */
     close(fd);
     return NULL;
 }

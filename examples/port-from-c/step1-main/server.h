@@ -3,9 +3,9 @@
 
 #include <openssl/ssl.h>
 
-/* NULL where that fails, which is told on stderr. client_cas may be NULL. */
+/* Returns NULL on failure, with a message on stderr. client_cas may be NULL. */
 SSL_CTX *server_ctx(const char *cert, const char *key, const char *client_cas, long lifetime);
-/* A listening socket on a free port of 127.0.0.1; -1 where that fails. */
+/* Returns a listening socket on a free port of 127.0.0.1, or -1. */
 int server_listen(int *port);
 /* Accepts and serves until accept fails, and returns its errno. */
 int server_run(SSL_CTX *ctx, int listener);

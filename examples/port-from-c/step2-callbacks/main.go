@@ -1,6 +1,6 @@
 // Command step2-callbacks is step 1 with the table and the callbacks in Go,
-// letter by letter: sessions are still kept as references, and get still says
-// that OpenSSL takes its own.
+// translated literally: the table still keeps references to sessions, and get
+// still makes OpenSSL take its own reference.
 package main
 
 // #cgo pkg-config: libssl libcrypto
@@ -35,7 +35,7 @@ func main() {
 
 // run serves until SIGTERM.
 func run(cert, key, clientCAs string, lifetime int) error {
-	signal.Ignore(syscall.SIGPIPE) // C writes to sockets whose other end has gone
+	signal.Ignore(syscall.SIGPIPE) // the C code writes to sockets that the client may have closed
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
 

@@ -6,7 +6,7 @@ import (
 	"github.com/libssl-go/libssl"
 )
 
-// table is C's, in Go.
+// table is the table of the C server, in Go.
 type table struct {
 	mu   sync.Mutex
 	refs map[libssl.SessionID]*libssl.Session // one reference each
@@ -24,7 +24,7 @@ func (t *table) created(_ *libssl.SSL, s *libssl.Session) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.refs[s.ID()] = s
-	return true // the reference is ours now
+	return true // the table now owns the reference
 }
 
 func (t *table) wanted(_ *libssl.SSL, id libssl.SessionID) (*libssl.Session, libssl.CopyFlag) {
@@ -39,7 +39,7 @@ func (t *table) removed(_ *libssl.Context, s *libssl.Session) {
 	ours := t.refs[id]
 	delete(t.refs, id)
 	t.mu.Unlock()
-	ours.Release() // nothing, if it was not there
+	ours.Release() // does nothing if the table did not have it
 }
 
 func (t *table) size() int {

@@ -1,5 +1,5 @@
-// Command step3-bytes is step 2 with a table of bytes instead of references, and
-// with the settings that the callbacks need.
+// Command step3-bytes is step 2 with a table of encoded sessions instead of
+// references, and with the settings that the callbacks need.
 package main
 
 // #cgo pkg-config: libssl libcrypto
@@ -34,7 +34,7 @@ func main() {
 
 // run serves until SIGTERM.
 func run(cert, key, clientCAs string, lifetime int) error {
-	signal.Ignore(syscall.SIGPIPE) // C writes to sockets whose other end has gone
+	signal.Ignore(syscall.SIGPIPE) // the C code writes to sockets that the client may have closed
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
 

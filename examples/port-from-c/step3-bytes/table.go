@@ -8,8 +8,8 @@ import (
 	"github.com/libssl-go/libssl"
 )
 
-// table has sessions as bytes, each with an end of its own. The bytes hold
-// secrets, and stay in the memory of this process.
+// table has encoded sessions, each with its expiry. They contain secrets and never
+// leave the memory of this process.
 type table struct {
 	mu      sync.Mutex
 	entries map[libssl.SessionID]entry
@@ -22,8 +22,8 @@ type entry struct {
 
 var sessions = table{entries: map[libssl.SessionID]entry{}}
 
-// install makes the settings without which the callbacks are not called, or not
-// for what the table could answer.
+// install makes the settings that the callbacks need: without them OpenSSL would
+// not call get, or would call it only for some sessions.
 func (t *table) install(ctx *libssl.Context) error {
 	if err := ctx.SetSessionIDContext([]byte("port-from-c")); err != nil {
 		return err
@@ -61,7 +61,7 @@ func (t *table) wanted(_ *libssl.SSL, id libssl.SessionID) (*libssl.Session, lib
 		log.Printf("a session is unreadable: %v", err)
 		return nil, libssl.Copy
 	}
-	return s, libssl.Transfer // made for this one answer
+	return s, libssl.Transfer // decoded for this answer only
 }
 
 func (t *table) removed(_ *libssl.Context, s *libssl.Session) {
@@ -70,8 +70,8 @@ func (t *table) removed(_ *libssl.Context, s *libssl.Session) {
 	delete(t.entries, s.ID())
 }
 
-// sweep looks at a few entries, wherever the map begins this time: for each one
-// that comes more than one that has ended can go.
+// sweep checks a few entries, beginning at a random place of the map. For each new
+// entry it can drop more than one expired entry, so the table cannot fill up.
 func (t *table) sweep() {
 	now, looked := time.Now(), 0
 	for id, e := range t.entries {
@@ -84,7 +84,7 @@ func (t *table) sweep() {
 	}
 }
 
-// size counts those that can still be resumed.
+// size counts the sessions that have not expired.
 func (t *table) size() (n int) {
 	now := time.Now()
 	t.mu.Lock()

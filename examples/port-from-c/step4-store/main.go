@@ -1,5 +1,5 @@
-// Command step4-store is step 3 with a store in the place of table and callbacks.
-// C still makes the SSL_CTX, accepts and serves.
+// Command step4-store is step 3 with a store instead of the table and the
+// callbacks. C still makes the SSL_CTX, accepts and serves.
 package main
 
 // #cgo pkg-config: libssl libcrypto
@@ -39,7 +39,7 @@ func main() {
 
 // run serves until SIGTERM.
 func run(cert, key, clientCAs string, lifetime int, file string) (err error) {
-	signal.Ignore(syscall.SIGPIPE) // C writes to sockets whose other end has gone
+	signal.Ignore(syscall.SIGPIPE) // the C code writes to sockets that the client may have closed
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
 
@@ -95,7 +95,7 @@ func newContext(cert, key, clientCAs string, lifetime int) *C.SSL_CTX {
 	return C.server_ctx(c, k, cas, C.long(lifetime))
 }
 
-// sessions are in the memory of this process, unless -s says otherwise.
+// sessions is the store: the memory of this process, unless -s names a file.
 var sessions interface {
 	store.Store
 	store.Lister

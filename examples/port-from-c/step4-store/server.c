@@ -1,5 +1,5 @@
 /*
- * server.c: what is left of the C server, as in step 2.
+ * server.c: the rest of the C server, as in step 2.
  */
 #include "server.h"
 #include "_cgo_export.h"
@@ -16,7 +16,7 @@
 
 /* ---- connections ---------------------------------------------------------- */
 
-/* The table has them all: OpenSSL's own cache need not be large. */
+/* The table has all sessions, so the internal cache of OpenSSL can be small. */
 #define INTERNAL_CACHE 4
 
 SSL_CTX *server_ctx(const char *cert, const char *key, const char *client_cas, long lifetime)
@@ -42,7 +42,7 @@ fail:
     return NULL;
 }
 
-/* Reads a line without its end. 0 at the end of the stream, -1 for an error. */
+/* Reads a line without its line end. Returns 0 at the end of the stream and -1 on an error. */
 static int read_line(SSL *ssl, char *line, int size)
 {
     int n = 0;
@@ -85,7 +85,7 @@ static void *serve(void *arg)
     if (ok == 0)
         SSL_shutdown(ssl);
     SSL_free(ssl);
-    OPENSSL_thread_stop(); /* its error queue and random generators are not needed any more */
+    OPENSSL_thread_stop(); /* frees the error queue and random generators of this thread */
     close(fd);
     return NULL;
 }

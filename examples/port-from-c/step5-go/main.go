@@ -1,4 +1,4 @@
-// Command step5-go is the server of step 0 without any C of its own.
+// Command step5-go is the server of step 0 in Go only.
 package main
 
 import (
@@ -95,9 +95,9 @@ func newContext(cert, key, clientCAs string, lifetime int) (*libssl.Context, err
 	return ctx, nil
 }
 
-// serve answers lines until one is an error.
+// serve answers lines until it reads a wrong one.
 func serve(conn *libssl.Conn, ctx *libssl.Context) {
-	defer conn.Close() // an error is no reason to drop the session
+	defer conn.Close() // not Abort: a wrong line is no reason to drop the session
 	for lines := bufio.NewScanner(conn); lines.Scan(); {
 		if lines.Text() != "status" {
 			return
@@ -115,7 +115,7 @@ func serve(conn *libssl.Conn, ctx *libssl.Context) {
 	}
 }
 
-// sessions are in the memory of this process, unless -s says otherwise.
+// sessions is the store: the memory of this process, unless -s names a file.
 var sessions interface {
 	store.Store
 	store.Lister
