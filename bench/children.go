@@ -273,32 +273,10 @@ func stalledStore(url []string) (measured, error) {
 	}
 
 	gate.expected = n
-	var resumed, over atomic.Int64
-	var failed atomic.Pointer[error]
-	halves := libsslHalves(server, client, true)
-	for range n {
-		p := rig.NewPipe()
-		go func() {
-			defer over.Add(1)
-			if err := halves.Serve(p.Server()); err != nil {
-				p.Server().Close()
-				failed.Store(&err)
-			}
-		}()
-		go func() {
-			defer over.Add(1)
-			reused, err := resume(p.Client(), client, session)
-			if err != nil {
-				p.Client().Close()
-				failed.Store(&err)
-			}
-			if reused {
-				resumed.Add(1)
-			}
-		}()
-	}
+	var w waiting
+	w.start(n, libsslHalves(server, client, true), func(p *rig.Pipe) (bool, error) { return resume(p.Client(), client, session) })
 	var threads, resident float64
-	for start := time.Now(); over.Load() < 2*n; time.Sleep(5 * time.Millisecond) {
+	for start := time.Now(); w.over.Load() < 2*n; time.Sleep(5 * time.Millisecond) {
 		now, err := procStatus("Threads")
 		if err != nil {
 			return measured{}, err
@@ -309,16 +287,47 @@ func stalledStore(url []string) (measured, error) {
 		}
 		threads, resident = max(threads, now), max(resident, rss)
 		if time.Since(start) > 2*time.Minute {
-			return measured{}, fmt.Errorf("%d of %d waited, %d halves ended", gate.waiting.Load(), n, over.Load())
+			return measured{}, fmt.Errorf("%d of %d waited, %d halves ended", gate.waiting.Load(), n, w.over.Load())
 		}
 	}
-	if err := failed.Load(); err != nil {
+	if err := w.failed.Load(); err != nil {
 		return measured{}, *err
 	}
-	if resumed.Load() != n {
-		return measured{}, fmt.Errorf("%d of %d resumed", resumed.Load(), n)
+	if w.resumed.Load() != n {
+		return measured{}, fmt.Errorf("%d of %d resumed", w.resumed.Load(), n)
 	}
 	return exactly(threads, fmt.Sprintf("all resumed; %.0f MB resident", resident/1024)), nil
+}
+
+// waiting counts the halves of connections that are under way at once.
+type waiting struct {
+	resumed, over atomic.Int64
+	failed        atomic.Pointer[error]
+}
+
+// start begins n connections, both halves of each.
+func (w *waiting) start(n int, halves rig.Stack, resume func(*rig.Pipe) (reused bool, err error)) {
+	for range n {
+		p := rig.NewPipe()
+		go func() {
+			defer w.over.Add(1)
+			if err := halves.Serve(p.Server()); err != nil {
+				p.Server().Close()
+				w.failed.Store(&err)
+			}
+		}()
+		go func() {
+			defer w.over.Add(1)
+			reused, err := resume(p)
+			if err != nil {
+				p.Client().Close()
+				w.failed.Store(&err)
+			}
+			if reused {
+				w.resumed.Add(1)
+			}
+		}()
+	}
 }
 
 // useRemote is UseStore for a store that is no part of this process and may be slow.

@@ -94,14 +94,8 @@ func bench(fs *flag.FlagSet) action {
 		if err := wantArgs(addrs, 1, -1); err != nil {
 			return err
 		}
-		var both int // -n and -d
-		fs.Visit(func(f *flag.Flag) {
-			if f.Name == "n" || f.Name == "d" {
-				both++
-			}
-		})
 		switch {
-		case both > 1:
+		case given(fs, "n") && given(fs, "d"):
 			return usagef("-n and -d exclude each other")
 		case *clients < 1 || *n < 0 || *duration <= 0:
 			return usagef("-c, -n and -d must be positive")
@@ -137,16 +131,28 @@ func bench(fs *flag.FlagSet) action {
 		} else {
 			err = l.print(std.out, report)
 		}
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case report.Failed > 0:
-			return fmt.Errorf("%d handshakes failed: %s", report.Failed, report.Errors[0].Error)
-		case report.NotResumed > 0:
-			return fmt.Errorf("%d handshakes should have resumed and were full", report.NotResumed)
 		}
-		return nil
+		return report.failure()
 	}
+}
+
+// given reports whether the command line sets the flag.
+func given(fs *flag.FlagSet, name string) (found bool) {
+	fs.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
+}
+
+// failure is the error with which the command ends, nil if every handshake went well.
+func (r benchReport) failure() error {
+	switch {
+	case r.Failed > 0:
+		return fmt.Errorf("%d handshakes failed: %s", r.Failed, r.Errors[0].Error)
+	case r.NotResumed > 0:
+		return fmt.Errorf("%d handshakes should have resumed and were full", r.NotResumed)
+	}
+	return nil
 }
 
 // newHistogram counts times of up to an hour in microseconds, with three digits.

@@ -181,6 +181,10 @@ func (f *serveFlags) serve(ctx context.Context, std stdio) error {
 		}
 	}()
 
+	return f.listenAndServe(ctx, std, sslCtx, cache, logger)
+}
+
+func (f *serveFlags) listenAndServe(ctx context.Context, std stdio, sslCtx *libssl.Context, cache *libssl.SessionCache, logger *log.Logger) error {
 	l, err := net.Listen("tcp", f.listen)
 	if err != nil {
 		return err
