@@ -40,7 +40,7 @@ func run(numbers []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	tree := filepath.Join(dir, "tree") // what is committed: nobody's work is touched
+	tree := filepath.Join(dir, "tree") // a clone of the last commit: the working tree stays as it is
 	if out, err := exec.Command("git", "clone", "-q", "--local", ".", tree).CombinedOutput(); err != nil {
 		return fmt.Errorf("git clone: %w: %s", err, out)
 	}
