@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// These are for benchstat and for profiles: one handshake, round trip or write after the other.
-// What the project promises is measured by the program, in turns with the yardsticks.
+// These benchmarks are for benchstat and for profiles: one handshake, round trip or write after the other.
+// The program itself measures the promised ratios, in turns with the yardsticks.
 
 var implementations = []struct {
 	name  string

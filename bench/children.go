@@ -26,8 +26,8 @@ import (
 	"github.com/libssl-go/libssl/ticket"
 )
 
-// What is said about a whole process, its memory or its threads, is measured in a process of its
-// own: this program again, run as "bench child NAME ARGS...". It prints what it measured as JSON.
+// The memory and the threads of a whole process are measured in a process of their own: this program
+// again, run as "bench child NAME ARGS...". It prints its figures as JSON.
 
 func child(name string, args []string) error {
 	var m measured

@@ -2,9 +2,9 @@
 // (yardstick/), crypto/tls, and github.com/libp2p/go-openssl (libp2p/). bench/run.sh builds all of
 // them and runs it; run alone it leaves out the rows whose yardstick it was not given.
 //
-// A machine's speed changes from one second to the next, so nothing is measured once: the two sides
-// of a ratio take short samples in turns, a ratio is the median of the ratios of such pairs, and its
-// quartiles are printed with it. The cost of a handshake is the CPU time of both ends.
+// A machine's speed changes from one second to the next, so nothing is measured once. The two sides
+// of a ratio take short samples in turns. The ratio is the median over such pairs, printed with its
+// quartiles. The cost of a handshake is the CPU time of both ends.
 package main
 
 import (
@@ -222,7 +222,7 @@ func (r row) verdict(m measured) string {
 	return "ok"
 }
 
-// What Detail begins with where nothing was measured.
+// Detail begins with one of these where nothing was measured.
 const (
 	notRun = "not run"
 	broken = "FAILED"

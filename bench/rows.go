@@ -49,7 +49,7 @@ func (s *session) rows() []row {
 		rows = append(rows, row{"dispatch of a " + callback + " closure: time against a bare C-to-Go call",
 			target(1.3), target(1.2), false, func() (measured, error) { return s.dispatchCost("BenchmarkDispatch/" + callback) }})
 	}
-	rows = append(rows, row{"dispatch of a new closure on a thread of C's: time against that on one of Go's",
+	rows = append(rows, row{"dispatch of a new closure on a C thread: time against that on a Go thread",
 		nil, nil, false, func() (measured, error) { return s.dispatchCost("BenchmarkDispatchOnThread") }})
 	rows = append(rows,
 		row{"12000 handshakes waiting on a stalled store: OS threads", target(40), nil, false, s.stalledStore},
@@ -66,8 +66,8 @@ func (s *session) rows() []row {
 
 // ---- ratios ----
 
-// inTurns takes the rounds' pairs of samples of a and b and returns the ratios a/b. Who goes first
-// changes every round, so that a machine that slows down favours neither.
+// inTurns takes the rounds' pairs of samples of a and b and returns the ratios a/b. a and b go first
+// by turns, so that a machine that slows down favours neither.
 func (s *session) inTurns(a, b func() (float64, error)) (measured, error) {
 	var as, bs, ratios []float64
 	for i := range s.rounds {

@@ -40,7 +40,7 @@ func withValkey(measure func(t testing.TB, addr string) (measured, error)) (m me
 	return measure(h, servertest.Redis(h, redisServer).Addr)
 }
 
-// host stands in for the test that servertest runs servers for. What it has not got servertest does not call.
+// host stands in for the test that servertest runs servers for, with the methods that servertest calls.
 type host struct {
 	testing.TB
 	ends []func()

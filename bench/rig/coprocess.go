@@ -20,7 +20,7 @@ type CoProcess struct {
 	answers *bufio.Scanner
 }
 
-// StartCoProcess runs the program at path. What it writes to standard error goes to ours.
+// StartCoProcess runs the program at path. Its standard error is ours.
 func StartCoProcess(path string, args, env []string) (*CoProcess, error) {
 	cmd := exec.Command(path, args...)
 	cmd.Stderr = os.Stderr

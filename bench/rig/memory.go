@@ -32,7 +32,7 @@ func NewPipe() *Pipe {
 func (p *Pipe) Client() net.Conn { return &p.client }
 func (p *Pipe) Server() net.Conn { return &p.server }
 
-// Reset opens a pipe again that nobody uses any more.
+// Reset opens a pipe again after both ends are done with it.
 func (p *Pipe) Reset() {
 	p.up.reset()
 	p.down.reset()
@@ -71,7 +71,7 @@ func (f *flow) reset() {
 	}
 }
 
-// set needs f.mu. A timer that fires late finds the deadline moved, and has woken somebody for nothing.
+// set needs f.mu. A timer that fires late finds the deadline moved; the goroutines it wakes wait again.
 func (f *flow) set(d *deadline, t time.Time) {
 	if d.timer != nil {
 		d.timer.Stop()

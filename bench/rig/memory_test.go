@@ -20,7 +20,7 @@ func TestPipe_CarriesBytesUntilClosed(t *testing.T) {
 		got, err := io.ReadAll(s)
 		require.NoError(t, err)
 		require.Equal(t, "hello", string(got))
-		n, err := s.Write([]byte("nobody reads this"))
+		n, err := s.Write([]byte("this goes unread."))
 		require.NoError(t, err)
 		require.Equal(t, 17, n)
 		_, err = c.Write([]byte("x"))

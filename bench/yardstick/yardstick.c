@@ -4,9 +4,9 @@
  *
  *   yardstick CERT.pem KEY.pem
  *
- * It is a co-process, so that its samples can be taken in turns with somebody else's:
- * it reads lines "run MODE THREADS SECONDS" and answers each with "HANDSHAKES CPU_SECONDS", and
- * answers "version" with that of the OpenSSL it runs on.
+ * It is a co-process, so that its samples can be taken in turns with those of the bench program.
+ * It answers a line "run MODE THREADS SECONDS" with "HANDSHAKES CPU_SECONDS", and a line "version"
+ * with that of the OpenSSL it runs on.
  * Modes:
  *   full12, full13   full handshakes, no session callbacks
  *   res12id          TLS 1.2 resumption by session id
@@ -16,7 +16,7 @@
  *
  * A handshake is: both SSL objects made, handshake, one byte from server to client (which
  * brings the TLS 1.3 tickets), close_notify both ways, both objects freed.
- * Whatever goes wrong ends the program: a wrong sample must not pass for a fast one.
+ * Any failure ends the program: a wrong sample must not pass for a fast one.
  */
 #include <openssl/err.h>
 #include <openssl/ssl.h>

@@ -266,7 +266,7 @@ func TestAttachContext_SSLsMadeBeforeStayC(t *testing.T) {
 	defer ctx.Close()
 	c := newCache(t)
 	c.install(ctx)
-	// The SSL has no certificate of the context's either: it fails, and no handler runs.
+	// The SSL does not have the context's certificate either: the handshake fails, and no handler runs.
 	m.prepare(t, ctx)
 	require.False(t, p.Run())
 	p.Free(true)
@@ -326,7 +326,7 @@ func TestHandlers_BelongToTheCreatingContext(t *testing.T) {
 	}
 }
 
-// What C threads and Go connections do on one attached context at once.
+// C threads and Go connections use one attached context at once.
 func TestAttachContext_ServesCAndGoTogether(t *testing.T) {
 	for _, m := range asking() {
 		t.Run(m.name, func(t *testing.T) {

@@ -44,18 +44,18 @@ func TestSetters_NilUninstallsAtOnceWithoutConnections(t *testing.T) {
 	for _, cb := range three {
 		t.Run(cb.name, func(t *testing.T) {
 			ctx := modes[0].server(t)
-			require.Equal(t, cref.Nobodys, cref.Installed(ctx.Pointer(), cb.which), "before")
+			require.Equal(t, cref.Unset, cref.Installed(ctx.Pointer(), cb.which), "before")
 			require.False(t, cb.isSet(ctx))
 			for range 2 {
 				cb.set(ctx, true)
 				require.Equal(t, cref.Others, cref.Installed(ctx.Pointer(), cb.which))
 				require.True(t, cb.isSet(ctx))
 				cb.set(ctx, false)
-				require.Equal(t, cref.Nobodys, cref.Installed(ctx.Pointer(), cb.which))
+				require.Equal(t, cref.Unset, cref.Installed(ctx.Pointer(), cb.which))
 				require.False(t, cb.isSet(ctx))
 			}
 			for _, other := range three {
-				require.Equal(t, cref.Nobodys, cref.Installed(ctx.Pointer(), other.which), other.name)
+				require.Equal(t, cref.Unset, cref.Installed(ctx.Pointer(), other.which), other.name)
 			}
 		})
 	}
@@ -75,7 +75,7 @@ func TestSetters_NilUninstallsWithTheLastConnection(t *testing.T) {
 				one.close(true)
 				require.Equal(t, cref.Others, cref.Installed(ctx.Pointer(), cb.which), "a connection lives")
 				two.close(true)
-				require.Equal(t, cref.Nobodys, cref.Installed(ctx.Pointer(), cb.which))
+				require.Equal(t, cref.Unset, cref.Installed(ctx.Pointer(), cb.which))
 
 				l := e.link(t, client, ctx, nil)
 				l.session.Release()
@@ -109,7 +109,7 @@ func TestSetters_NilLeavesWhatCInstalledLater(t *testing.T) {
 	}
 }
 
-// nil means that nobody is called from then on, also where C's function was there and connections live.
+// After nil no callback is called, also where a C function was installed and connections live.
 func TestSetters_NilSilencesWhatCInstalled(t *testing.T) {
 	for _, cb := range three {
 		t.Run(cb.name, func(t *testing.T) {
@@ -129,7 +129,7 @@ func TestSetters_NilSilencesWhatCInstalled(t *testing.T) {
 			require.Equal(t, before, calls(c))
 			l.session.Release()
 			l.close(true)
-			require.Equal(t, cref.Nobodys, cref.Installed(ctx.Pointer(), cb.which))
+			require.Equal(t, cref.Unset, cref.Installed(ctx.Pointer(), cb.which))
 			require.NoError(t, ctx.Close())
 		})
 	}

@@ -75,10 +75,10 @@ func newClient(t testing.TB) *libssl.Context {
 type link struct {
 	reused  bool
 	session *libssl.Session  // the client's
-	close   func(clean bool) // clean: with a close_notify of the server's
+	close   func(clean bool) // clean: the server sends a close_notify
 }
 
-// engine makes links, with SSLs of C's or of Go's.
+// engine makes links, with SSLs that C or Go drives.
 type engine struct {
 	name string
 	link func(t testing.TB, client, server *libssl.Context, offer *libssl.Session) link

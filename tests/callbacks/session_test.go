@@ -65,7 +65,7 @@ func TestSession_TextHoldsNoSecret(t *testing.T) {
 	}
 }
 
-// What a handler forgets is counted by the binding and by OpenSSL.
+// The binding and OpenSSL both count a Session that a handler forgets.
 func TestSession_ForgottenIsGivenBack(t *testing.T) {
 	start := cref.LiveSessions()
 	before := libssl.LiveResources().ForgottenSessions

@@ -41,8 +41,8 @@ type Fact struct {
 	// Go leaves the observations that C's scenario of the same name leaves. nil: Go has nothing to do with it, which
 	// each case then has to say.
 	Go func(o *observer)
-	// Children are the cases that run in a process of their own: "F2.10 blank 1.3" in C, and here, where not nil, in
-	// Go. What they leave is "crash" if the process dies of it.
+	// Children are the cases that run in a process of their own: in C as "F2.10 blank 1.3", and, where the function
+	// is not nil, in Go too. The observation is "crash" if the process dies.
 	Children map[string]func(o *observer)
 }
 

@@ -12,7 +12,7 @@ import (
 
 const (
 	noSessionData = "Go offers no ex_data of sessions: a handler keeps what it wants under the session's id"
-	noDestructors = "nothing of Go's runs in a session's destructor"
+	noDestructors = "no Go code runs in a session's destructor"
 )
 
 // In Go the place of ex_data on an SSL_CTX is taken by the Context's handle: LiveResources counts those that the

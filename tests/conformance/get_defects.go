@@ -144,7 +144,7 @@ func serverChaCha(l *lab) {
 	l.useCiphers(l.server, "ECDHE-ECDSA-CHACHA20-POLY1305", "TLS_CHACHA20_POLY1305_SHA256")
 }
 
-// hideEMS gives the extension, which is empty, a number that nobody knows.
+// hideEMS replaces the number of the empty extended_master_secret extension by an unassigned one.
 func hideEMS(p []byte) []byte {
 	out := bytes.Clone(p)
 	if i := bytes.Index(out, []byte{0x00, 0x17, 0x00, 0x00}); i >= 44 {

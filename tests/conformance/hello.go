@@ -70,7 +70,7 @@ var helloFacts = []Fact{
 			{Name: "TLS 1.2 with tickets, a ticket", C: "guessed nothing, asked for nothing"},
 			{
 				Name: "TLS 1.2, nothing, tagged ids", C: absent, Go: "guessed nothing",
-				Why: "an id without the fleet's tag is nobody's: it is not looked up",
+				Why: "an id without the fleet's tag belongs to no session of the fleet: it is not looked up",
 			},
 		},
 		Go: guessKeys,
@@ -132,7 +132,7 @@ var helloFacts = []Fact{
 	},
 	{
 		ID:   "F6.5",
-		Says: "Who switches the context and pauses is called again through the new context's callback, or not at all",
+		Says: "A callback that switches the context and pauses runs again as the new context's callback, or not at all",
 		Cases: []Case{
 			{
 				Name: "the new context has a callback", C: "parked yes, calls AB, handshake yes",
@@ -236,14 +236,14 @@ var helloFacts = []Fact{
 		ID:   "F6.9",
 		Says: "A hello callback that refuses ends the handshake with its alert, before any session callback",
 		Cases: []Case{
-			{Name: "TLS 1.2", C: "handshake no, alert 112, session callbacks 0", Go: absent, Why: nobodyRefuses},
-			{Name: "TLS 1.3", C: "handshake no, alert 112, session callbacks 0", Go: absent, Why: nobodyRefuses},
-			{Name: "TLS 1.2, a handler that panics", C: absent, Go: "full, told off 1", Why: nobodyRefuses},
-			{Name: "TLS 1.3, a handler that panics", C: absent, Go: "full, told off 1", Why: nobodyRefuses},
-			{Name: "TLS 1.2, a store that fails", C: absent, Go: "full, reported 1", Why: nobodyRefuses},
-			{Name: "TLS 1.3, a store that fails", C: absent, Go: "full, reported 1", Why: nobodyRefuses},
-			{Name: "TLS 1.2, a store that panics", C: absent, Go: "full, reported 1", Why: nobodyRefuses},
-			{Name: "TLS 1.3, a store that panics", C: absent, Go: "full, reported 1", Why: nobodyRefuses},
+			{Name: "TLS 1.2", C: "handshake no, alert 112, session callbacks 0", Go: absent, Why: neverRefuses},
+			{Name: "TLS 1.3", C: "handshake no, alert 112, session callbacks 0", Go: absent, Why: neverRefuses},
+			{Name: "TLS 1.2, a handler that panics", C: absent, Go: "full, told off 1", Why: neverRefuses},
+			{Name: "TLS 1.3, a handler that panics", C: absent, Go: "full, told off 1", Why: neverRefuses},
+			{Name: "TLS 1.2, a store that fails", C: absent, Go: "full, reported 1", Why: neverRefuses},
+			{Name: "TLS 1.3, a store that fails", C: absent, Go: "full, reported 1", Why: neverRefuses},
+			{Name: "TLS 1.2, a store that panics", C: absent, Go: "full, reported 1", Why: neverRefuses},
+			{Name: "TLS 1.3, a store that panics", C: absent, Go: "full, reported 1", Why: neverRefuses},
 		},
 		Go: func(o *observer) {
 			for _, v := range namedVersions {
@@ -255,7 +255,7 @@ var helloFacts = []Fact{
 
 const (
 	namesAtTheHello = "Go's server name handler runs at the hello, before the lookup; ALPN and certificates have none"
-	nobodyRefuses   = "in Go nothing that fails at the hello ends a handshake: it goes on without a session"
+	neverRefuses    = "in Go nothing that fails at the hello ends a handshake: it goes on without a session"
 )
 
 // ---- F6.1 ---------------------------------------------------------------------------
@@ -273,7 +273,7 @@ func lookUpWhileParked(o *observer, name string, version uint16) {
 	o.say(name, "looked up %d while parked, given %d, resumed %s", parked, sc.Stats().Hits, yes(resumed))
 }
 
-// threads are those of the process. What has no /proc has none either.
+// threads counts the threads of the process: 0 on a system without /proc.
 func threads() int {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 
 var update = flag.Bool("update", false, "keep anew, in testdata, the sessions that this OpenSSL writes")
 
-// What F7.3 reads is still what this release writes: the same fields. With -update, under tests/with-openssl.sh for each
-// release in turn, it is made.
+// The kept sessions that F7.3 reads have the fields that this release writes today. With -update the test makes them,
+// under tests/with-openssl.sh for each release in turn.
 func TestKept_IsWhatThisReleaseWrites(t *testing.T) {
 	r := currentRelease()
 	series := fmt.Sprintf("%d.%d", r/10000, r/100%100)

@@ -221,7 +221,7 @@ type link struct {
 	o              *observer
 	client, server *libssl.Conn
 	wire           *wire
-	// What the ends' handshakes, and the bytes after them, ended with.
+	// The errors of both ends, in the handshake or with the byte after it.
 	clientErr, serverErr error
 }
 
@@ -250,8 +250,8 @@ func (c wiredConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// open makes the ends of a connection over loopback TCP; offer may be nil. Nothing has been sent. What is left open
-// at the end of the scenario is aborted.
+// open makes the ends of a connection over loopback TCP; offer may be nil. Nothing has been sent. The end of the
+// scenario aborts ends that are still open.
 func (l *lab) open(server *libssl.Context, name string, offer *libssl.Session) *link {
 	o := l.o
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -42,6 +42,6 @@ var Manual = []Sentence{
 		"The mode does not stop it, but much else does.", []string{"F2.1", "F2.2"}},
 	{"With copy the callback can have the reference count incremented.", "holds", "", []string{"F2.7"}},
 	{"Normally the count is not incremented, so the session must not be freed.", "wrong, dangerous",
-		"*copy is 1 on entry, so normally it is incremented. Who follows the sentence leaks every session; who then frees under *copy = 0 frees another's.",
+		"*copy is 1 on entry, so normally it is incremented. Code that follows the sentence leaks every session; code that then frees under *copy = 0 frees a reference it does not own.",
 		[]string{"F2.7"}},
 }

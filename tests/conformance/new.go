@@ -185,7 +185,7 @@ var newFacts = []Fact{
 	},
 	{
 		ID:   "F1.9",
-		Says: "What new returns is about its reference alone: 0 vetoes nothing; removing the session in there does",
+		Says: "The result of new concerns its reference alone: 0 vetoes nothing; removing the session in the callback does",
 		Cases: []Case{
 			{Name: "1.2 returning 0", C: "cached 1, remove 0, then get 0, resumed yes"},
 			{Name: "1.2 reference after 0", C: "objects left to the application 0, after its release 0"},

@@ -6,7 +6,7 @@ const (
 	closeKeeps   = "Close never drops a session, Abort does what SSL_free does"
 	reentrant    = "calls that need the context's lock answer ErrReentrant from a remove handler, on every release"
 	deadSession  = "a nil Session answers ErrReleased"
-	noReplay     = "early data is offered only through UseStore, which takes entries instead of OpenSSL's replay protection"
+	noReplay     = "early data is offered only through UseStore, where taking the entry replaces OpenSSL's replay protection"
 	noExData     = "a Session has no ex_data"
 	noCallsLeft  = "a Context that is closed has no call left that could wait"
 	addsAreInRow = "AddSession calls of a Context wait for each other"
@@ -217,7 +217,7 @@ var removeFacts = []Fact{
 		ID:   "F3.12",
 		Says: "Anyone on the path can make the server forget a session",
 		Cases: []Case{
-			{Name: "an alert in the clear after somebody's id, 1.2", C: "remove 1, the honest client resumes then no"},
+			{Name: "an alert in the clear after a client's id, 1.2", C: "remove 1, the honest client resumes then no"},
 			{Name: "a corrupted record, 1.2", C: "remove 1, the honest client resumes then no"},
 			{Name: "a corrupted record, 1.3", C: "remove 1, the honest client resumes then no"},
 			{

@@ -242,7 +242,7 @@ func anyoneRemoves(o *observer) {
 	})
 	removes := l.removes
 	resumed, _ = l.mustVisit(l.server, honest)
-	o.say("an alert in the clear after somebody's id, 1.2", "remove %d, the honest client resumes then %s", removes,
+	o.say("an alert in the clear after a client's id, 1.2", "remove %d, the honest client resumes then %s", removes,
 		yes(resumed))
 
 	for _, version := range []uint16{tls12, tls13} {

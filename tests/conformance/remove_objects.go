@@ -59,7 +59,7 @@ func removedInConnection(o *observer) {
 	resumable := true
 	l.onRemove = func(_ *libssl.Context, s *libssl.Session) { resumable = s.Resumable() }
 	k := l.runLink(nil)
-	k.session() // so that closing destroys no session of the client's
+	k.session() // or closing would destroy the client's session too
 	destroyed := cref.SessionsDestroyed()
 	l.flush()
 	o.say("flush, a connection holds it too", "resumable %s, destroyed by the call %d", yes(resumable),

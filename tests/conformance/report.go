@@ -132,8 +132,8 @@ func cut(s string, width int) string {
 
 // ---- for CONFORMANCE.md -----------------------------------------------------------
 
-// Markdown writes several versions' reports side by side: facts as rows, versions as columns. What it writes depends
-// on what was observed and on nothing else, so that a file of it is either current or stale.
+// Markdown writes several versions' reports side by side: facts as rows, versions as columns. Its output depends on
+// the observations alone, so that a file of it is either current or stale.
 func Markdown(w io.Writer, reports []Report) error {
 	var b strings.Builder
 	series := make([]string, len(reports))
@@ -143,7 +143,7 @@ func Markdown(w io.Writer, reports []Report) error {
 		exact = append(exact, fields[1])
 		series[i] = seriesOf(fields[1])
 	}
-	b.WriteString("# Conformance\n\nWhat OpenSSL does around the session callbacks, shown in C and through this module's Go API in one process\n" +
+	b.WriteString("# Conformance\n\nThe behaviour of OpenSSL around the session callbacks, shown in C and through this module's Go API in one process\n" +
 		"on one libssl, fact by fact. `make conform` writes this file; `sslsess conform` shows the libssl it runs on.\n" +
 		"[docs/semantics.md](docs/semantics.md) explains each fact and its use here.\n\n" +
 		"**same**: C shows the fact and Go the same. **by design**: C shows the fact, Go a difference that is meant.\n" +

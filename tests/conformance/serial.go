@@ -33,7 +33,7 @@ const (
 var serialFacts = []Fact{
 	{
 		ID:   "F7.1",
-		Says: "What is written survives; ex_data and all of the peer's chain but the leaf are not, and nobody verifies again",
+		Says: "Written fields survive; ex_data and the peer's chain without its leaf are lost, and nothing is verified again",
 		Cases: []Case{
 			{Name: "fields 1.2", C: survives12},
 			{Name: "fields 1.3", C: survives13},
@@ -327,9 +327,9 @@ func readKeptSessions(o *observer) {
 	}
 }
 
-// offerKept is what a client meets that offers a session at a server whose store has h's entry for it: whether it
-// resumed, and if not, whether it was a miss like any other, which leaves the entry alone. server is nil where no client
-// here can have that session: one offers its own, in whose place the store has the entry.
+// offerKept has a client offer a session at a server whose store has h's entry for it. It reports whether the session
+// resumed, or else whether it was an ordinary miss, which leaves the entry alone. server is nil where this release
+// cannot read h's sessions: then the client offers a session of its own, and the store has h's entry in its place.
 func offerKept(o *observer, h keptHandshake, server *libssl.Session) (resumed, missed bool) {
 	version, id := uint16(tls12), libssl.SessionID{}
 	if server != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/libssl-go/libssl"
 )
 
-// stage is a lab with the store's callbacks, the internal cache on, and n sessions of the server's that nothing else
-// holds, in the order in which they were made.
+// stage is a lab with the store's callbacks and the internal cache on. It returns n sessions from the server, in the order
+// in which they were made; nothing else holds a reference to them.
 func (o *observer) stage(version uint16, n int) (*lab, []*libssl.Session) {
 	l := o.lab(version)
 	l.store()
@@ -154,7 +154,7 @@ func (k *link) halfWay(then func(served <-chan error)) {
 	select {
 	case <-reached:
 	case <-time.After(10 * time.Second):
-		k.o.mustBe(false, "a second flight of the client's")
+		k.o.mustBe(false, "a second flight from the client")
 	}
 	then(served)
 	k.client.Abort()

@@ -196,7 +196,7 @@ func swappedCallbacks(o *observer) {
 	o.say("one function swapped for another", "handshakes %d of %d, new %d", good, visits, calls.Load())
 	o.say("a function swapped for nil", "handshakes %d of %d", during(nil), visits)
 
-	pointer := func() string { return yes(cref.Installed(l.server.Pointer(), cref.New) != cref.Nobodys) }
+	pointer := func() string { return yes(cref.Installed(l.server.Pointer(), cref.New) != cref.Unset) }
 	k := l.open(l.server, "", nil)
 	l.server.SetSessNewCallback(nil)
 	there := pointer()

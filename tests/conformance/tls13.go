@@ -140,7 +140,7 @@ var tls13Facts = []Fact{
 	},
 	{
 		ID:   "F5.4",
-		Says: "The session is consumed before the binder is checked: whoever saw the identity can burn it",
+		Says: "The session is consumed before the binder is checked: anyone who saw the identity can burn it",
 		Cases: []Case{
 			{
 				Name: "replay protection, remove deletes", C: "forged failed, calls GR, honest full, calls GN",
@@ -374,7 +374,7 @@ func (l *lab) offer(server *libssl.Context, s *libssl.Session) string {
 	return "full"
 }
 
-// threeOffers offers a session of the lab's server at another one, there again, and at its issuer.
+// threeOffers offers a session from the lab's server at another server, there once more, and at its issuer.
 func (l *lab) threeOffers(other *libssl.Context) string {
 	_, s := l.mustVisit(l.server, nil)
 	l.reset()

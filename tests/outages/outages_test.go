@@ -1,5 +1,5 @@
-// Package outages has the stores of a fleet fail in every way they can, under load, and sees that nobody notices. It prints a
-// table of what happened.
+// Package outages makes the stores of a fleet fail in every way they can, under load, and checks that no client notices. It prints
+// a table of what happened.
 package outages
 
 import (
@@ -102,8 +102,8 @@ func (n *tally) missing(f *fleet, ph phase) string {
 	return ""
 }
 
-// bound is how long a handshake may have taken: the two budgets and a full handshake, as slow as those of the control were and the
-// machine late, of which both may have come upon one handshake and not on those that measured them.
+// bound is how long a handshake may have taken: the two budgets, and the control's slowest full handshake and the machine's worst
+// stall. The latter two count twice, since a handshake may meet a longer delay than those that were measured.
 func (n *tally) bound(first *tally) time.Duration {
 	full, late := max(n.control.duration(), first.control.duration()), n.stall.duration()
 	if n.next != nil {
@@ -119,8 +119,8 @@ func (n *tally) slowest() time.Duration {
 	return slices.Max(n.visits)
 }
 
-// slow says how many handshakes took longer than that. A busy machine can leave a single thread standing, which nobody else sees: one
-// in fifty is forgiven. Whatever is wrong with a budget shows in each handshake that needs it.
+// slow says how many handshakes took longer than the bound. A busy machine can stall a single thread without any other noticing, so
+// one handshake in fifty is forgiven. A defect of a budget shows in each handshake that needs the budget.
 func (n *tally) slow(first *tally) (slow, forgiven int) {
 	for _, took := range n.visits {
 		if took > n.bound(first) {
@@ -144,7 +144,7 @@ func (n *tally) judge(t *testing.T, ph phase, first *tally) {
 	if ph.never != nil {
 		assert.False(t, ph.never(n.counted), "%s: %+v", at, n.counted)
 	}
-	// What a machine does that stands still for so long says nothing of the store. Nor is one late answer among many an outage.
+	// While the machine stalls for so long, a phase says nothing about the store. Nor is one late answer among many an outage.
 	still := n.stall.duration() + max(0, n.control.duration()-budget/4)
 	if c := n.counted; ph.calm && still < budget/4 {
 		assert.Zero(t, c.Errors+c.Rejected+c.Undecodable, "%s: %+v", at, c)

@@ -1,5 +1,5 @@
-// Package page looks at the page of sslsess serve -http as people do: in a browser. It is a module of its own, so that
-// the browser's driver is in nobody else's go.mod.
+// Package page looks at the page of sslsess serve -http as people do: in a browser. It is a module of its own to keep
+// the browser's driver out of the main go.mod.
 package page
 
 import (
@@ -296,7 +296,7 @@ func TestPage_IsReadable(t *testing.T) {
 	}
 	require.NotEqual(t, colors[0], colors[1])
 
-	// What a screen reader is told: graphs in a sentence, numbers with their names.
+	// A screen reader gets graphs as a sentence, and numbers with their names.
 	var graphs, rows, headings []string
 	for _, n := range command(b, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{}).Nodes {
 		if n.Role == nil || n.Name == nil {
@@ -320,7 +320,7 @@ func TestPage_IsReadable(t *testing.T) {
 }
 
 // A server that goes away is told, and so is its return.
-func TestPage_SaysWhereNobodyAnswers(t *testing.T) {
+func TestPage_SaysThatTheServerIsGone(t *testing.T) {
 	s := serve(t, "-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-node", "first")
 	b := open(t, "http://"+s.page+"/", 1200, 900)
 	b.wait(`document.getElementById("state").textContent === "live"`)

@@ -38,7 +38,7 @@ func NewProxy(t testing.TB, to string) *Proxy {
 	return p
 }
 
-// Pass lets everything through. What was held back by Drop arrives, as what TCP sends again does.
+// Pass lets everything through. Data that Drop held back arrives, as TCP sends lost data again.
 func (p *Proxy) Pass() {
 	p.t.Helper()
 	p.listen()
@@ -51,7 +51,7 @@ func (p *Proxy) Delay(d time.Duration) { p.set(func() { p.delay = d }) }
 // Garble replaces the server's answers by as many random bytes.
 func (p *Proxy) Garble() { p.set(func() { p.garbles = true }) }
 
-// Drop lets nothing through, and nobody hear of that. It cannot keep the system from taking new connections.
+// Drop silently drops all data. It cannot keep the system from accepting new connections.
 func (p *Proxy) Drop() { p.set(func() { p.silent = true }) }
 
 // Refuse breaks the connections there are and takes no new ones.

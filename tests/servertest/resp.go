@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Command has a server of Redis's protocol run one command on a connection of its own, and returns its answer: a string as it is, a list
-// one line an element, nil as "". An error of the server's fails the test.
+// Command runs one command on a server that speaks the Redis protocol, over a connection of its own. It returns a string as it is, a
+// list as one line an element, and nil as "". An error from the server fails the test.
 func (s *Server) Command(args ...string) string {
 	s.t.Helper()
 	nc, err := net.Dial("tcp", s.Addr)

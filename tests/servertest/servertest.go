@@ -182,7 +182,7 @@ func (s *Server) answers() bool {
 	return err == nil
 }
 
-// Stop kills the server, frozen or not. What it held is gone.
+// Stop kills the server, frozen or not. Its data is gone.
 func (s *Server) Stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,7 +201,7 @@ func (s *Server) Restart() {
 	s.Start()
 }
 
-// Freeze stops the server where it is: connections stay and new ones are made, but nobody answers.
+// Freeze stops the server where it is: connections stay and new ones are accepted, but get no answer.
 func (s *Server) Freeze() {
 	s.t.Helper()
 	s.signal(syscall.SIGSTOP)

@@ -200,7 +200,7 @@ func (c *customer) ask(k *libssl.Conn, offered bool) (err error) {
 	return nil
 }
 
-var errOtherData = errors.New("data that nobody sent")
+var errOtherData = errors.New("data that the other end did not send")
 
 // next keeps the session for the next visit.
 func (c *customer) next(k *libssl.Conn, end int) {

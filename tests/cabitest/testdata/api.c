@@ -1,5 +1,5 @@
 /*
- * What lssl.h promises, from a program that is C and C++ alike: api CERT KEY SQLITE-FILE.
+ * Checks the promises of lssl.h, from a program that is C and C++ alike: api CERT KEY SQLITE-FILE.
  */
 #include <lssl.h>
 

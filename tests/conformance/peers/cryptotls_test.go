@@ -52,7 +52,7 @@ func TestCryptoTLS_ResumptionStory(t *testing.T) {
 	})
 }
 
-// What has expired by the server's clock is a full handshake. In 1.2 it is given up as well.
+// A session that has expired by the server's clock gets a full handshake. In TLS 1.2 it is also removed.
 func TestCryptoTLS_ExpiredOnTheServer(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		var book notebook
@@ -86,7 +86,7 @@ func TestCryptoTLS_ExpiredOnTheServer(t *testing.T) {
 	})
 }
 
-// What has expired by the client's clock is not offered in TLS 1.3. In 1.2 the server's word counts.
+// A client does not offer a session that has expired by its clock in TLS 1.3. In TLS 1.2 the server's clock decides.
 func TestCryptoTLS_ExpiredOnTheClient(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		var book notebook
@@ -228,8 +228,8 @@ func TestCryptoTLS_ItsClientWithStatelessTickets(t *testing.T) {
 	})
 }
 
-// A stateful ticket is a ticket like another to crypto/tls: it resumes on every node. It knows no ids of TLS 1.2, where
-// each visit is a full one that costs the store an entry nobody asks for.
+// To crypto/tls a stateful ticket is like any other: it resumes on every node. crypto/tls knows no session ids of TLS 1.2:
+// there each visit is a full handshake and leaves an entry in the store that no client ever offers.
 func TestCryptoTLS_ItsClientOverAStore(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		st, opt := newShared(), libssl.StoreOptions{Keys: newRing(t)}

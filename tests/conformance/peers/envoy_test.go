@@ -36,7 +36,7 @@ func TestEnvoy_ClientCAOfAnotherListener(t *testing.T) {
 		}
 		h.refused(t, bob, one, nil)
 
-		// Bob got hold of Alice's session: at his listener he is still himself.
+		// Bob offers Alice's session: at his listener he is still Bob.
 		l := open(t, bob, two, h.name, sess)
 		require.NoError(t, l.talk())
 		require.False(t, l.server.SessionReused())
@@ -51,7 +51,7 @@ func TestEnvoy_ClientCAOfAnotherListener(t *testing.T) {
 	})
 }
 
-// A listener becomes stricter or laxer between two connections. What was agreed before is not carried over, in either
+// A listener becomes stricter or laxer between two connections. Sessions from before the change do not resume, in either
 // direction.
 func TestEnvoy_ChangedVerification(t *testing.T) {
 	each(t, everyWay, func(t *testing.T, h *host) {
@@ -100,8 +100,8 @@ func TestEnvoy_ChangedVerification(t *testing.T) {
 	})
 }
 
-// A ticket under a key that the listener does not have, a ring's or OpenSSL's own, is a full handshake, and nobody's
-// failure.
+// A ticket under a key that the listener does not have, from a ring or OpenSSL's own, gets a full handshake. No
+// handshake fails.
 func TestEnvoy_WrongTicketKey(t *testing.T) {
 	each(t, stateless, func(t *testing.T, h *host) {
 		for name, listen := range map[string]func() *libssl.Context{

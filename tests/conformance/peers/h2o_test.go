@@ -46,7 +46,7 @@ func (v *visitor) visit() error {
 	return nil
 }
 
-// The store dies while clients come and go, and comes back. Nobody's handshake fails; while it is away they are full.
+// The store dies while clients come and go, and comes back. No handshake fails; without the store they are full.
 func TestH2O_StoreThatDiesUnderLoad(t *testing.T) {
 	deaths := map[string]func(ctx context.Context) error{
 		"errors": func(context.Context) error { return errors.New("connection refused") },
@@ -107,7 +107,7 @@ func TestH2O_StoreThatDiesUnderLoad(t *testing.T) {
 				all("a store that is left alone", 3, visits)
 				hits := cache.Stats().Hits
 				all("no store", 3, visits)
-				require.Equal(t, hits, cache.Stats().Hits, "nobody resumes from a dead store")
+				require.Equal(t, hits, cache.Stats().Hits, "no session resumes from a dead store")
 				k.on(nil, beforeGet, beforePut)
 				all("a store that is back", 3, resumed)
 				close(stop)
@@ -129,7 +129,7 @@ func TestH2O_StoreThatDiesUnderLoad(t *testing.T) {
 }
 
 // Every name's session is offered under every other, and without a name: it resumes where the same host answers, and
-// only there. Whoever does not name a host, or none that is known, is the default host's.
+// only there. A client that names no host, or an unknown one, gets the default host.
 func TestH2O_VirtualHostsDoNotResumeEachOther(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		certificateOf := func(names ...string) setting { return certificate(h.ca.Leaf(t, names...)) }
@@ -211,7 +211,7 @@ func (p *process) end(t testing.TB) {
 	require.NoError(t, p.st.Close())
 }
 
-// ring is one connection to whoever listens at addr.
+// ring makes one connection to the server that listens at addr.
 func (h *host) ring(t testing.TB, addr string, client *libssl.Context, offer *libssl.Session) (resumed bool, next *libssl.Session) {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)

@@ -64,8 +64,8 @@ func (k *held) calledAs(handler string) int {
 	return map[string]int{"new": news, "get": gets, "remove": removes, "servername": int(k.names.Load())}[handler]
 }
 
-// enter has the handler run for a connection, which offers sess, and returns when it waits inside. What comes of the
-// connection is told when the gate is open.
+// enter has the handler run for a connection that offers sess, and returns when the handler waits at the gate. The
+// channel gets the connection's error after the gate has opened.
 func (k *held) enter(t testing.TB, h *host, client *libssl.Context, sess *libssl.Session, handler string) (<-chan error, *link) {
 	t.Helper()
 	offer := sess
@@ -86,8 +86,8 @@ func (k *held) enter(t testing.TB, h *host, client *libssl.Context, sess *libssl
 	return done, l
 }
 
-// While a handler runs another takes its place, or nobody does. The call under way ends as it began; the next one is
-// the successor's.
+// A handler is replaced, by another or by nil, while it runs. The call under way ends as it began; the successor gets
+// the next one.
 func TestHandlers_ReplacedWhileTheyRun(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		for _, handler := range handlers {

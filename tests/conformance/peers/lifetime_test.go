@@ -42,7 +42,7 @@ func TestCopyFlag_UntouchedLeaksOnceInCAndNeverInGo(t *testing.T) {
 			cb, err := cref.Install(server.Pointer(), cref.Get)
 			require.NoError(t, err)
 			for range answers {
-				// What the callback was given is forgotten here, and its owner is nobody.
+				// The callback answers with a decoded object and keeps no reference to it: the decoding's reference leaks.
 				require.NoError(t, cb.Answer(der, cref.Untouched))
 				visit(t, server)
 				require.Equal(t, start+1, cref.LiveSessions())
@@ -81,8 +81,8 @@ func TestCopyFlag_UntouchedLeaksOnceInCAndNeverInGo(t *testing.T) {
 	})
 }
 
-// What new and remove are lent is dead when they return, though OpenSSL's object may live on.
-func TestHandlers_WhatTheyAreLentDiesWithTheCall(t *testing.T) {
+// The Session that new or remove was lent is dead after the call, though OpenSSL's object may live on.
+func TestHandlers_LentSessionsDieWithTheCall(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		lent := map[string]*libssl.Session{}
 		server, client := h.server(t, idContext("lent")), h.client(t)

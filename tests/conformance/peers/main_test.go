@@ -150,7 +150,7 @@ func (h *host) node(t testing.TB, st store.Store, opt libssl.StoreOptions, setti
 	return ctx, sc
 }
 
-// member is one of a host's servers that share sessions: in a store, or as tickets under a ring, without a cache then.
+// member is a server that shares the host's sessions: in a store, or as tickets under a ring. With tickets it has no cache.
 func (h *host) member(t testing.TB, st store.Store, ring *ticket.Ring, settings ...setting) (*libssl.Context, *libssl.SessionCache) {
 	t.Helper()
 	if h.options&libssl.OpNoTicket != 0 {

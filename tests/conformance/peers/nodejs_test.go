@@ -50,7 +50,7 @@ func TestNode_SessionCacheWithTicketsOn(t *testing.T) {
 	}
 }
 
-// A server without hooks has OpenSSL's cache, or nothing; nobody's handshake fails for want of them.
+// A server without hooks has OpenSSL's cache, or none; no handshake fails without hooks.
 func TestNode_NoHooks(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		for _, internal := range []bool{true, false} {
@@ -87,7 +87,7 @@ func garbage(entry []byte) map[string][]byte {
 	}
 }
 
-// What the store has is spoilt under the client, who gets a full handshake, and a session that is good again.
+// The store's entry is spoilt before the client comes back. The client gets a full handshake and a new, good session.
 func TestNode_GarbageFromTheStore(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		client := h.client(t)
@@ -130,7 +130,7 @@ func TestNode_GarbageFromTheStore(t *testing.T) {
 	})
 }
 
-// gate holds up whoever passes once it is shut; entered tells of each.
+// gate holds up goroutines that pass until it is opened; entered gets a value for each.
 type gate struct{ entered, open chan struct{} }
 
 func newGate() *gate { return &gate{make(chan struct{}, 16), make(chan struct{})} }

@@ -105,8 +105,8 @@ func TestOpenResty_HooksThatSleep(t *testing.T) {
 	})
 }
 
-// A hook is cancelled by who runs the handshake, or by its time limit, before it begins to wait, while it waits, or when
-// it has its answer already. Who gave the handshake up has it back at once; a time limit costs the resumption only.
+// A hook is cancelled, by the caller of the handshake or by its time limit: before it begins to wait, while it waits, or
+// when it already has its answer. A cancelled handshake returns at once; a time limit costs the resumption only.
 func TestOpenResty_HooksThatAreCancelled(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		for _, moment := range []string{"before the wait", "in the wait", "after the wait"} {

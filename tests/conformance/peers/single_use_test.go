@@ -81,8 +81,8 @@ func retrying(t *testing.T) (h *host, st *shared, client *libssl.Context, nodes 
 	return h, st, client, nodes, caches
 }
 
-// A ticket is taken for the first hello. Until the second one has come it is in nobody's store: a node that is shown it
-// meanwhile makes a full handshake, and the client that was first resumes.
+// The entry is taken from the store for the first hello and is gone until the second one has come. A client that offers
+// the ticket at another node meanwhile gets a full handshake, and the first client resumes.
 func TestSingleUse_TakenAcrossAHelloRetryRequest(t *testing.T) {
 	h, st, client, nodes, caches := retrying(t)
 	_, sess := h.visit(t, client, nodes[0], nil)

@@ -169,8 +169,8 @@ func TestStore_AnswersAfterTheBudget(t *testing.T) {
 	})
 }
 
-// The connection is closed or broken by its own server while the store looks. The answer finds nobody, and the entry is
-// there, or there again, for the next client.
+// The server closes or aborts the connection while the store looks the session up. The answer is dropped, and the entry
+// stays in the store, or is put back, for the next client.
 func TestStore_AnswersAfterTheConnectionIsGone(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		for how, end := range map[string]func(c *libssl.Conn) error{"Close": (*libssl.Conn).Close, "Abort": (*libssl.Conn).Abort} {

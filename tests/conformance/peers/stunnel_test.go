@@ -54,8 +54,8 @@ func TestStunnel_RefusedClientStaysRefused(t *testing.T) {
 	})
 }
 
-// A server's verify callback lets a client in whose certificate does not verify. That it did not is still known when
-// the client resumes, here or on another node, however often: whoever decides by the result decides the same.
+// A server's verify callback accepts a client whose certificate does not verify. The verify result survives every
+// resumption, here or on another node: a program that decides by it decides the same.
 func TestStunnel_VerifyResultSurvives(t *testing.T) {
 	const ok = 0 // X509_V_OK
 	each(t, lookups, func(t *testing.T, h *host) {

@@ -45,7 +45,7 @@ func BlankSession() unsafe.Pointer { return unsafe.Pointer(C.cref_session_withou
 
 // ---- callbacks in C ------------------------------------------------------------
 
-// Which callbacks to install, or to ask for.
+// New, Get and Remove name the callbacks to install or to ask for.
 const (
 	New    = C.CREF_NEW
 	Get    = C.CREF_GET
@@ -98,14 +98,14 @@ func (cb *Callbacks) Made() []byte { return C.GoBytes(unsafe.Pointer(cb.c.der), 
 // Free gives back what the callbacks hold. They must not be called any more.
 func (cb *Callbacks) Free() { C.cref_callbacks_free(cb.c) }
 
-// Whose a C pointer of an SSL_CTX is.
+// The functions that a callback pointer of an SSL_CTX may name.
 const (
-	Nobodys = 0
-	Ours    = 1 // cref's
-	Others  = 2
+	Unset  = 0
+	Ours   = 1 // a function of cref
+	Others = 2
 )
 
-// Installed says whose function the C pointer of one callback is.
+// Installed says which function the C pointer of one callback names.
 func Installed(sslCtx unsafe.Pointer, which int) int {
 	return int(C.cref_installed((*C.SSL_CTX)(sslCtx), C.int(which)))
 }
@@ -185,7 +185,7 @@ func NewPair(client, server unsafe.Pointer, name string, offer unsafe.Pointer) (
 // Run handshakes and moves a byte each way.
 func (p *Pair) Run() bool { return C.cref_pair_run(p.c) == 1 }
 
-// What Step answers.
+// The results of Step.
 const (
 	Failed = 0
 	Done   = 1

@@ -1,6 +1,6 @@
 /*
- * What tests do with OpenSSL in C alone: sessions counted, callbacks with the literal flags, both ends of a handshake
- * driven by C.
+ * cref.h does for tests in C alone: it counts sessions, installs callbacks with the literal flags, and drives both ends
+ * of a handshake.
  */
 #ifndef CREF_H
 #define CREF_H

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkDispatch takes samples of a closure's dispatch and of bare calls in turns, and reports the
-// ratio and what one of each costs.
+// BenchmarkDispatch samples the dispatch to a closure and bare calls in turns. It reports the ratio and
+// the cost of each.
 func BenchmarkDispatch(b *testing.B) {
 	callbacks := []struct {
 		name    string
@@ -66,7 +66,7 @@ func BenchmarkDispatch(b *testing.B) {
 	}
 }
 
-// BenchmarkDispatchOnThread is a closure's dispatch on threads of C's, against that on a thread of Go's.
+// BenchmarkDispatchOnThread compares the dispatch to a closure on C threads with that on a Go thread.
 func BenchmarkDispatchOnThread(b *testing.B) {
 	var called int
 	var ctx *libssl.Context

@@ -21,7 +21,7 @@ static const char *named(int v, const char *name)
     return text;
 }
 
-/* What came of a handshake. The end that only heard of a failure has an alert on its queue. */
+/* The outcome of a handshake. The end that only received the alert has that on its error queue. */
 static const char *outcome(cref_link *k, int ok)
 {
     if (ok)
@@ -139,7 +139,7 @@ static const unsigned char identity[32] = "an identity as long as a ticket";
 
 static int use_psk(SSL *ssl, const EVP_MD *md, const unsigned char **id, size_t *len, SSL_SESSION **s)
 {
-    static const unsigned char secret[32] = "a secret that nobody asks for";
+    static const unsigned char secret[32] = "a secret that no one asks for";
     static const unsigned char aes_128_gcm_sha256[] = {0x13, 0x01};
 
     (void)md;
@@ -516,7 +516,7 @@ static void count_references(cref_report *r, const char *name, int v, int mode, 
     free_both(lab, offer);
 }
 
-/* Decodes an object and leaves *copy alone: the reference of the decoding is nobody's. */
+/* Decodes an object and leaves *copy alone: the reference from the decoding leaks. */
 static SSL_SESSION *answer_and_forget(cref_lab *lab, SSL *ssl, const unsigned char *id, int len, int *copy)
 {
     shared *a = lab->arg;
@@ -836,7 +836,7 @@ static int server_aes_256(cref_lab *lab)
     return use_ciphers(lab->server, "ECDHE-ECDSA-AES256-GCM-SHA384", "TLS_AES_256_GCM_SHA384");
 }
 
-/* Gives the extension, which is empty, a number that nobody knows. */
+/* Replaces the number of the empty extended_master_secret extension by an unassigned one. */
 static void hide_ems(cref_link *k, int from_server, unsigned char *buf, size_t *len, size_t cap)
 {
     static const unsigned char ems[] = {0x00, 0x17, 0x00, 0x00};
@@ -923,7 +923,7 @@ static void note_innocent(cref_lab *lab, SSL_CTX *ctx, SSL_SESSION *s)
     b->removed_innocent = len == sizeof(other_id_bytes) && memcmp(id, other_id_bytes, len) == 0;
 }
 
-/* What comes of a defect, in out; 0: the scenario broke. */
+/* Writes the outcome of a defect to out; 0: the scenario broke. */
 static int meet_defect(const defect *d, int v, badly *b, cref_lab **kept, char *out, size_t size)
 {
     cref_lab *lab = *kept = cref_lab_new(versions[v].version);

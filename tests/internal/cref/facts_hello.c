@@ -10,8 +10,8 @@
 /* ---- what the facts share -------------------------------------------------- */
 
 /*
- * What a hello callback and a scenario know of one connection: lab->arg. The callback guesses what get will be asked
- * for, parks the handshake until the scenario has looked that up, and get then answers from memory only.
+ * A hello callback and its scenario share one of these for a connection: lab->arg. The callback guesses the ids that get
+ * will be asked for and parks the handshake until the scenario has looked them up. get then answers from memory only.
  */
 typedef struct hello {
     enum { NEVER, EACH_HELLO, EACH_CONNECTION } parks;
@@ -73,7 +73,7 @@ static void add_guess(hello *h, const unsigned char *id, size_t len)
     h->guessed_len[h->nguessed++] = len;
 }
 
-/* What get is going to be asked for, by the rule of the fact F6.2. */
+/* Guesses the ids that get will be asked for, by the rule of fact F6.2. */
 static void guess(hello *h, SSL *ssl)
 {
     const unsigned char *ext, *list, *id;
@@ -202,7 +202,7 @@ static SSL_SESSION *issue(cref_lab *lab, SSL_CTX *server, const char *name)
     return s;
 }
 
-/* A session of the lab's server, after which everything is forgotten but the entry. */
+/* Makes a session at the lab's server, then forgets everything but its entry. */
 static SSL_SESSION *begin(cref_lab *lab, hello *h)
 {
     SSL_SESSION *s = issue(lab, lab->server, NULL);
@@ -249,7 +249,7 @@ static void f6_1(cref_report *r)
 
 /* ---- F6.2 ------------------------------------------------------------------- */
 
-/* What an id is in the hello that is being dealt with. */
+/* Names the part of the current hello that an id stands in. */
 static const char *part_of(SSL *ssl, const unsigned char *id, size_t len)
 {
     const unsigned char *p;

@@ -38,7 +38,7 @@ static long live_sessions(void)
     return cref_sessions_made() - cref_sessions_destroyed();
 }
 
-/* What a hook keeps: with lab->keep the references are its own, else pointers to compare. */
+/* The sessions that a hook saw. With lab->keep it owns references to them; else they are pointers to compare. */
 typedef struct kept {
     SSL_SESSION *s[8];
     int n;
@@ -104,8 +104,8 @@ static void f1_2(cref_report *r)
 
 /* ---- F1.3: how many ----------------------------------------------------------- */
 
-/* A server that nobody told a number of tickets, nor an id context. */
-static SSL_CTX *untold_server(int version)
+/* A server with the defaults for the number of tickets and the id context. */
+static SSL_CTX *bare_server(int version)
 {
     SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
 
@@ -121,7 +121,7 @@ static SSL_CTX *untold_server(int version)
 static void default_tickets(cref_report *r)
 {
     cref_lab *lab = cref_lab_new(TLS1_3_VERSION);
-    SSL_CTX *ctx = untold_server(TLS1_3_VERSION);
+    SSL_CTX *ctx = bare_server(TLS1_3_VERSION);
     int ok;
 
     CREF_MUST(r, lab != NULL && ctx != NULL);
@@ -357,7 +357,7 @@ static void f1_6(cref_report *r)
 static void without_context(cref_report *r, int version)
 {
     cref_lab *lab = cref_lab_new(version);
-    SSL_CTX *one = untold_server(version), *other = untold_server(version);
+    SSL_CTX *one = bare_server(version), *other = bare_server(version);
     SSL_SESSION *session;
     int ok, resumed, news;
 
@@ -378,7 +378,7 @@ static void without_context(cref_report *r, int version)
 static void verifying(cref_report *r, const char *name, int version, int context)
 {
     cref_lab *lab = cref_lab_new(version);
-    SSL_CTX *ctx = lab == NULL ? NULL : context ? cref_lab_server(lab) : untold_server(version);
+    SSL_CTX *ctx = lab == NULL ? NULL : context ? cref_lab_server(lab) : bare_server(version);
     SSL_SESSION *session;
     int ok;
 
@@ -425,7 +425,7 @@ static void note_object(cref_lab *lab, SSL *ssl, SSL_SESSION *s)
     o->cached = SSL_CTX_sess_number(SSL_get_SSL_CTX(ssl));
 }
 
-/* Who has references is seen by giving them back one after the other. */
+/* Gives the references back one after the other and sees when the object goes: that tells its holders. */
 static void state_of_object(cref_report *r, const char *name, int version, long mode)
 {
     cref_lab *lab = cref_lab_new(version);

@@ -24,8 +24,8 @@ static void empty(cref_lab *lab)
 }
 
 /*
- * A lab with the store's callbacks, the internal cache on, and n sessions of the server's that nothing else holds, in
- * the order in which they were made.
+ * A lab with the store's callbacks and the internal cache on, and n sessions from the server in the order in which they
+ * were made. Nothing else holds a reference to them.
  */
 static cref_lab *stage(int version, int n, SSL_SESSION **made)
 {
@@ -514,7 +514,7 @@ static int session_idx = -1, ctx_idx = -1;
 static pthread_once_t indexes = PTHREAD_ONCE_INIT;
 static int ex_value;
 
-/* Whoever asks for the lock of a context that is being freed must be done before its lock goes. */
+/* A thread that asks for the lock of a context that is being freed must be done before the lock is freed. */
 static void join_askers(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
 {
     cref_lab *lab = ptr;
@@ -816,8 +816,8 @@ typedef struct reinsertion {
 } reinsertion;
 
 /*
- * A lock that was released once too often, as 1.1.1 does when it is called back, is never free again once somebody got
- * it. Then nobody may touch the context any more: what uses this runs in a process of its own.
+ * 1.1.1 releases its lock once too often when a callback calls back. The next thread that takes such a lock keeps it for
+ * ever, and no call on the context returns any more. So scenarios that use this run in a process of their own.
  */
 static int lock_is_broken(cref_lab *lab)
 {
@@ -1287,7 +1287,7 @@ static void alert_in_clear(cref_report *r)
     removes = lab->removes;
     cref_link_close(&k, CREF_UNCLEAN);
     CREF_MUST(r, cref_visit(lab, lab->server, honest, &ok, &resumed, NULL) && ok);
-    cref_say(r, "an alert in the clear after somebody's id, 1.2", "remove %d, the honest client resumes then %s", removes,
+    cref_say(r, "an alert in the clear after a client's id, 1.2", "remove %d, the honest client resumes then %s", removes,
              cref_yes(resumed));
     SSL_SESSION_free(honest);
     cref_lab_free(lab);

@@ -100,7 +100,7 @@ static int trust(SSL_CTX *ctx)
     return X509_STORE_add_cert(SSL_CTX_get_cert_store(ctx), SSL_CTX_get0_certificate(ctx));
 }
 
-/* What the server has of its peer: the leaf and the rest of the chain. */
+/* Counts the peer's certificates that the server has: the leaf and the rest of the chain. */
 static int certificates(SSL *server)
 {
     STACK_OF(X509) *rest = SSL_get_peer_cert_chain(server);
@@ -170,7 +170,7 @@ static void say_fields(cref_report *r, SSL_SESSION *s)
     SSL_SESSION_free(c);
 }
 
-/* What only C can read, or set. */
+/* Reports the fields that only C can read or set. */
 static void say_more_fields(cref_report *r, SSL_SESSION *s, SSL_SESSION *client)
 {
     static int index = -1;
@@ -249,7 +249,7 @@ static void peer(cref_report *r, int version)
     cref_link_close(&k, CREF_CLEAN);
     SSL_SESSION_free(client);
 
-    /* A certificate that verifies to nobody, and a callback that does not mind. */
+    /* A certificate that verifies nowhere, and a verify callback that accepts it. */
     SSL_CTX_set_verify(other, SSL_VERIFY_PEER, accept_all);
     verified = 0;
     CREF_MUST(r, connect_to(&k, lab, other, NULL) && (client = SSL_get1_session(k.client)) != NULL);
@@ -465,7 +465,7 @@ typedef struct reading {
     const char *why; /* the first that was not read */
 } reading;
 
-/* What a client meets that offers a session at a server whose store has der for it; removes is to stay 0. */
+/* Has a client offer a session at a server whose store has der for it; removes is to stay 0. */
 static int offer(const unsigned char *der, long len, SSL_SESSION *server, SSL_SESSION *client, reading *n)
 {
     cref_lab *lab = cref_lab_new(server == NULL ? TLS1_2_VERSION : SSL_SESSION_get_protocol_version(server));

@@ -12,7 +12,7 @@
 
 /* ---- what the scenarios share ------------------------------------------------------ */
 
-/* One session of the lab's server, made by a handshake and decoded; NULL where that fails. *offer is the client's. */
+/* A session that the lab's server made in a handshake, decoded; NULL where that fails. *offer is the client's session. */
 static SSL_SESSION *first_session(cref_lab *lab, SSL_SESSION **offer)
 {
     const unsigned char *p;

@@ -8,7 +8,7 @@
 
 /* ---- what the facts share -------------------------------------------------- */
 
-/* What a second connection came to. */
+/* The outcome of a second connection. */
 static const char *outcome(cref_link *k, int went)
 {
     if (!went)
@@ -31,7 +31,7 @@ static const char *offer(cref_lab *lab, SSL_CTX *server, SSL_SESSION *s, int ear
     return came_to;
 }
 
-/* A server on whose answer early data depends: replay is how OpenSSL itself would protect it, else nobody does. */
+/* Lets a server accept early data: with replay under OpenSSL's replay protection, else without any. */
 static void allow_early(SSL_CTX *ctx, int mode, int replay)
 {
     SSL_CTX_set_session_cache_mode(ctx, mode);

@@ -20,7 +20,7 @@ void cserver_await(cserver *s, long n);
 void cserver_be_rude(cserver *s, int rude);
 /* A key log callback too. */
 void cserver_log_keys(cserver *s);
-/* What the callbacks were called, a letter each: N, G, R, K; the caller frees it, and the next is the rest. */
+/* The callbacks' calls since the last time, a letter each: N, G, R, K. The caller frees the string. */
 char *cserver_trace(cserver *s);
 /* One connection, served by the child of a fork; its standard error, which the
  * caller frees, and NULL where it did not come to a good end. */
@@ -28,7 +28,7 @@ char *cserver_fork(cserver *s);
 void cserver_copy_callbacks(cserver *to, cserver *from);
 void cserver_free(cserver *s);
 
-/* What an SSL_CTX shows of itself: callback pointers, modes, options. */
+/* The results from an SSL_CTX's getters: callback pointers, modes, options. */
 typedef struct cserver_looks {
     int new_cb, get_cb, remove_cb, keylog_cb, padding_arg;
     long mode;

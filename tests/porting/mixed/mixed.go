@@ -1,5 +1,5 @@
-// Package mixed is the C half of a program that uses the same OpenSSL objects from C and through libssl: each function
-// is one C call on a pointer that came from there, or goes there.
+// Package mixed is the C half of a program that uses the same OpenSSL objects from C and through libssl. Each function
+// is one C call on a pointer that libssl returned or will be given.
 package mixed
 
 /*
@@ -11,7 +11,7 @@ package mixed
 static long mixed_number(SSL_CTX *ctx) { return SSL_CTX_sess_number(ctx); }
 static const unsigned char *mixed_id(const SSL_SESSION *s, unsigned int *len) { return SSL_SESSION_get_id(s, len); }
 
-// What a C program hangs on an SSL for itself.
+// A C program's own data on an SSL.
 static int mixed_mark(SSL *ssl, char *text) { return SSL_set_app_data(ssl, text); }
 static char *mixed_marked(SSL *ssl) { return SSL_get_app_data(ssl); }
 */
@@ -56,7 +56,7 @@ func Get1Session(ssl unsafe.Pointer) unsafe.Pointer {
 	return unsafe.Pointer(C.SSL_get1_session((*C.SSL)(ssl)))
 }
 
-// Mark is SSL_set_app_data with a text of C's, which Unmark takes back.
+// Mark is SSL_set_app_data with a C string, which Unmark takes back.
 func Mark(ssl unsafe.Pointer, text string) bool {
 	return C.mixed_mark((*C.SSL)(ssl), C.CString(text)) == 1
 }

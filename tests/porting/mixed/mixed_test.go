@@ -36,7 +36,7 @@ func made(t *testing.T) *libssl.Context {
 	return ctx
 }
 
-// visit has C make and drive a connection to the SSL_CTX, and returns the client's session, a reference of C's.
+// visit has C make and drive a connection to the SSL_CTX, and returns the client's session with a reference for C to free.
 func visit(t *testing.T, server, offer unsafe.Pointer) (resumed bool, session unsafe.Pointer) {
 	t.Helper()
 	client := cref.NewContext(true)
@@ -48,7 +48,7 @@ func visit(t *testing.T, server, offer unsafe.Pointer) (resumed bool, session un
 	return p.Reused(), p.Session()
 }
 
-// aSession is one from a handshake in C, a reference of C's.
+// aSession is a session from a handshake in C, with a reference for C to free.
 func aSession(t *testing.T) unsafe.Pointer {
 	t.Helper()
 	ctx := made(t)
@@ -180,7 +180,7 @@ func TestSSLPointer_InAHandlerAndOnlyThere(t *testing.T) {
 	kept.Release()
 }
 
-// A table of C's, whose sessions a Go handler answers with: C's reference stays C's, or goes to OpenSSL.
+// A Go handler answers with sessions from a table in C. With Copy the table keeps its reference, with Transfer OpenSSL gets it.
 func TestWrapSession_AnswersWithWhatCHas(t *testing.T) {
 	for name, flag := range map[string]libssl.CopyFlag{"Copy": libssl.Copy, "Transfer": libssl.Transfer} {
 		t.Run(name, func(t *testing.T) {

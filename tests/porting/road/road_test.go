@@ -1,6 +1,6 @@
 // Package road_test walks the road of docs/porting.md: each step of examples/port-from-c is a program that passes the
-// same test, which knows the server by its port only. What the C server gets wrong is asserted for the steps that have
-// it from there, and so is from which step on it is right.
+// same test, which knows the server by its port only. The test asserts the C server's defects for the steps that keep
+// them, and for each defect the step that removes it.
 package road_test
 
 import (
@@ -127,7 +127,7 @@ func TestRoad(t *testing.T) {
 					return !last.resumed
 				}, time.Minute, 100*time.Millisecond, "a session outlives its lifetime")
 				if n < expiredEntriesGo {
-					require.Equal(t, 2, last.sessions, "the new one, and one that nobody can resume")
+					require.Equal(t, 2, last.sessions, "the new one, and one that no client can resume")
 				} else {
 					require.LessOrEqual(t, last.sessions, 1)
 				}

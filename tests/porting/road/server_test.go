@@ -27,7 +27,7 @@ const examples = "../../../examples/port-from-c"
 // The steps, in their order: step n is steps[n]. The first is in C alone.
 var steps = []string{"step0-c", "step1-main", "step2-callbacks", "step3-bytes", "step4-store", "step5-go"}
 
-// What the programs are built with beside their own flags, so that they are checked as this test is.
+// goFlags and cFlags are extra build flags for the programs, so that they are sanitized as this test is.
 var goFlags, cFlags []string
 
 // build compiles all steps, each into a program of its name in dir.

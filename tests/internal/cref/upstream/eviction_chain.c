@@ -1,12 +1,12 @@
 /*
  * eviction_chain.c: an evicted session that is inserted again breaks the walk over the evicted ones.
  *
- * What happens. SSL_CTX_add_session() on a context whose cache is full evicts sessions. Since "Don't call
+ * The defect. SSL_CTX_add_session() on a context whose cache is full evicts sessions. Since "Don't call
  * remove_session_cb under a lock" (PR 31540) the evicted are chained, while the lock is held, through their own pointer
  * "next"; after the unlock the chain is walked, remove_session_cb is called for each, and each is freed. A session of the
  * chain that is inserted again before its turn gets that pointer overwritten. The walk then leaves the chain for the
- * list of cached sessions, whose end marker, an address inside the SSL_CTX, is handed to SSL_SESSION_free(): in a
- * debugger it is ctx + 72 on 3.6.5 and on 4.0.3, and the process dies there.
+ * list of cached sessions. The end marker of that list, an address inside the SSL_CTX, is handed to SSL_SESSION_free(),
+ * and the process dies. In a debugger the address is ctx + 72, on 3.6.5 and on 4.0.3.
  *
  * SSL_CTX_add_session(3) does not say that a session may not be inserted again. Ways to it:
  *  - the callback calls SSL_CTX_add_session() for another session: what this program does, it needs no luck;
@@ -21,8 +21,8 @@
  *
  * Why. SSL_CTX_add_session(), ssl/ssl_sess.c:824 and 843 to 850 in 4.0.2: from the unlock on nothing protects the pointer
  * that chains the evicted, and SSL_SESSION_list_add() writes it. That the callback runs without the lock is right.
- * SSL_CTX_flush_sessions() before the change knew the problem: it collected what it frees after the unlock on a stack,
- * with the comment that a session could be added again meanwhile, so that the list's pointers must not be used.
+ * SSL_CTX_flush_sessions() before the change knew the problem: it collected the sessions to free after the unlock on a
+ * stack. Its comment says that a session could be added again meanwhile, so the list's pointers must not be used.
  *
  * Suggested remedy. Collect the evicted, with the reference that was the cache's, on a STACK_OF(SSL_SESSION), and walk
  * that after the unlock; where it cannot grow, stop evicting, a cache that is too large for a moment does no harm. Or

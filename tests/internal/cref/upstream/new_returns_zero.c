@@ -1,7 +1,7 @@
 /*
  * new_returns_zero.c: new_session_cb that returns 0 does not remove the session.
  *
- * What happens. SSL_CTX_sess_set_new_cb(3) says that a session is removed from the internal cache at once if the callback
+ * The defect. SSL_CTX_sess_set_new_cb(3) says that a session is removed from the internal cache at once if the callback
  * returns 0. It is not: it stays cached, remove_session_cb is not called, and the client resumes it. The return value says
  * only whose the reference is that OpenSSL took for the call: with 0 OpenSSL gives it back, with anything else it is the
  * application's. Two mistakes follow from the sentence: a callback that returns 0 in order to refuse a session has
@@ -44,7 +44,7 @@ static void must(int ok, const char *what)
     exit(2);
 }
 
-/* A self-signed certificate for the server, trusted by nobody: the client verifies nothing. */
+/* A self-signed certificate for the server; the client verifies nothing. */
 static void certify(SSL_CTX *ctx)
 {
     EVP_PKEY_CTX *gen = EVP_PKEY_CTX_new_id(EVP_PKEY_EC, NULL);

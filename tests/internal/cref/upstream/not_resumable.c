@@ -1,8 +1,8 @@
 /*
  * not_resumable.c: 1.1.1 resumes sessions that are marked not resumable.
  *
- * What happens. SSL_CTX_remove_session(), eviction, a fatal alert and an unclean end mark an SSL_SESSION not resumable;
- * SSL_SESSION_is_resumable() then says 0. What the mark does to a session that a server finds by its id:
+ * The defect. SSL_CTX_remove_session(), eviction, a fatal alert and an unclean end mark an SSL_SESSION not resumable;
+ * SSL_SESSION_is_resumable() then says 0. The mark's effect on a session that a server finds by its id:
  *  - from get_session_cb: 3.0 and later treat the answer as none. 1.1.1 resumes it. So an external cache that keeps
  *    pointers, on 1.1.1, resumes what the server has given up, without a hint that another release will not;
  *  - from the internal cache: no release looks at the mark. It takes SSL_CTX_add_session() of a marked session to see.
@@ -15,10 +15,10 @@
  * Why. lookup_sess_in_cache(), ssl/ssl_sess.c, tests the mark of what the callback answered since 3.0 (line 549 of
  * 3.0.22). 1.1.1 has no such test, and the lookup in the internal cache has it nowhere.
  *
- * Suggested remedy. None for 1.1.1, which is no longer maintained, but for who still builds it: test the mark after
- * get_session_cb, give the reference back where *copy was set to 0, and port the fix of CVE-2024-2511 along. For current
- * releases: test the mark in the internal lookup too, or say in SSL_CTX_sess_set_get_cb(3) that an answer which is marked
- * is ignored and in SSL_CTX_add_session(3) that a session which is marked can be resumed again.
+ * Suggested remedy. 1.1.1 is no longer maintained. A builder of it can test the mark after get_session_cb, give the
+ * reference back where *copy was set to 0, and port the fix of CVE-2024-2511 along. For current releases: test the mark in
+ * the internal lookup too. Or let SSL_CTX_sess_set_get_cb(3) say that a marked answer is ignored, and
+ * SSL_CTX_add_session(3) that a marked session can be resumed again.
  *
  * Build and run: gcc not_resumable.c -lssl -lcrypto && ./a.out
  * Exit status: 0 where a marked answer is resumed, 1 where this OpenSSL ignores it, 2 for a failure of the program.
@@ -42,7 +42,7 @@ static void must(int ok, const char *what)
     exit(2);
 }
 
-/* A self-signed certificate for the server, trusted by nobody: the client verifies nothing. */
+/* A self-signed certificate for the server; the client verifies nothing. */
 static void certify(SSL_CTX *ctx)
 {
     EVP_PKEY_CTX *gen = EVP_PKEY_CTX_new_id(EVP_PKEY_EC, NULL);

@@ -129,7 +129,7 @@ func TestParking_HandshakeWaitsForItsSession(t *testing.T) {
 			sc := useStore(t, server, st, &libssl.StoreOptions{LookupTimeout: ample})
 			l := parked(sc)
 			sess := issue(t, client, server, sc)
-			require.Empty(t, l.ready, "nobody waits without a session to look up")
+			require.Empty(t, l.ready, "no handshake waits without a session to look up")
 
 			open := st.shut()
 			p := newPair(t, client, server, sess)
@@ -194,7 +194,7 @@ func TestParking_FreedWhileParked(t *testing.T) {
 			require.EqualValues(t, 1, sc.Stats().PutBack)
 		}
 		require.NoError(t, sc.Close(t.Context())) // waits for the lookup
-		require.Empty(t, l.ready, "nobody is there any more")
+		require.Empty(t, l.ready, "no handshake is left to be told")
 	}
 }
 
@@ -204,7 +204,7 @@ func TestParking_WithoutAPlaceThereIsNoLookup(t *testing.T) {
 	l := parked(sc)
 	sess := issue(t, client, server, sc)
 	l.full.Store(true)
-	defer st.shut()() // who looked up would wait
+	defer st.shut()() // a lookup would wait
 	p := newPair(t, client, server, sess)
 	defer p.Free(true)
 	require.Equal(t, cref.Done, p.Step())
@@ -223,7 +223,7 @@ func TestParking_CloseOfTheCache(t *testing.T) {
 	closed := make(chan error)
 	go func() { closed <- sc.Close(t.Context()) }()
 	require.Eventually(t, func() bool { return !l.open(server) }, ample, time.Millisecond)
-	require.Equal(t, cref.Done, late.Step(), "nobody parks any more")
+	require.Equal(t, cref.Done, late.Step(), "no handshake parks any more")
 	require.False(t, late.Reused())
 	open()
 	require.NoError(t, <-closed)
@@ -269,7 +269,7 @@ func both(t *testing.T, f func(t *testing.T, mode func(*libssl.SessionCache) fun
 }
 
 // A renewed session ends with the one that was made in a full handshake.
-func TestGuests_RenewalsKeepTheirOrigin(t *testing.T) {
+func TestAttachedSSL_RenewalsKeepTheirOrigin(t *testing.T) {
 	both(t, func(t *testing.T, mode func(*libssl.SessionCache) func(*cref.Pair) bool) {
 		st, client, server := newRemote(), newClient(t), modes[3].server(t)
 		server.SetSessionTimeout(10 * time.Hour)
@@ -294,8 +294,8 @@ func TestGuests_RenewalsKeepTheirOrigin(t *testing.T) {
 	})
 }
 
-// What was taken for the first ClientHello is there for the second one of the handshake, and for no other handshake.
-func TestGuests_SingleUse(t *testing.T) {
+// A session that was taken for the first ClientHello also serves the second one of that handshake, and no other handshake.
+func TestAttachedSSL_SingleUse(t *testing.T) {
 	both(t, func(t *testing.T, mode func(*libssl.SessionCache) func(*cref.Pair) bool) {
 		st, client, server := newRemote(), newClient(t), modes[3].server(t)
 		require.NoError(t, client.SetGroups("X25519:P-256"))
@@ -321,8 +321,8 @@ func TestGuests_SingleUse(t *testing.T) {
 	})
 }
 
-// Whoever knows a ticket and not its secret fails, and its client resumes all the same.
-func TestGuests_WrongBinderBurnsNothing(t *testing.T) {
+// A peer that knows a ticket but not its secret fails, and the ticket's client still resumes.
+func TestAttachedSSL_WrongBinderBurnsNothing(t *testing.T) {
 	both(t, func(t *testing.T, mode func(*libssl.SessionCache) func(*cref.Pair) bool) {
 		st, client, server := newRemote(), newClient(t), modes[3].server(t)
 		sc := useStore(t, server, st, &libssl.StoreOptions{LookupTimeout: ample, SingleUse: true})
@@ -349,7 +349,7 @@ func TestGuests_WrongBinderBurnsNothing(t *testing.T) {
 	})
 }
 
-// Handshakes in ASYNC jobs, also on a thread of Go's: as without handlers.
+// Handshakes in ASYNC jobs run as without handlers, also on a Go thread.
 func TestAttachContext_AsyncJobsOfC(t *testing.T) {
 	for _, m := range asking() {
 		t.Run(m.name, func(t *testing.T) {

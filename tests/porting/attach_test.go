@@ -22,7 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bench is a server of C's and a client for it.
+// bench is a C server and a client for it.
 type bench struct {
 	*cserver.Server
 	t      *testing.T
@@ -81,7 +81,7 @@ func talk(t *testing.T, client *libssl.Context, addr string, offer *libssl.Sessi
 	return resumed, sess
 }
 
-// story is what C's callbacks and the client see of a few visits.
+// story makes a few visits and returns the client's outcomes and the calls to C's callbacks.
 func (b *bench) story() string {
 	b.t.Helper()
 	var told []string
@@ -136,8 +136,8 @@ func (n *notebook) install(t testing.TB, ctx *libssl.Context) {
 
 func (n *notebook) calls() int32 { return n.news.Load() + n.gets.Load() + n.removes.Load() }
 
-// Go's handlers in the place of C's, on a server that runs; then C's again, call for call.
-func TestLead_HandlersComeAndGo(t *testing.T) {
+// Go's handlers replace C's callbacks on a running server. After Close C's are back, call for call.
+func TestAttach_HandlersComeAndGo(t *testing.T) {
 	for name, version := range protocols {
 		for _, cached := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/C has callbacks %t", name, cached), func(t *testing.T) {
@@ -169,8 +169,8 @@ func TestLead_HandlersComeAndGo(t *testing.T) {
 	}
 }
 
-// A handler that calls C's in its turn, and one that silences it for a while.
-func TestLead_HandlersChain(t *testing.T) {
+// A Go handler calls the C callback it replaced, and nil silences both for a while.
+func TestAttach_HandlersChain(t *testing.T) {
 	for name, version := range protocols {
 		t.Run(name, func(t *testing.T) {
 			untouched := newBench(t, version, true, 2)
@@ -201,8 +201,8 @@ func TestLead_HandlersChain(t *testing.T) {
 	}
 }
 
-// A key log in Go, in the place of C's.
-func TestLead_KeyLogComesAndGoes(t *testing.T) {
+// A key log in Go replaces C's, and gives its place back.
+func TestAttach_KeyLogComesAndGoes(t *testing.T) {
 	for _, logged := range []bool{true, false} {
 		t.Run(fmt.Sprintf("C has one %t", logged), func(t *testing.T) {
 			untouched, b := newBench(t, tls.VersionTLS13, true, 2), newBench(t, tls.VersionTLS13, true, 2)
@@ -229,8 +229,8 @@ func TestLead_KeyLogComesAndGoes(t *testing.T) {
 	}
 }
 
-// What C installs over a handler is C's choice, and stays.
-func TestLead_CloseLeavesWhatCHasChanged(t *testing.T) {
+// A function that C installs over a handler stays.
+func TestAttach_CloseLeavesWhatCHasChanged(t *testing.T) {
 	b := newBench(t, tls.VersionTLS13, false, 1)
 	other := newBench(t, tls.VersionTLS13, true, 1)
 	want := b.Look()
@@ -243,8 +243,8 @@ func TestLead_CloseLeavesWhatCHasChanged(t *testing.T) {
 	require.Equal(t, want, b.Look())
 }
 
-// A store on a server of C's, and the server without it again.
-func TestLead_AStoreComesAndGoes(t *testing.T) {
+// A C server gets a store, and loses it again.
+func TestAttach_AStoreComesAndGoes(t *testing.T) {
 	for name, version := range protocols {
 		t.Run(name, func(t *testing.T) {
 			untouched := newBench(t, version, false, 2)
@@ -271,8 +271,8 @@ func TestLead_AStoreComesAndGoes(t *testing.T) {
 	}
 }
 
-// Many threads of C's that Go has never seen, and Go that comes and goes meanwhile.
-func TestLead_PoolsOfThreads(t *testing.T) {
+// Many C threads, unknown to Go, serve while Go attaches and detaches.
+func TestAttach_PoolsOfThreads(t *testing.T) {
 	for name, version := range protocols {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, version, true, 8)
@@ -332,7 +332,7 @@ func TestLead_PoolsOfThreads(t *testing.T) {
 }
 
 // The child of a fork serves without its handlers, says so once, and hangs nowhere. The parent does not notice.
-func TestLead_ForkWithoutExec(t *testing.T) {
+func TestAttach_ForkWithoutExec(t *testing.T) {
 	for name, version := range protocols {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, version, false, 0)
@@ -364,7 +364,7 @@ func TestLead_ForkWithoutExec(t *testing.T) {
 }
 
 // In the jobs of SSL_MODE_ASYNC, on whose stacks Go cannot run, an SSL behaves as without handlers.
-func TestLead_AsyncJobsDoWithoutGo(t *testing.T) {
+func TestAttach_AsyncJobsDoWithoutGo(t *testing.T) {
 	for name, version := range protocols {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, version, true, 2)
