@@ -38,7 +38,7 @@ func TestConn_CountsUntilItsSessionIsGivenUp(t *testing.T) {
 			l.close(false)
 			require.True(t, removed)
 			for _, which := range []int{cref.New, cref.Get} {
-				require.Equal(t, cref.Nobodys, cref.Installed(sslCtx, which))
+				require.Equal(t, cref.Unset, cref.Installed(sslCtx, which))
 			}
 		})
 	}

@@ -1,6 +1,6 @@
 //go:build !asan
 
-// AddressSanitizer still counts the stack of C's abandoned frames as theirs.
+// AddressSanitizer goes on to count the stack of abandoned C frames as in use.
 
 package callbacks_test
 

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// cMutator collects the changes of one C file. It knows no C but the look of this repository's: a function's body
+// cMutator collects the changes of one C file. It knows C only as this repository writes it: the body of a function
 // begins and ends with a brace in the first column, and binary operators stand between spaces.
 type cMutator struct {
 	src  []byte

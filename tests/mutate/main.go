@@ -9,8 +9,8 @@
 //	go run ./tests/mutate 3 7
 //
 // With -random it changes the named Go and C files anywhere: it swaps operators, negates conditions, returns zero values,
-// drops statements, and moves constants by one. -seed chooses -n of all the changes that compile. The tests are those of
-// the file's package, then those of the top folder and tests/callbacks, and for a file of the top folder those of
+// drops statements, and moves constants by one. -seed chooses -n of all the changes that compile. Its tests are those of
+// the package that holds the file, then those of the top folder and tests/callbacks, and for a file of the top folder those of
 // tests/conformance in the end; a mutant goes no further than the first that fail. The report is the share that was
 // noticed, and the changes that were not. Some of those change nothing that a test could notice: a person has to judge.
 //

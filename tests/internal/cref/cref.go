@@ -140,7 +140,7 @@ func SwitchOnHello(sslCtx, to unsafe.Pointer) {
 // verification stays what it was.
 func LetAllIn(sslCtx unsafe.Pointer) { C.cref_let_all_in((*C.SSL_CTX)(sslCtx)) }
 
-// SetVerifyDepth bounds the intermediate certificates of a peer's chain, for which Go has no setter.
+// SetVerifyDepth bounds the intermediate certificates in a peer chain, for which Go has no setter.
 func SetVerifyDepth(sslCtx unsafe.Pointer, n int) {
 	C.SSL_CTX_set_verify_depth((*C.SSL_CTX)(sslCtx), C.int(n))
 }
