@@ -63,7 +63,9 @@ func (p *Proxy) Refuse() {
 			p.listener = nil
 		}
 		for nc := range p.conns {
-			nc.(*net.TCPConn).SetLinger(0) // a reset
+			nc.(*net.TCPConn).SetLinger(0) // so that Close resets
+		}
+		for nc := range p.conns { // only now: the end of one has the proxy's goroutines close the other
 			nc.Close()
 		}
 	})
