@@ -39,6 +39,9 @@ and a policy. Store URLs are
                                        ?addr=host:port adds a node of a cluster or a sentinel,
                                        &master_set=NAME says that they are sentinels
   memcached://host:port                memcached, which several hosts share
+  tiered:URL                           a cache in this process before one of the last two: sessions
+                                       of this process are resumed without a round trip, those that
+                                       another host removed for up to ten seconds
 
 A store of several hosts needs -keyring or -plaintext. One that cannot be reached at the
 start is an error; one that goes away later costs resumptions, and no handshake.
