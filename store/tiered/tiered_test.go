@@ -21,8 +21,11 @@ import (
 
 // These fail to compile if an interface gets lost.
 var (
-	_ store.Store = (*Store)(nil)
-	_ store.Taker = takingStore{}
+	_ store.Store   = (*Store)(nil)
+	_ store.Taker   = takingStore{}
+	_ store.Swapper = swappingStore{}
+	_ store.Taker   = takingSwappingStore{}
+	_ store.Swapper = takingSwappingStore{}
 )
 
 // far is a store in memory that others change too, counts its Gets, and holds them up where hold is set.
@@ -69,15 +72,36 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return New(newFar(), Options{}) })
 }
 
-// Not a Taker where the far store is none.
-func TestStore_PlainFar(t *testing.T) {
+// The store has the optional interfaces of its far store.
+func TestNew_KeepsOptionalInterfaces(t *testing.T) {
 	type plain struct{ store.Store }
-	storetest.Run(t, func(t *testing.T) store.Store {
-		s := New(plain{newFar()}, Options{})
-		_, ok := s.(store.Taker)
-		require.False(t, ok)
-		return s
-	})
+	type taker struct {
+		plain
+		store.Taker
+	}
+	type swapper struct {
+		plain
+		store.Swapper
+	}
+	f := newFar()
+	for name, c := range map[string]struct {
+		far          store.Store
+		takes, swaps bool
+	}{
+		"none":    {plain{f}, false, false},
+		"taker":   {taker{plain{f}, f}, true, false},
+		"swapper": {swapper{plain{f}, f}, false, true},
+		"both":    {f, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New(c.far, Options{})
+			_, takes := s.(store.Taker)
+			_, swaps := s.(store.Swapper)
+			require.Equal(t, c.takes, takes)
+			require.Equal(t, c.swaps, swaps)
+			storetest.Run(t, func(t *testing.T) store.Store { return New(c.far, Options{}) })
+		})
+	}
 }
 
 func TestGet_NearIsBounded(t *testing.T) {
@@ -133,7 +157,7 @@ func TestGet_AbsenceIsBounded(t *testing.T) {
 		for i := range 1000 {
 			wantAbsent(t, s, record(t, 10+i, "").ID)
 		}
-		assert.LessOrEqual(t, s.(takingStore).none.Len(), 100)
+		assert.LessOrEqual(t, s.(takingSwappingStore).none.Len(), 100)
 		wantData(t, s, r.ID, "x")
 		assert.EqualValues(t, 1002, f.gets.Load(), "what is absent displaces no record")
 	})
@@ -164,6 +188,28 @@ func TestStore_OwnWrites(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, r.Data, got.Data)
 	wantAbsent(t, s, r.ID)
+
+	done, err := s.(store.Swapper).Swap(t.Context(), store.Record{}, r)
+	require.NoError(t, err)
+	require.True(t, done, "a Swap ends what is known to be absent")
+	wantData(t, s, r.ID, "first")
+}
+
+// A record that another host has replaced is near still. The Swap that fails because of it makes room for the new one.
+func TestSwap_EndsAStaleAnswer(t *testing.T) {
+	f := newFar()
+	s := New(f, Options{})
+	r := record(t, 1, "first")
+	require.NoError(t, s.Put(t.Context(), r))
+	require.NoError(t, f.Put(t.Context(), record(t, 1, "second"))) // by another host
+	for _, want := range []bool{false, true} {
+		kept, err := s.Get(t.Context(), r.ID)
+		require.NoError(t, err)
+		done, err := s.(store.Swapper).Swap(t.Context(), kept, record(t, 1, "third"))
+		require.NoError(t, err)
+		require.Equal(t, want, done)
+	}
+	wantData(t, s, r.ID, "third")
 }
 
 func TestGet_HerdAsksOnce(t *testing.T) {
@@ -187,7 +233,7 @@ func TestGet_HerdAsksOnce(t *testing.T) {
 		wg.Wait()
 		assert.EqualValues(t, 2, f.gets.Load())
 		wantData(t, s, there.ID, "x")
-		assert.Empty(t, s.(takingStore).ids)
+		assert.Empty(t, s.(takingSwappingStore).ids)
 	})
 }
 
@@ -320,7 +366,7 @@ func TestGet_FirstLeaves(t *testing.T) {
 		cancel()
 		synctest.Wait()
 		assert.EqualValues(t, 1, calledOff.Load())
-		assert.Empty(t, s.(takingStore).ids)
+		assert.Empty(t, s.(takingSwappingStore).ids)
 	})
 }
 
@@ -370,12 +416,15 @@ func TestStore_Agrees(t *testing.T) {
 			wg.Go(func() {
 				for i := range 10 {
 					r := record(t, rand.IntN(2), fmt.Sprint(g, i))
-					switch rand.IntN(5) {
+					switch rand.IntN(6) {
 					case 0:
 						assert.NoError(t, s.Delete(t.Context(), r.ID))
 					case 1:
 						s.(store.Taker).Take(t.Context(), r.ID)
-					case 2, 3:
+					case 2:
+						kept, _ := s.Get(t.Context(), r.ID)
+						s.(store.Swapper).Swap(t.Context(), kept, r)
+					case 3, 4:
 						s.Get(t.Context(), r.ID)
 					default:
 						assert.NoError(t, s.Put(t.Context(), r))
@@ -392,7 +441,7 @@ func TestStore_Agrees(t *testing.T) {
 			require.True(t, store.Same(far, near))
 		}
 	}
-	assert.Empty(t, s.(takingStore).ids)
+	assert.Empty(t, s.(takingSwappingStore).ids)
 }
 
 func BenchmarkGet_Near(b *testing.B) {
