@@ -28,7 +28,7 @@ var (
 	_ store.Swapper = takingSwappingStore{}
 )
 
-// far is a store in memory that others change too, counts its Gets, and holds them up where hold is set.
+// far is a store in memory that counts its Gets, and delays them with hold, unless that is nil.
 type far struct {
 	*memstore.Store
 	gets atomic.Int32
@@ -115,7 +115,7 @@ func TestGet_NearIsBounded(t *testing.T) {
 		require.NoError(t, f.Put(t.Context(), record(t, 1, "second"))) // by another host
 		wantData(t, s, r.ID, "first")
 		require.EqualValues(t, 1, f.gets.Load())
-		time.Sleep(time.Second) // five since it was asked: reading does not make it fresh
+		time.Sleep(time.Second) // five seconds since the far store was asked: reading does not renew the answer
 		wantData(t, s, r.ID, "second")
 		time.Sleep(4 * time.Second)
 		require.NoError(t, f.Delete(t.Context(), r.ID))
@@ -125,7 +125,7 @@ func TestGet_NearIsBounded(t *testing.T) {
 	})
 }
 
-// A far store that is slow has been asked long ago when it answers.
+// The answer of a slow far store is as old as the call.
 func TestGet_FreshFromTheQuestion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFar()
@@ -159,11 +159,11 @@ func TestGet_AbsenceIsBounded(t *testing.T) {
 		}
 		assert.LessOrEqual(t, s.(takingSwappingStore).none.Len(), 100)
 		wantData(t, s, r.ID, "x")
-		assert.EqualValues(t, 1002, f.gets.Load(), "what is absent displaces no record")
+		assert.EqualValues(t, 1002, f.gets.Load(), "absent ids displace no record")
 	})
 }
 
-// What this process does is seen by it at once.
+// A process sees its own changes at once.
 func TestStore_OwnWrites(t *testing.T) {
 	f := newFar()
 	s := New(f, Options{})
@@ -173,7 +173,7 @@ func TestStore_OwnWrites(t *testing.T) {
 	wantData(t, s, r.ID, "first")
 	require.NoError(t, s.Put(t.Context(), record(t, 1, "second")))
 	wantData(t, s, r.ID, "second")
-	assert.EqualValues(t, 1, f.gets.Load(), "what was put is near")
+	assert.EqualValues(t, 1, f.gets.Load(), "a record put is near")
 	wantData(t, f, r.ID, "second")
 	require.NoError(t, s.Delete(t.Context(), r.ID))
 	wantAbsent(t, s, r.ID)
@@ -191,11 +191,11 @@ func TestStore_OwnWrites(t *testing.T) {
 
 	done, err := s.(store.Swapper).Swap(t.Context(), store.Record{}, r)
 	require.NoError(t, err)
-	require.True(t, done, "a Swap ends what is known to be absent")
+	require.True(t, done, "a Swap ends the near answer that the record is absent")
 	wantData(t, s, r.ID, "first")
 }
 
-// A record that another host has replaced is near still. The Swap that fails because of it makes room for the new one.
+// A record that another host has replaced is still near. The Swap that fails because of it ends this answer.
 func TestSwap_EndsAStaleAnswer(t *testing.T) {
 	f := newFar()
 	s := New(f, Options{})
@@ -225,7 +225,7 @@ func TestGet_HerdAsksOnce(t *testing.T) {
 				got, err := s.Get(t.Context(), there.ID)
 				assert.NoError(t, err)
 				assert.Equal(t, "x", string(got.Data))
-				clear(got.Data) // its own
+				clear(got.Data) // each caller owns its copy
 				_, err = s.Get(t.Context(), absent.ID)
 				assert.ErrorIs(t, err, store.ErrNotFound)
 			})
@@ -237,7 +237,7 @@ func TestGet_HerdAsksOnce(t *testing.T) {
 	})
 }
 
-// An answer that was on its way when the record was written is neither kept nor shared with who asks afterwards.
+// An answer that was under way when the record was written is neither kept nor given to later Gets.
 func TestGet_AnswerFromBeforeAWrite(t *testing.T) {
 	r := record(t, 1, "first")
 	for name, write := range map[string]func(s store.Store) error{
@@ -248,7 +248,7 @@ func TestGet_AnswerFromBeforeAWrite(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFar()
-				f.hold = func(context.Context) error { time.Sleep(time.Second); return nil } // after it has looked
+				f.hold = func(context.Context) error { time.Sleep(time.Second); return nil } // after the far store has read
 				s := New(f, Options{})
 				r := record(t, 1, "first")
 				require.NoError(t, f.Put(t.Context(), r))
@@ -261,14 +261,14 @@ func TestGet_AnswerFromBeforeAWrite(t *testing.T) {
 					} else {
 						wantAbsent(t, s, r.ID)
 					}
-					time.Sleep(2 * time.Second) // the old answer is here
+					time.Sleep(2 * time.Second) // the old answer has arrived
 				}
 			})
 		})
 	}
 }
 
-// Of puts that overlap nobody knows which came last: the far store does.
+// Only the far store knows which of two overlapping Puts came last.
 func TestPut_Overlapping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFar()
@@ -321,7 +321,7 @@ func TestGet_WaitersHaveTheirOwnTime(t *testing.T) {
 			assert.Equal(t, 100*time.Millisecond, time.Since(began))
 		})
 		wg.Go(func() {
-			wantData(t, s, r.ID, "x") // asks again when the first one's time is up
+			wantData(t, s, r.ID, "x") // asks again after the deadline of the first Get
 			assert.Equal(t, 1500*time.Millisecond, time.Since(began))
 		})
 		time.Sleep(100 * time.Millisecond)
@@ -331,7 +331,7 @@ func TestGet_WaitersHaveTheirOwnTime(t *testing.T) {
 	})
 }
 
-// Who began a flight may leave, and those who joined it wait on.
+// The Get that began a flight may leave. Those that joined it go on waiting.
 func TestGet_FirstLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFar()
@@ -359,7 +359,7 @@ func TestGet_FirstLeaves(t *testing.T) {
 		assert.EqualValues(t, 1, f.gets.Load())
 		assert.Zero(t, calledOff.Load())
 
-		// Where nobody is left the far store need not go on.
+		// A flight without a Get is cancelled.
 		alone, cancel := context.WithCancel(t.Context())
 		go s.Get(alone, record(t, 2, "").ID)
 		synctest.Wait()
@@ -383,7 +383,7 @@ func TestStore_FarFails(t *testing.T) {
 	s := New(f, Options{})
 	r := record(t, 1, "x")
 	require.NoError(t, f.Put(t.Context(), r))
-	for range 2 { // it is not remembered
+	for range 2 { // the failure is not remembered
 		_, err := s.Get(t.Context(), r.ID)
 		require.ErrorIs(t, err, boom)
 	}
@@ -405,7 +405,7 @@ func TestStore_FarFails(t *testing.T) {
 	assert.Empty(t, s.(takingStore).ids)
 }
 
-// Whatever happens at once, when it is over near and far agree.
+// After any concurrent calls, near and far store agree.
 func TestStore_Agrees(t *testing.T) {
 	f := newFar()
 	f.hold = func(context.Context) error { time.Sleep(time.Duration(rand.IntN(50)) * time.Microsecond); return nil }
