@@ -40,7 +40,7 @@ func ParseID(s string) (ID, error) {
 // String returns the ID in lower-case hexadecimal, "" for the zero ID.
 func (id ID) String() string { return hex.EncodeToString(id.b[:id.n]) }
 
-// Bytes returns a copy of the ID's bytes.
+// Bytes returns a copy of the bytes.
 func (id ID) Bytes() []byte {
 	b := make([]byte, id.n)
 	copy(b, id.b[:])

@@ -1,5 +1,5 @@
-// Package store is the contract between an external TLS session cache and the places that can hold its entries:
-// the memory of a process, a file shared by the processes of a host, or a server shared by a fleet.
+// Package store is the contract between an external TLS session cache and the places that can hold its entries. Such a
+// place is the memory of a process, a file shared by the processes of a host, or a server shared by a fleet.
 //
 // It does not look into the entries. The session cache of package libssl seals serialised sessions into them; a back end
 // sees opaque bytes under a name, with an expiry. A back end is therefore small: three methods, and a fourth if it can

@@ -44,9 +44,9 @@ type Options struct {
 
 // Store keeps records in memory. It implements store.Store and all optional interfaces of package store.
 //
-// It never exceeds its bounds: to make room, a Put first removes expired records, then the oldest. Reads do not count as use,
-// because sessions live equally long: the oldest is the next to expire, and a session that is resumed in TLS 1.3, or
-// renewed in 1.2, is put again under another id. The bounds are split evenly between up to 16 shards, so a large store
+// It never exceeds its bounds: to make room, a Put first removes expired records, then the oldest. Reads do not count as use.
+// Sessions live equally long, so the oldest is the next to expire. A session that is resumed in TLS 1.3, or renewed in TLS
+// 1.2, is put again under another id. The bounds are split evenly between up to 16 shards, so a large store
 // may begin to evict when it is a few per cent short of them.
 //
 // There is no goroutine to stop. An expired record is removed when a call asks for it. Each Put also removes a few expired records,

@@ -13,8 +13,8 @@ import (
 )
 
 // The record's data is a format byte and the ring as in a key file, sealed or not. The formats differ from those of sessions
-// in a store. The format is authenticated with the record's id and expiry: a session cannot pass as a ring, or a ring as a
-// session, if Secret seals both, and an old ring cannot pass as a new one.
+// in a store. The format is authenticated with the id and expiry of the record. So an old ring cannot pass as a new one, and a
+// session cannot pass as a ring, or a ring as a session, if Secret seals both.
 const (
 	formatSealed    = 4
 	formatPlaintext = 5

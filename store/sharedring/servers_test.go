@@ -82,8 +82,8 @@ func has(r *ticket.Ring, key string) bool {
 	return false
 }
 
-// On a real server, hosts have one ring and keep its keys after each of these: they start at once, rotate, lose the record, lose the
-// server, and meet a host that starts on an empty server.
+// On a real server, hosts have one ring and keep its keys. They start at once, rotate, lose the record, lose the server,
+// and meet a host that starts on an empty server.
 func TestServers(t *testing.T) {
 	redis, memcached := servertest.Redis(t, "redis-server"), servertest.Memcached(t)
 	sqlite := filepath.Join(t.TempDir(), "sessions.db")

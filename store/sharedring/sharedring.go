@@ -84,8 +84,8 @@ type Options struct {
 // store until stop is called; stop returns when the last poll has ended. Do not call the ring's Rotate or Replace. Open waits for
 // the store until ctx ends, and for five seconds at most.
 //
-// Open fails, with an error of one line, if the store does not answer or the record cannot be used: it is sealed under another
-// secret, is no ring, or has no key that seals yet by this host's clock.
+// Open fails, with an error of one line, if the store does not answer or the record cannot be used. A record cannot be used
+// if it is sealed under another secret, is no ring, or has no key that seals yet by the clock of this host.
 func Open(ctx context.Context, st store.Store, opts Options) (r *ticket.Ring, stop func(), err error) {
 	return open(ctx, st, opts, time.Now)
 }

@@ -49,8 +49,8 @@ const (
 // them. The file must not be on a network file system, where SQLite's locks do not work.
 //
 // A process that crashes or is killed loses no record that was put. A crash of the operating system may undo the last
-// seconds, because SQLite does not flush each commit to the disk (synchronous=NORMAL): the latest records put may be gone
-// and, which matters to single use, the latest records taken may be back.
+// seconds, because SQLite does not flush each commit to the disk (synchronous=NORMAL). The latest records put may be gone.
+// The latest records taken may be back, which matters to single use.
 //
 // Expired records are never returned. Later Puts remove them, a few at a time: nothing runs in the background, and an idle
 // process does no work. Removed data is overwritten with zeros in the file (secure_delete). It stays in backups, and in the

@@ -65,8 +65,8 @@ func testDelete(t *testing.T, s store.Store) {
 	wantFound(t, s, r)
 }
 
-// testIDs uses ids that a store must not confuse: lengths from 1 to 32, zero bytes at the end, bytes that mean something to a
-// text protocol or to SQL, and the same letters in both cases.
+// testIDs uses ids that a store must not confuse. They have lengths from 1 to 32, zero bytes at the end, bytes that mean
+// something to a text protocol or to SQL, and the same letters in both cases.
 func testIDs(t *testing.T, s store.Store) {
 	var ids [][]byte
 	for n := 1; n <= store.MaxIDLen; n++ {

@@ -6,11 +6,11 @@ import (
 	"github.com/libssl-go/libssl/store"
 )
 
-// Faulty is a store that misbehaves on demand. A method whose hook is set runs the hook instead of the store's method;
+// Faulty is a store that misbehaves on demand. A method whose hook is set runs the hook instead;
 // a hook may wait, fail, panic, return wrong data, or call Store. Set the hooks before the store is used. They run
 // concurrently, as the methods do.
 //
-// A Faulty is a Taker, so Store must be one unless OnTake is set. It has none of Store's other optional interfaces:
+// A Faulty is a Taker, so Store must be one unless OnTake is set. It has no other optional interface:
 // in particular it is never store.Local, so its callers set a deadline.
 type Faulty struct {
 	store.Store

@@ -1,8 +1,8 @@
-// Package tiered puts a near store, in the memory of this process, before a far store that hosts share. The near store answers for
+// Package tiered puts a near store, in the memory of this process, before a backing store that hosts share. The near store answers for
 // records that were lately looked up or put by this process, and for a moment also that a record is absent, without a round trip.
-// Concurrent Gets of one record share one Get of the far store.
+// Concurrent Gets of one record share one Get of the backing store.
 //
-// The price is that a near answer may be stale: see Store. Take is never stale, but always goes to the far store, so single use
+// The price is that a near answer may be stale: see Store. Take is never stale, but always goes to the backing store, so single use
 // gains nothing.
 package tiered
 
@@ -29,11 +29,11 @@ const (
 
 // Options bound how much is kept near, and for how long. Values of zero or less stand for the defaults.
 type Options struct {
-	// Fresh is how long the near store answers with a record after the far store was asked for it. For as long, this
+	// Fresh is how long the near store answers with a record after the backing store was asked for it. For as long, this
 	// host may resume a session that another host has removed or replaced.
 	Fresh time.Duration
 
-	// Absent is how long the near store answers that a record is absent after the far store was asked for it. For as long,
+	// Absent is how long the near store answers that a record is absent after the backing store was asked for it. For as long,
 	// a session that another host stores may be a miss on this one.
 	Absent time.Duration
 
@@ -47,28 +47,28 @@ type Options struct {
 
 // Store is a store.Store in front of another.
 //
-// Within this process it is as consistent as the far store: Put, Delete, Take and Swap go to the far store, and end the near
+// Within this process it is as consistent as the backing store: Put, Delete, Take and Swap go to the backing store, and end the near
 // answers for their record before they return. Near answers do not reflect changes by other processes, for at most
-// Options.Fresh and Options.Absent from the moment the far store was asked. If the far store takes longer than that to answer, its
+// Options.Fresh and Options.Absent from the moment the backing store was asked. If the backing store takes longer than that to answer, its
 // answer is as old as the call. The same bounds hold for a call of this process that failed or was cut short, and has its
 // effect later.
 //
-// If the far store fails, so do the calls that need it. Near answers go on until they are too old.
+// If the backing store fails, so do the calls that need it. Near answers go on until they are too old.
 //
-// The near store holds the same bytes as the far store: sealed, where UseStore seals them. Of the optional interfaces of package
-// store a tiered store has Taker and Swapper, if the far store does. It is never Embedded, because its far store may be shared.
+// The near store holds the same bytes as the backing store: sealed, where UseStore seals them. Of the optional interfaces of package
+// store a tiered store has Taker and Swapper, if the backing store does. It is never Embedded, because its backing store may be shared.
 type Store struct {
-	far    store.Store
-	fresh  time.Duration
-	absent time.Duration
-	near   *memstore.Store // real expiry, then data
-	none   *memstore.Store // ids that are absent
+	backing store.Store
+	fresh   time.Duration
+	absent  time.Duration
+	near    *memstore.Store // real expiry, then data
+	none    *memstore.Store // ids that are absent
 
 	mu  sync.Mutex
-	ids map[store.ID]*activity // those with calls to the far store under way
+	ids map[store.ID]*activity // those with calls to the backing store under way
 }
 
-// activity counts the calls to the far store for one id.
+// activity counts the calls to the backing store for one id.
 type activity struct {
 	calls   int     // under way, flights included
 	writes  int     // of calls, those that may change the record
@@ -76,7 +76,7 @@ type activity struct {
 	flight  *flight // a Get may join it: no write has begun or ended since it began; may be nil
 }
 
-// flight is one Get of the far store. All Gets that wait for its answer share it.
+// flight is one Get of the backing store. All Gets that wait for its answer share it.
 type flight struct {
 	done    chan struct{} // closed when rec, err and expired are set
 	rec     store.Record
@@ -86,8 +86,8 @@ type flight struct {
 	cancel  context.CancelFunc
 }
 
-// New puts a near store before far. The result is a store.Taker if far is one, and a store.Swapper if far is one.
-func New(far store.Store, opts Options) store.Store {
+// New puts a near store before backing. The result is a store.Taker if backing is one, and a store.Swapper if backing is one.
+func New(backing store.Store, opts Options) store.Store {
 	if opts.Fresh <= 0 {
 		opts.Fresh = DefaultFresh
 	}
@@ -98,13 +98,13 @@ func New(far store.Store, opts Options) store.Store {
 		opts.MaxAbsent = DefaultMaxAbsent
 	}
 	s := &Store{
-		far: far, fresh: opts.Fresh, absent: opts.Absent,
+		backing: backing, fresh: opts.Fresh, absent: opts.Absent,
 		near: memstore.New(memstore.Options{MaxEntries: opts.MaxEntries, MaxBytes: opts.MaxBytes}),
 		none: memstore.New(memstore.Options{MaxEntries: opts.MaxAbsent}),
 		ids:  map[store.ID]*activity{},
 	}
-	taker, takes := far.(store.Taker)
-	swapper, swaps := far.(store.Swapper)
+	taker, takes := backing.(store.Taker)
+	swapper, swaps := backing.(store.Swapper)
 	switch {
 	case takes && swaps:
 		return takingSwappingStore{s, taking{s, taker}, swapping{s, swapper}}
@@ -162,7 +162,7 @@ func (s *Store) nearby(id store.ID) (store.Record, error) {
 	return store.Record{ID: id, Data: kept.Data[8:], Expires: expires}, nil
 }
 
-// keep puts a record of the far store, which was asked at the given time, into the near store. mu is locked.
+// keep puts a record of the backing store, which was asked at the given time, into the near store. mu is locked.
 func (s *Store) keep(r store.Record, asked time.Time) {
 	end := asked.Add(s.fresh)
 	if r.Expires.Before(end) {
@@ -207,13 +207,13 @@ func (s *Store) leave(id store.ID, f *flight) {
 	}
 }
 
-var errNoAnswer = errors.New("tiered: the far store did not return")
+var errNoAnswer = errors.New("tiered: the backing store did not return")
 
 func (s *Store) fly(ctx context.Context, id store.ID, a *activity, f *flight) {
 	asked := time.Now().Round(0)
-	defer func() { // also recovers a panic of the far store, which would end the process
+	defer func() { // also recovers a panic of the backing store, which would end the process
 		if p := recover(); p != nil {
-			f.err = fmt.Errorf("tiered: the far store panicked: %v", p)
+			f.err = fmt.Errorf("tiered: the backing store panicked: %v", p)
 		}
 		f.expired = f.err != nil && ctx.Err() != nil
 		f.cancel()
@@ -228,10 +228,10 @@ func (s *Store) fly(ctx context.Context, id store.ID, a *activity, f *flight) {
 		s.end(id, a)
 		close(f.done)
 	}()
-	f.rec, f.err = s.far.Get(ctx, id)
+	f.rec, f.err = s.backing.Get(ctx, id)
 }
 
-// remember keeps the far store's answer near. mu is locked.
+// remember keeps the backing store's answer near. mu is locked.
 func (s *Store) remember(id store.ID, f *flight, asked time.Time) {
 	switch {
 	case f.err == nil && f.rec.ID == id:
@@ -241,7 +241,7 @@ func (s *Store) remember(id store.ID, f *flight, asked time.Time) {
 	}
 }
 
-// begin and end surround a call to the far store. mu is locked in both.
+// begin and end surround a call to the backing store. mu is locked in both.
 func (s *Store) begin(id store.ID) *activity {
 	a := s.ids[id]
 	if a == nil {
@@ -272,7 +272,7 @@ func (s *Store) write(ctx context.Context, op string, id store.ID, kept *store.R
 	alone := a.writes == 1
 	s.mu.Unlock()
 
-	failed := true // also if the far store panics
+	failed := true // also if the backing store panics
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -303,15 +303,15 @@ func (s *Store) Put(ctx context.Context, r store.Record) error {
 	if err := r.Validate(); err != nil {
 		return err
 	}
-	return s.write(ctx, "put", r.ID, &r, func() error { return s.far.Put(ctx, r) })
+	return s.write(ctx, "put", r.ID, &r, func() error { return s.backing.Put(ctx, r) })
 }
 
 // Delete implements store.Store.
 func (s *Store) Delete(ctx context.Context, id store.ID) error {
-	return s.write(ctx, "delete", id, nil, func() error { return s.far.Delete(ctx, id) })
+	return s.write(ctx, "delete", id, nil, func() error { return s.backing.Delete(ctx, id) })
 }
 
-// A Store has the methods that its far store has.
+// A Store has the methods that its backing store has.
 type (
 	takingStore struct {
 		*Store
@@ -349,7 +349,7 @@ type swapping struct {
 	swapper store.Swapper
 }
 
-// Swap implements store.Swapper. A Swap that fails because old is a stale near answer ends that answer: the next Get asks the far
+// Swap implements store.Swapper. A Swap that fails because old is a stale near answer ends that answer: the next Get asks the backing
 // store.
 func (w swapping) Swap(ctx context.Context, old, next store.Record) (swapped bool, err error) {
 	if err := next.Validate(); err != nil {

@@ -28,16 +28,16 @@ var (
 	_ store.Swapper = takingSwappingStore{}
 )
 
-// far is a store in memory that counts its Gets, and delays them with hold, unless that is nil.
-type far struct {
+// backing is a store in memory that counts its Gets, and delays them with hold, unless that is nil.
+type backing struct {
 	*memstore.Store
 	gets atomic.Int32
 	hold func(ctx context.Context) error
 }
 
-func newFar() *far { return &far{Store: memstore.New(memstore.Options{})} }
+func newFar() *backing { return &backing{Store: memstore.New(memstore.Options{})} }
 
-func (f *far) Get(ctx context.Context, id store.ID) (store.Record, error) {
+func (f *backing) Get(ctx context.Context, id store.ID) (store.Record, error) {
 	f.gets.Add(1)
 	r, err := f.Store.Get(ctx, id)
 	if f.hold != nil {
@@ -72,7 +72,7 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return New(newFar(), Options{}) })
 }
 
-// The store has the optional interfaces of its far store.
+// The store has the optional interfaces of its backing store.
 func TestNew_KeepsOptionalInterfaces(t *testing.T) {
 	type plain struct{ store.Store }
 	type taker struct {
@@ -85,7 +85,7 @@ func TestNew_KeepsOptionalInterfaces(t *testing.T) {
 	}
 	f := newFar()
 	for name, c := range map[string]struct {
-		far          store.Store
+		backing      store.Store
 		takes, swaps bool
 	}{
 		"none":    {plain{f}, false, false},
@@ -94,12 +94,12 @@ func TestNew_KeepsOptionalInterfaces(t *testing.T) {
 		"both":    {f, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := New(c.far, Options{})
+			s := New(c.backing, Options{})
 			_, takes := s.(store.Taker)
 			_, swaps := s.(store.Swapper)
 			require.Equal(t, c.takes, takes)
 			require.Equal(t, c.swaps, swaps)
-			storetest.Run(t, func(t *testing.T) store.Store { return New(c.far, Options{}) })
+			storetest.Run(t, func(t *testing.T) store.Store { return New(c.backing, Options{}) })
 		})
 	}
 }
@@ -115,7 +115,7 @@ func TestGet_NearIsBounded(t *testing.T) {
 		require.NoError(t, f.Put(t.Context(), record(t, 1, "second"))) // by another host
 		wantData(t, s, r.ID, "first")
 		require.EqualValues(t, 1, f.gets.Load())
-		time.Sleep(time.Second) // five seconds since the far store was asked: reading does not renew the answer
+		time.Sleep(time.Second) // five seconds since the backing store was asked: reading does not renew the answer
 		wantData(t, s, r.ID, "second")
 		time.Sleep(4 * time.Second)
 		require.NoError(t, f.Delete(t.Context(), r.ID))
@@ -125,7 +125,7 @@ func TestGet_NearIsBounded(t *testing.T) {
 	})
 }
 
-// The answer of a slow far store is as old as the call.
+// The answer of a slow backing store is as old as the call.
 func TestGet_FreshFromTheQuestion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFar()
@@ -182,7 +182,7 @@ func TestStore_OwnWrites(t *testing.T) {
 	require.NoError(t, s.Put(t.Context(), r))
 	require.NoError(t, f.Delete(t.Context(), r.ID)) // by another host
 	_, err := s.(store.Taker).Take(t.Context(), r.ID)
-	require.ErrorIs(t, err, store.ErrNotFound, "a Take asks the far store")
+	require.ErrorIs(t, err, store.ErrNotFound, "a Take asks the backing store")
 	require.NoError(t, s.Put(t.Context(), r))
 	got, err := s.(store.Taker).Take(t.Context(), r.ID)
 	require.NoError(t, err)
@@ -248,7 +248,7 @@ func TestGet_AnswerFromBeforeAWrite(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFar()
-				f.hold = func(context.Context) error { time.Sleep(time.Second); return nil } // after the far store has read
+				f.hold = func(context.Context) error { time.Sleep(time.Second); return nil } // after the backing store has read
 				s := New(f, Options{})
 				r := record(t, 1, "first")
 				require.NoError(t, f.Put(t.Context(), r))
@@ -268,7 +268,7 @@ func TestGet_AnswerFromBeforeAWrite(t *testing.T) {
 	}
 }
 
-// Only the far store knows which of two overlapping Puts came last.
+// Only the backing store knows which of two overlapping Puts came last.
 func TestPut_Overlapping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFar()
@@ -405,7 +405,7 @@ func TestStore_FarFails(t *testing.T) {
 	assert.Empty(t, s.(takingStore).ids)
 }
 
-// After any concurrent calls, near and far store agree.
+// After any concurrent calls, near and backing store agree.
 func TestStore_Agrees(t *testing.T) {
 	f := newFar()
 	f.hold = func(context.Context) error { time.Sleep(time.Duration(rand.IntN(50)) * time.Microsecond); return nil }
@@ -436,9 +436,9 @@ func TestStore_Agrees(t *testing.T) {
 		for n := range 2 {
 			id := record(t, n, "").ID
 			near, nearErr := s.Get(t.Context(), id)
-			far, farErr := f.Get(t.Context(), id)
+			backing, farErr := f.Get(t.Context(), id)
 			require.Equal(t, farErr, nearErr)
-			require.True(t, store.Same(far, near))
+			require.True(t, store.Same(backing, near))
 		}
 	}
 	assert.Empty(t, s.(takingSwappingStore).ids)

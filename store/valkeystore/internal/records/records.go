@@ -1,4 +1,4 @@
-// Package records is the part of valkeystore and goredis that does not depend on a client library: the key and the value of a
+// Package records is the part of valkeystore and goredis that does not depend on a client library. It has the key and the value of a
 // record, its life in the server, and the commands of each call. Hosts with either package can therefore share a server.
 package records
 
