@@ -54,6 +54,7 @@ type prompt interface {
 
 var (
 	errTimeout     = errors.New("libssl: the store was too slow")
+	errExited      = errors.New("libssl: the store called runtime.Goexit")
 	errBreakerOpen = errors.New("libssl: the store is left alone after failures")
 )
 
@@ -112,6 +113,11 @@ const (
 
 func (op operation) String() string { return [...]string{"get", "take", "put", "delete"}[op] }
 
+// answeredBy reports whether rec can be the record that r asks for.
+func (r request) answeredBy(rec store.Record) bool {
+	return rec.ID == r.id && len(rec.Data) <= store.MaxData
+}
+
 func putOf(rec *store.Record) request { return request{op: opPut, id: rec.ID, rec: rec} }
 
 // Get returns the record called id, or store.ErrNotFound. An answer under another id, or longer than a record may be, is
@@ -137,7 +143,7 @@ func (s *Store) lookUp(ctx context.Context, r request) (store.Record, error) {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		s.Stats.Misses.Add(1)
-	case err == nil && (rec.ID != r.id || len(rec.Data) > store.MaxData):
+	case err == nil && !r.answeredBy(rec):
 		return store.Record{}, ErrForged // and not to be put back
 	}
 	return rec, err
@@ -237,8 +243,9 @@ func (s *Store) bounded(ctx context.Context, timeout time.Duration, r request) (
 	// A store that ignores its context keeps this goroutine, not the handshake's.
 	results := make(chan result, 1)
 	go func() {
-		rec, err := s.do(bound, r)
-		results <- result{rec, err}
+		res := result{err: errExited}
+		defer func() { results <- res }()
+		res.rec, res.err = s.do(bound, r)
 	}()
 	select {
 	case res := <-results:
@@ -268,7 +275,7 @@ func timedOut(bound context.Context, err error) error {
 
 // late puts back what a Take brings after its time limit.
 func (s *Store) late(r request, results <-chan result) {
-	if late := <-results; r.op == opTake && late.err == nil && late.rec.ID == r.id {
+	if late := <-results; r.op == opTake && late.err == nil && r.answeredBy(late.rec) {
 		s.Stats.Taken.Add(1)
 		s.PutBack(context.Background(), &late.rec)
 	}

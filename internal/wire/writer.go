@@ -15,8 +15,8 @@ type Source interface {
 	HasOutput() bool
 }
 
-// Writer sends ciphertext in the order in which it was made. It is safe for concurrent use; a Source's methods are called
-// under its lock.
+// Writer sends ciphertext in the order in which it was made. It is safe for concurrent use.
+// TakeOutput is called under its lock, HasOutput may be called beside it.
 type Writer struct {
 	mu      sync.Mutex // held while sending
 	sending *Buffer    // partly sent
@@ -57,7 +57,7 @@ var errBehind = errors.New("libssl: earlier ciphertext was not sent")
 func (w *Writer) FlushLast(nc net.Conn, src Source, make func()) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.sending != nil {
+	if w.sending != nil || w.err != nil {
 		return errBehind
 	}
 	make()
@@ -76,13 +76,15 @@ func (w *Writer) send(nc net.Conn, src Source) error {
 		}
 		n, err := nc.Write(w.sending.Data())
 		w.sending.Taken(n)
+		if err == nil || w.sending.Empty() { // a timeout may come after the last byte
+			Put(w.sending)
+			w.sending = nil
+		}
 		if err != nil {
 			if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
 				w.err = err
 			}
 			return err
 		}
-		Put(w.sending)
-		w.sending = nil
 	}
 }
