@@ -119,7 +119,7 @@ func TestRingFromEnv(t *testing.T) {
 	_, err = RingFromEnv("RING")
 	assert.ErrorContains(t, err, "RING: ticket: line 2")
 	_, err = RingFromEnv("NO_RING")
-	assert.ErrorContains(t, err, "no NO_RING")
+	assert.ErrorContains(t, err, "NO_RING is not set")
 }
 
 // The newest key whose time has come seals; every key opens.
