@@ -1,7 +1,7 @@
-# libssl: build and test. README.md says what each target is for; .ci/run calls them in CI.
+# Builds and tests libssl. README.md describes the targets; .ci/run calls them in CI.
 
-# The module and the nested ones that have tests of their own, but for the browser's and for the one that tests/porting/spacemonkey
-# tests. Hidden folders hold sysroots and build caches.
+# This module and the nested modules with tests, except tests/page, which needs a browser, and the one that
+# tests/porting/spacemonkey tests. Hidden folders contain sysroots and build caches.
 nested = $(shell find . -mindepth 2 -name go.mod -not -path './.*' -printf '%h ')
 elsewhere = ./tests/page ./porting/spacemonkey/libp2p
 tested = . $(foreach m,$(filter-out $(elsewhere),$(nested)),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
@@ -9,55 +9,55 @@ tested = . $(foreach m,$(filter-out $(elsewhere),$(nested)),$(if $(shell find $(
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-setup: ## have a C compiler, pkg-config and OpenSSL's headers: installed where that is allowed
+setup: ## a C compiler, pkg-config and the headers of OpenSSL, installed if you may
 	@tests/setup.sh
 
-servers: # what the tests of the stores run against
+servers: # programs that the tests run
 	@tests/setup.sh redis-server memcached g++ nginx-light
 
 build: setup ## bin/sslsess
 	go build -o bin/sslsess ./cmd/sslsess
 
-demo: build ## three servers, one shared store, one client: who resumes where, and what it costs
+demo: build ## three servers, one shared store, one client: which resume, and how long it takes
 	@bin/sslsess demo
 
-test: servers ## the tests, with the race detector and Go's usual check of the cgo pointer rules
+test: servers ## all tests, with the race detector and the usual check of the cgo pointer rules
 	@set -e; for m in $(tested); do (cd $$m && set -x && GODEBUG=cgocheck=1 go test -vet=off -race -count=1 ./...); done
 
-lint: setup ## gofmt, go vet, and C without a warning
+lint: setup ## gofmt, go vet, and C warnings as errors
 	@bad=$$(find . -name '*.go' -not -path './.*' -exec gofmt -l {} +); [ -z "$$bad" ] || { echo "gofmt these:" $$bad; exit 1; }
 	@set -e; for m in . $(nested); do (cd $$m && go vet -race ./...); done # -race: as the tests are built, so that both compile once
 	@tests/cwarnings.sh
 
-check: ## all that takes longer: leak, matrix and more, some of it side by side; PARTS="leak fuzz" for some
+check: ## the tests that take longer (leak, matrix and more), partly side by side; PARTS="leak fuzz" for some
 	@tests/check.sh $(PARTS)
 
-leak: servers ## the suite under AddressSanitizer with leak detection, and under Go's thorough check of the cgo pointer rules; P=./cgo for one package
+leak: servers ## the suite under AddressSanitizer with leak detection, and with the thorough check of the cgo pointer rules; P=./cgo for one package
 	tests/leak.sh $(P)
 
 fuzz: setup ## each fuzz target for T, default 10s (T=10m for a long round); ASAN=1 under AddressSanitizer
 	@tests/fuzz.sh $(or $(T),10s) $(if $(ASAN),-asan)
 
-soak: setup ## everything at once, for T (default 2m), and an account of it; RACE=1 with the race detector
+soak: setup ## all features at once under load, for T (default 2m), with a report; RACE=1 with the race detector
 	go test $(if $(RACE),-race) -count=1 -v -timeout 0 ./tests/soak -soak.for=$(or $(T),2m)
 
-outages: servers ## stores that fail in every way, under load, for T (default 1m), and a table of it
+outages: servers ## stores that fail in every way, under load, for T (default 1m), with a table of the results
 	go test -count=1 -v -timeout 0 ./tests/outages -outages.for=$(or $(T),1m)
 
 matrix: servers ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line each; V=3.5 for one of them, P=./cgo for one package
 	@PACKAGES="$(P)" tests/matrix.sh $(V)
 
-conform: setup ## the facts on each OpenSSL, into CONFORMANCE.md; CHECK=1 only says whether that file is current
+conform: setup ## run the facts on each OpenSSL and write CONFORMANCE.md; CHECK=1 only checks that the file is current
 	@tests/conform.sh $(if $(CHECK),check)
 
 page: setup # the page of sslsess serve -http, in a browser
 	@tests/setup.sh chromium
 	cd tests/page && GOFLAGS="$$(go env GOFLAGS) -race" go test -count=1 ./... # sslsess, which it builds, is built so too
 
-mutants: setup ## break each rule on purpose, and see the conformance suite notice
+mutants: setup ## break each rule on purpose, and check that the conformance suite notices
 	@go run ./tests/mutate $(N)
 
-docker-test: ## the fleet of docker/compose.yml, built, run and disturbed, where a Docker engine answers
+docker-test: ## build, run and disturb the fleet of docker/compose.yml, if there is a Docker engine
 	@tests/docker.sh
 
 install-cabi: setup ## lssl, the store layer for programs in C: library, header and pkg-config file; PREFIX, DESTDIR
@@ -69,11 +69,11 @@ install-cabi: setup ## lssl, the store layer for programs in C: library, header 
 
 PREFIX = /usr/local
 
-bench: setup ## this code against C, crypto/tls and another binding
-	@tests/setup.sh redis-server || true # rows that need it say so
+bench: setup ## compare libssl with C, crypto/tls and another binding
+	@tests/setup.sh redis-server || true # without it, rows that need it say so
 	@bench/run.sh
 
-clean: ## what the other targets made
+clean: ## remove the files that the other targets made
 	rm -rf bin .sysroots
 
 .PHONY: help setup servers build demo test lint check leak fuzz soak outages matrix conform page mutants docker-test install-cabi bench clean

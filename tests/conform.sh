@@ -1,7 +1,7 @@
 #!/bin/bash
-# conform.sh [check]: runs the facts on each supported OpenSSL and writes CONFORMANCE.md. With check it writes nothing and
-# fails where the file is stale. Patch levels may differ in what they do (F2.14): of a version that is here in another one than
-# the file was made on, what it does is not judged, and all else is.
+# conform.sh [check]: runs the facts on each supported OpenSSL and writes CONFORMANCE.md. With check it writes nothing, and
+# fails if the file is stale. Patch levels of a version may behave differently (F2.14). If the file was made on another patch
+# level than the one installed, check ignores the behaviour of that version.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/versions.sh
@@ -13,13 +13,13 @@ trap 'rm -rf "$dir"' EXIT
 reports=() status=0
 for version in $VERSIONS; do
 	log=$dir/$version.log report=$dir/$version.json
-	# As the matrix builds its tests, so that what one has compiled the other has too.
+	# With the flags of the matrix, so that both share the build cache.
 	tests/with-openssl.sh "$version" go test -race -count=1 -run '^TestFacts_Hold' ./tests/conformance -args -report "$report" >"$log" 2>&1 ||
 		{ status=1; grep -v '^ok' "$log" | tail -n 40; }
 	[ -s "$report" ] || { echo "conform: no report of OpenSSL $version" >&2; exit 1; }
 	reports+=("$report")
 done
-# It exits 1 where a report deviates, which was told above.
+# It exits with 1 if a report deviates. The tests above have printed the deviation already.
 go run ./cmd/sslsess conform -markdown "${reports[@]}" >"$dir/CONFORMANCE.md" || [ $status = 1 ]
 if [ "${1-}" != check ]; then
 	cp "$dir/CONFORMANCE.md" CONFORMANCE.md
@@ -30,8 +30,8 @@ fi
 releases() { sed -n 's/^Made on OpenSSL \(.*\)\.$/\1/p' "$1" | tr , '\n'; }
 moved=$(paste -d, <(releases CONFORMANCE.md) <(releases "$dir/CONFORMANCE.md") | awk -F, '{ gsub(/ /, "") } $1 != $2 { print NR }')
 
-# judged FILE: the file, but for the columns of versions that have moved, and then the letters and texts of what differs
-# between versions too.
+# judged FILE: prints the part of the file that check compares. If some versions have another patch level now, it leaves out
+# their columns, and the letters and texts about differences between versions.
 judged() {
 	awk -v moved="$moved" '
 		BEGIN { FS = " [|] "; OFS = " | "; n = split(moved, columns, "\n") }

@@ -8,7 +8,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 if [ $# -gt 0 ]; then
 	case "$PWD/ $*" in
 	"$root"/*) set -- "$@" -Wall -Wextra -Werror ;;
-	*"-I $root"*) set -- "$@" -Wall -Wextra -Werror -Wno-unused-parameter ;; # what cgo generates around our preambles
+	*"-I $root"*) set -- "$@" -Wall -Wextra -Werror -Wno-unused-parameter ;; # the code that cgo generates around our preambles
 	esac
 	exec gcc "$@"
 fi

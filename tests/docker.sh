@@ -1,7 +1,7 @@
 #!/bin/bash
-# docker.sh: builds the image, runs the fleet of docker/compose.yml, and shows that it does what it is for: sessions of
-# each node resume on all, also on those that are left when one was killed, and with Valkey killed no handshake fails. Where
-# no Docker engine answers it says so, and that is no failure.
+# docker.sh: builds the image, runs the fleet of docker/compose.yml and tests it. Sessions of each node resume on every node,
+# and still do after a node was killed. With Valkey killed no handshake fails. Without a Docker engine it prints a message
+# and succeeds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ compose() { docker compose -f docker/compose.yml "$@"; }
 client() { compose run --rm --no-deps client "$@"; }
 say() { printf '\n== %s\n' "$*"; }
 fail() { echo "docker-test: $*" >&2; exit 1; }
-# Whatever the status, nothing is left running.
+# Stops everything, on success and on failure.
 trap 'compose --profile client down -v --remove-orphans >/dev/null 2>&1' EXIT
 
 say "three nodes, one Valkey"
@@ -19,7 +19,7 @@ compose up -d --build --wait node1 node2 node3 prometheus grafana
 client
 
 say "Prometheus has the nodes' numbers, Grafana the dashboard"
-for _ in $(seq 30); do # it asks every 5 s
+for _ in $(seq 30); do # Prometheus scrapes every 5 s
 	compose exec -T prometheus wget -qO- 'http://localhost:9090/api/v1/query?query=sum(libssl_handshake_seconds_count)' | grep -q '"value"' && break
 	sleep 1
 done

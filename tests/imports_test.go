@@ -1,4 +1,4 @@
-// Package tests holds what must be true of the repository as a whole.
+// Package tests checks rules for the repository as a whole.
 package tests
 
 import (
@@ -27,8 +27,8 @@ const module = "github.com/libssl-go/libssl"
 var pure = []string{"store", "store/storetest", "store/memstore", "store/sharedring", "store/tiered", "store/valkeystore/internal/records", "ticket",
 	"internal/entry", "internal/guarded", "internal/hello", "internal/lookup", "internal/wire"}
 
-// mayImport is who may import whom inside the module. The root package is ".". A package that isn't named may import
-// what it likes, except what the other tests here say.
+// mayImport lists, for a package, the packages of the module that it may import. "." is the root package. A package that is
+// not in the table may import any package that the other tests here allow.
 var mayImport = map[string][]string{
 	".": {"cgo", "internal/parking", "internal/entry", "internal/guarded", "internal/hello", "internal/lookup", "internal/wire",
 		"store", "ticket"},
@@ -52,7 +52,7 @@ var mayImport = map[string][]string{
 	"porting/spacemonkey": {"."},
 }
 
-// goPackage is what `go list -json` says of a package.
+// goPackage describes a package in the output of `go list -json`.
 type goPackage struct {
 	ImportPath    string
 	Standard      bool
@@ -60,7 +60,7 @@ type goPackage struct {
 	Module        *struct{ Path string }
 }
 
-// name is the package's folder in the repository: "." for the root, "" for somebody else's package.
+// name returns the folder of the package in the repository: "." for the root, "" for a package of another module.
 func (p goPackage) name() string { return inModule(p.ImportPath) }
 
 func inModule(importPath string) string {
@@ -74,7 +74,7 @@ func inModule(importPath string) string {
 	return name
 }
 
-// list is everything that the main module builds, with all it depends on.
+// list returns the packages of the main module and all their dependencies.
 func list(t *testing.T) map[string]goPackage {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps,Module", "./...")
@@ -100,14 +100,14 @@ func TestImports_FollowTheTable(t *testing.T) {
 	all := list(t)
 	for name, allowed := range mayImport {
 		importPath := path.Join(module, name)
-		if !assert.Contains(t, all, importPath, "the table names a package that is not there") {
+		if !assert.Contains(t, all, importPath, "the table names a package that does not exist") {
 			continue
 		}
 		for _, imported := range all[importPath].Imports {
 			if dep := inModule(imported); dep != "" {
 				assert.Contains(t, allowed, dep, "%s imports %s", importPath, imported)
 			} else {
-				assert.True(t, imported == "C" || all[imported].Standard, "%s imports %s, which is not the standard library's", importPath, imported)
+				assert.True(t, imported == "C" || all[imported].Standard, "%s imports %s, which is not in the standard library", importPath, imported)
 			}
 		}
 	}
@@ -173,7 +173,7 @@ func TestSources_CgoStaysInItsRooms(t *testing.T) {
 				continue
 			}
 			folder := path.Dir(file)
-			// cabi is a library for C programs: what they call must be exported by a package that imports "C".
+			// cabi is a library for C programs, and only a package that imports "C" can export functions to C.
 			porting := folder == "cabi" || strings.HasPrefix(folder, "tests/porting") || strings.HasPrefix(folder, "examples/port-from-c")
 			if !porting {
 				assert.Contains(t, []string{".", "cgo", "tests/internal/cref"}, folder, `%s imports "C"`, file)
@@ -182,7 +182,7 @@ func TestSources_CgoStaysInItsRooms(t *testing.T) {
 	}
 }
 
-// Go's build cache does not see a change of a header in another folder.
+// The build cache of Go does not notice when a header in another folder changes.
 func TestSources_NoIncludeCrossesAFolder(t *testing.T) {
 	include := regexp.MustCompile(`(?m)^\s*#\s*include\s*"[^"]*/[^"]*"`)
 	elsewhere := regexp.MustCompile(`(?m)^(//)?\s*#cgo\b.*-I\S*\.\.`)
@@ -193,7 +193,7 @@ func TestSources_NoIncludeCrossesAFolder(t *testing.T) {
 }
 
 func TestSources_VersionsAreComparedInOnePlace(t *testing.T) {
-	number := "OPENSSL_VERSION" + "_NUMBER" // so that this file is not a find
+	number := "OPENSSL_VERSION" + "_NUMBER" // split, so that this file does not match
 	for file, text := range sources(t, ".go", ".c", ".h") {
 		if file != "bridge.h" && file != "cgo/openssl.go" {
 			assert.False(t, strings.Contains(text, number), "%s compares %s: name a feature in bridge.h", file, number)
@@ -201,7 +201,7 @@ func TestSources_VersionsAreComparedInOnePlace(t *testing.T) {
 	}
 }
 
-// sources are the repository's files of these extensions, those of nested modules too, by their slashed path.
+// sources returns the repository's files with these extensions, including those of nested modules, by their slashed path.
 func sources(t *testing.T, extensions ...string) map[string]string {
 	t.Helper()
 	found := map[string]string{}

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/versions.sh
 
-# running: what the OpenSSL that programs are built against here says of itself when it runs.
+# running VERSION: prints the version that OpenSSL reports in a program built for VERSION.
 running() {
 	local dir
 	dir=$(mktemp -d)
@@ -18,7 +18,7 @@ running() {
 	rm -rf "$dir"
 }
 
-# failures LOG: what the failing tests and packages printed, out of go test's JSON, as text.
+# failures LOG: prints the output of the failing tests and packages in a JSON log of go test, as text.
 failures() {
 	awk '
 		function field(name,    a) { return match($0, "\"" name "\":\"[^\"]*\"") ? substr($0, RSTART, RLENGTH) : "" }

@@ -9,7 +9,7 @@ import (
 	"github.com/libssl-go/libssl"
 )
 
-// The matrix says which OpenSSL it means to test: a build that quietly linked another one must not pass for it.
+// The matrix sets the OpenSSL version that it tests. A build that links another version by mistake must fail.
 func TestOpenSSL_IsTheOneTheMatrixAskedFor(t *testing.T) {
 	want := os.Getenv("LIBSSL_TEST_OPENSSL")
 	if want == "" {

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Makes sure that this machine can build libssl: Go as new as go.mod asks, a C compiler, pkg-config, OpenSSL's headers.
-# Says nothing and asks no network where all is there; installs what is missing through apt-get where the user may.
-# Arguments name further Debian packages to have; a program of a package's name will do. One with a ? behind it is left out
-# where it cannot be had.
+# Makes sure that this machine can build libssl: the Go version of go.mod, a C compiler, pkg-config and the headers of
+# OpenSSL. If all is there, it prints nothing and uses no network. Otherwise it installs the missing packages with apt-get,
+# if the user may. Arguments name more Debian packages; a program with the name of the package counts as installed. A
+# package with a ? at the end is optional.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,14 +13,14 @@ command -v go >/dev/null || fail "Go is missing: install Go $need_go or newer (h
 have_go=$(GOTOOLCHAIN=local go env GOVERSION)
 have_go=${have_go#go}; have_go=${have_go%% *}; have_go=${have_go%%-*}
 if [ "$(printf '%s\n' "$need_go" "$have_go" | sort -V | head -n1)" != "$need_go" ] &&
-	[ "$(go env GOTOOLCHAIN)" = local ]; then # elsewhere the go command fetches the toolchain itself
+	[ "$(go env GOTOOLCHAIN)" = local ]; then # with other settings the go command downloads the toolchain
 	fail "Go $have_go is too old: install Go $need_go or newer (https://go.dev/dl/)"
 fi
 
 missing=() wanted=()
 command -v gcc >/dev/null && echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || missing+=(gcc libc6-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
-# The compiler is asked and not only pkg-config, which may not be there yet.
+# Try the compiler too, since pkg-config may not be installed yet.
 if ! pkg-config --exists libssl 2>/dev/null && ! echo '#include <openssl/ssl.h>' | gcc -E - >/dev/null 2>&1; then
 	missing+=(libssl-dev)
 fi
@@ -31,7 +31,7 @@ for p in "$@"; do
 done
 [ ${#missing[@]} -gt 0 ] || [ ${#wanted[@]} -gt 0 ] || exit 0
 
-# unable REASON: nothing can be installed.
+# unable REASON: handles that nothing can be installed.
 unable() {
 	[ ${#missing[@]} -eq 0 ] || fail "$1"
 	echo "setup: ${wanted[*]} is not to be had here, and left out"
@@ -50,9 +50,9 @@ log=$(mktemp) sources=$(mktemp)
 trap 'rm -f "$log" "$sources"' EXIT
 apt() { "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@" >"$log" 2>&1 </dev/null; }
 install() { apt install -y --no-install-recommends "$@"; }
-# An index that is missing or old shows itself as a failed install: only then is it fetched.
+# Fetches the package index only if an install fails, which happens when the index is missing or old.
 installed() { install "$@" || { apt update && install "$@"; }; }
-# What Debian has for this release in its backports, without leaving them in apt's sources.
+# Installs from the backports of this Debian release, without adding them to the sources of apt.
 backported() {
 	local release uri suite
 	release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")

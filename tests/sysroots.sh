@@ -1,10 +1,11 @@
 #!/bin/bash
-# Makes one sysroot for each OpenSSL version named (default: all that the matrix needs) under .sysroots/: Debian's
-# packages of that version, unpacked, with the C library they were built against. Needs no root and no container.
+# Makes a sysroot under .sysroots/ for each named OpenSSL version (default: all that the matrix needs). It unpacks the Debian
+# packages of that version, with the C library they were built against. It needs no root and no container.
 #
-# The mirror is the one the machine's own apt uses (or $DEBIAN_MIRROR, $DEBIAN_SECURITY_MIRROR). Signatures are checked
-# against Debian's archive keyring. apt's lists, cache and status live under .sysroots/: the machine's are not touched.
-# A version that the machine's own libssl-dev has needs no sysroot. A finished one is not fetched again: delete it to renew it.
+# The mirror is the one that apt uses on this machine, or $DEBIAN_MIRROR and $DEBIAN_SECURITY_MIRROR. Signatures are checked
+# with the archive keyring of Debian. Lists, cache and status of apt live under .sysroots/; those of the machine are not
+# changed. A version that the installed libssl-dev has needs no sysroot. A finished sysroot is not fetched again: delete it
+# to renew it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/versions.sh
@@ -12,7 +13,7 @@ cd "$(dirname "$0")/.."
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 fail() { echo "sysroots: $*" >&2; exit 1; }
 
-# suites VERSION: where Debian has, or had, that version; the first one's security fixes win by version number.
+# suites VERSION: prints the Debian suites with that version. The highest version number wins, so security fixes do.
 suites() {
 	case $1 in
 	1.1.1) echo bullseye bullseye-security ;;
@@ -24,13 +25,13 @@ suites() {
 	esac
 }
 
-# mirror debian|debian-security: that archive's address, as apt itself resolves the machine's sources.
+# mirror debian|debian-security: prints the address of that archive, as apt resolves the sources of this machine.
 mirror() {
 	apt-get update --print-uris 2>/dev/null |
 		sed -n "s#^'\([^']*/$1\)/\+dists/[^/]*/InRelease'.*#\1#p" | head -n1
 }
 
-# setup_apt VERSION DIR: a configuration of apt's that lives in DIR altogether.
+# setup_apt VERSION DIR: writes a configuration with which apt uses only DIR.
 setup_apt() {
 	local main security base suite
 	main=${DEBIAN_MIRROR:-$(mirror debian)}
@@ -87,12 +88,12 @@ make_sysroot() {
 		dpkg-deb -f "$deb" Package Version | awk '{ printf "%s%s", $2, NR % 2 ? "=" : "\n" }' >>"$root/sysroot/.packages"
 		dpkg -x "$deb" "$root/sysroot"
 	done
-	# Newer packages have all under /usr and leave these links to base-files.
+	# Newer packages install everything under /usr; the links at the top are in package base-files.
 	for link in lib lib64; do
 		[ -e "$root/sysroot/$link" ] || ln -s "usr/$link" "$root/sysroot/$link"
 	done
 	rm -rf "$dir/$version"
-	mv "$root/sysroot" "$dir/$version" # only a whole one ever has its name
+	mv "$root/sysroot" "$dir/$version" # last, so that only a complete sysroot gets this name
 	echo "sysroots: OpenSSL $version is $full"
 }
 

@@ -1,6 +1,6 @@
-// Package english finds habits of writing that make this project hard to read, in comments and in texts for users. The
-// table named rules is the list of them. A rule covers comments and the string literals of Go and C that are texts; the two
-// rules about sentences cover running prose only, so no lists, code, tables or headings.
+// Package english finds habits of writing that make this project hard to read. The list of them is rules, renamed and
+// maxWords below. The rules cover comments, and those string literals of Go and C that are texts. Only the rule on the length
+// of a sentence leaves out string literals, lists, code, tables and headings.
 package english
 
 import (
@@ -25,7 +25,7 @@ type rule struct {
 
 var rules = []rule{
 	{"pronoun", "name the program, host or caller", regexp.MustCompile(`(?i)\b(nobody|somebody|whoever|whomever)\b`)},
-	{"possessive", "write \"C code\" or \"a store operation\", not \"of C's\"", regexp.MustCompile(`(?i)\bof ((the|an?|this|that|its) )?\w+'s\b`)},
+	{"possessive", "write \"in C code\" or \"a store operation\"", regexp.MustCompile(`(?i)\bof ((the|an?|this|that|its) )?\w+'s\b`)},
 	{"riddle", "begin with the thing and say what it does", regexp.MustCompile(`^(What|Whatever|Who|Whoever|Which)\b[^?]*$`)},
 	{"name", "write \"attached SSL\", \"backing store\", \"ssl\"", regexp.MustCompile(`\b([Gg]uests?|[Ff]ar stores?|c\.c\.c)\b`)},
 }
