@@ -241,7 +241,7 @@ func (sc *SessionCache) allowEarlyData() error {
 		return nil
 	}
 	if !sc.guard.CanTake() {
-		return unsupported("single use needs a store that can take entries atomically, a store.Taker")
+		return unsupported("single use needs a store that can take entries atomically, and %v is no store.Taker", sc.guard)
 	}
 	sc.ctx.SetOptions(OpNoAntiReplay)
 	sc.source.SingleUse.Store(true)

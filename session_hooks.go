@@ -171,18 +171,24 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 		sc.guard.Report(slog.LevelDebug, "session not stored", fmt.Errorf("libssl: a new session cannot be stored: %w", err))
 		return
 	}
-	if conn == nil && !sc.parks() {
-		sc.guard.Put(context.Background(), &rec)
-		return
-	}
+	sc.keep(conn, rec)
+}
+
+// keep has the record of a new session stored: after the step where there is one, else at once, or later where the thread
+// is an event loop's or the handshake is over.
+func (sc *SessionCache) keep(conn *Conn, rec store.Record) {
 	if conn != nil && !conn.hs.done.Load() {
 		if v := sc.visitOf(conn); v != nil {
 			v.created = append(v.created, rec)
 			return
 		}
 	}
-	// The thread is an event loop's, or the handshake is over.
-	sc.guard.PutLater(&rec)
+	heap := rec // rec itself can stay on the stack
+	if conn == nil && !sc.parks() {
+		sc.guard.Put(context.Background(), &heap)
+	} else {
+		sc.guard.PutLater(&heap)
+	}
 }
 
 // resumedOrigin is when the session that a handshake resumed was made, zero if it resumed none. On an SSL that C made, a new

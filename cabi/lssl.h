@@ -144,6 +144,8 @@ struct lssl_cache;
  *     sqlite:PATH                   shared by the processes of this host; its sealing key is in PATH.key
  *     valkey://[user:pass@]host:port/db   and valkeys:// with TLS; redis:// and rediss:// are the same
  *     memcached://host:port
+ *     tiered:URL                    a cache in this process before one of the last two: sessions of this
+ *                                   process need no round trip, removals by other hosts count after 10 s
  *
  * All SSL_CTXs of a process that name the same URL share one store.
  *

@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// encodingVersion is the first byte of an encoded record. The expiry in milliseconds and a checksum follow, then the data.
+// An encoded record is a version byte, the expiry in milliseconds, a checksum, and the data.
 const (
 	encodingVersion = 1
 	encodingHeader  = 1 + 8 + 4
 )
 
-var errDamaged = fmt.Errorf("%w: what is stored under this id is no whole record", ErrNotFound)
+var errDamaged = fmt.Errorf("%w: the record is damaged", ErrNotFound)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Encode returns r as one string of bytes, for back ends whose server keeps just that under a key: the expiry, to the
-// millisecond, and the data, with a checksum over both and the id. Equal records have equal encodings, so that a server can
-// compare them. The encoding does not hide the data: sealing that is the user's part.
+// Encode returns r as one string of bytes, for back ends whose server keeps one value under a key: the expiry, to the
+// millisecond, and the data, with a checksum over both and the id. Equal records have equal encodings, so a server can
+// compare them. The encoding does not hide the data: callers seal it before.
 func Encode(r Record) []byte {
 	b := make([]byte, encodingHeader, encodingHeader+len(r.Data))
 	b[0] = encodingVersion
@@ -30,11 +30,11 @@ func Encode(r Record) []byte {
 	return b
 }
 
-// Decode returns the record called id of its encoding, whose bytes become the record's Data. It does not look at the time.
+// Decode returns the record called id from its encoding, whose bytes become the record's Data. It does not compare the expiry
+// with the clock.
 //
-// What Encode did not make, or made for another id, or what lost a part on the way is no record: the error is then one for
-// which errors.Is reports ErrNotFound. It is a fault of one entry, which the answer of a sound server may well have, and
-// not the server's failure.
+// It fails for bytes that Encode did not make for this id, or that were cut short. errors.Is reports ErrNotFound for the error,
+// because one damaged entry is not a failure of the server.
 func Decode(id ID, encoded []byte) (Record, error) {
 	if len(encoded) < encodingHeader || len(encoded) > encodingHeader+MaxData || encoded[0] != encodingVersion ||
 		binary.BigEndian.Uint32(encoded[9:]) != checksum(id, encoded) {
@@ -49,7 +49,7 @@ func Same(a, b Record) bool {
 	return a.ID == b.ID && bytes.Equal(a.Data, b.Data) && a.Expires.UnixMilli() == b.Expires.UnixMilli()
 }
 
-// checksum leaves the place where it is kept out.
+// checksum covers the id and the encoding without the checksum's own bytes.
 func checksum(id ID, encoded []byte) uint32 {
 	sum := crc32.Update(uint32(id.n), castagnoli, id.b[:])
 	sum = crc32.Update(sum, castagnoli, encoded[:9])

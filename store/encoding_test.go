@@ -38,7 +38,7 @@ func TestEncode_KeepsNoReference(t *testing.T) {
 	assert.Equal(t, "session", string(got.Data))
 }
 
-// The encoding is what a fleet shares: a change of it is a new version.
+// A fleet shares the encoding: a change needs a new version.
 func TestEncode_IsStable(t *testing.T) {
 	want := "\x01\x00\x00\x01\x8b\xcf\xe5\x68\x7b" + "\x16\xe8\x80\x52" + "session"
 	assert.Equal(t, want, string(Encode(encodable(t, "0102", []byte("session")))))

@@ -13,8 +13,8 @@ const MaxIDLen = 32
 // The zero ID has no bytes and names no session.
 type ID struct {
 	b [MaxIDLen]byte // bytes from n on are zero, so that == compares IDs
-	// A whole word: 33 bytes would be copied in pieces that overlap, and each copy
-	// of a copy would wait for the one before to reach the cache.
+	// A whole word, for speed: 33 bytes would be copied in overlapping pieces, and a
+	// copy of a fresh copy would stall on store forwarding.
 	n uint64
 }
 
@@ -40,7 +40,7 @@ func ParseID(s string) (ID, error) {
 // String returns the ID in lower-case hexadecimal, "" for the zero ID.
 func (id ID) String() string { return hex.EncodeToString(id.b[:id.n]) }
 
-// Bytes returns a copy of the ID's bytes.
+// Bytes returns a copy of the bytes.
 func (id ID) Bytes() []byte {
 	b := make([]byte, id.n)
 	copy(b, id.b[:])

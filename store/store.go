@@ -1,9 +1,9 @@
-// Package store is the contract between an external TLS session cache and the places that can hold its entries:
-// the memory of a process, a file shared by the processes of a host, or a server shared by a fleet.
+// Package store is the contract between an external TLS session cache and the places that can hold its entries. Such a
+// place is the memory of a process, a file shared by the processes of a host, or a server shared by a fleet.
 //
-// It has no opinion on what the entries are. The session cache of package libssl seals serialised sessions into
-// them, but a back end sees opaque bytes under a name, with an end of life. A back end is therefore small: three
-// methods, a fourth where it can take an entry atomically, and package storetest to show that they keep the contract.
+// It does not look into the entries. The session cache of package libssl seals serialised sessions into them; a back end
+// sees opaque bytes under a name, with an expiry. A back end is therefore small: three methods, and a fourth if it can
+// take an entry atomically. Package storetest tests that they keep the contract.
 //
 // The package is pure Go and uses the standard library only, and so do storetest and memstore.
 package store
@@ -15,14 +15,13 @@ import (
 )
 
 // MaxData is the greatest length of Record.Data. Every store accepts data of this length and refuses longer data.
-// A session has 100 to 1000 bytes; OpenSSL sets no limit of its own, so that a client with a monstrous
-// certificate could otherwise fill a store that many share.
+// A session has 100 to 1000 bytes, but OpenSSL sets no limit: without one, clients with huge certificates could fill a
+// shared store.
 const MaxData = 64 << 10
 
 // Errors that every store answers alike; match them with errors.Is.
 var (
-	// ErrNotFound is the answer of Get and Take where the record is absent or expired, or where what is kept under
-	// its id is not a whole record.
+	// ErrNotFound is the answer of Get and Take where the record is absent, expired or damaged.
 	ErrNotFound = errors.New("store: not found")
 
 	// ErrTooLarge is the answer of Put and Swap where Data is longer than MaxData.
@@ -40,14 +39,14 @@ type Record struct {
 	// Data is the record's content, at most MaxData bytes. It may be empty; nil and empty are the same.
 	Data []byte
 
-	// Expires is when the record ends: from that instant on the store answers as if it were absent.
-	// A store may keep it to the millisecond only, rounded down, and may forget its location.
+	// Expires is when the record expires: from that instant on the store answers as if it were absent.
+	// A store may round it down to the millisecond and may forget its location.
 	// There is no value for "never": the zero time is long past.
 	Expires time.Time
 }
 
-// Validate reports why no store may accept r: ErrZeroID, ErrTooLarge, or nil if it may.
-// It is for back ends, whose Put and Swap begin with it.
+// Validate returns ErrZeroID or ErrTooLarge if no store may accept r, otherwise nil.
+// Put and Swap of every back end begin with it.
 func (r Record) Validate() error {
 	switch {
 	case r.ID.IsZero():
@@ -60,48 +59,47 @@ func (r Record) Validate() error {
 
 // Store holds records.
 //
-// A store is best effort: it may drop a record before its time, to stay within its bounds or because the server behind
-// it restarted. What it may never do is answer with other bytes than were put last, or with a record that was deleted,
-// taken or replaced before the call began, but for a near store in front of a far one, which may do so within a bound that
-// its documentation states.
+// A store is best effort: it may drop a record before it expires, to stay within its bounds or because its server
+// restarted. It must never answer with bytes other than those put last, or with a record that was deleted, taken or
+// replaced before the call began. A cache in front of a shared store may do so within a bound that its documentation states.
 //
-// Hosts that share a store have clocks that differ. Each goes by its own for what has expired: it must not drop, on a Get, what
-// another may still see, and how long a record lives must not depend on the clock of the server that holds it.
+// Clocks of hosts differ. A store decides by the local clock whether a record has expired, but Get must not delete it: on
+// another host it may still be valid. The life of a record must not depend on the clock of the server that holds it.
 //
-// All methods are safe for concurrent use. Calls on different IDs are independent; of concurrent calls on one ID each
-// happens entirely before or after the other, so that a Get sees one Put's record as a whole.
+// All methods are safe for concurrent use. Calls on different IDs are independent. Concurrent calls on one ID take effect
+// one after the other, so a Get returns the record of one Put as a whole.
 //
-// The context bounds the wait, and where there is none a store may ignore it (see Local): callers set a deadline, and a
-// call that can wait must return soon after its context ends, with an error for which errors.Is reports ctx.Err(). A Put,
-// Delete or Take cut short that way may still have had, or may later have, its effect.
+// Callers set a deadline. A call that can wait must return soon after its context ends, with an error for which errors.Is
+// reports ctx.Err(). A store whose calls never wait may ignore the context (see Local). A Put, Delete or Take that was cut
+// short may have taken effect, or may take effect later.
 //
-// An error other than ErrNotFound says that the store could not answer, never that the record is absent.
+// An error other than ErrNotFound means that the store could not answer, never that the record is absent.
 type Store interface {
 	// Get returns the record called id, or ErrNotFound if there is none or it has expired.
 	//
-	// The record's Data belongs to the caller, who may change it; the store must not touch it again.
+	// The caller owns the record's Data and may change it; the store must not touch it again.
 	Get(ctx context.Context, id ID) (Record, error)
 
 	// Put stores r, replacing the record of the same ID as a whole, expiry included.
 	//
-	// Data stays the caller's: the store must not modify it, nor keep a reference to it after Put returns, because
-	// callers wipe and reuse the slice. Where Put returns nil a Get that begins afterwards, here or in another process
-	// that shares the store, finds the record, unless the store is tiered over replicas that say otherwise.
+	// The caller owns Data: the store must not modify it, nor keep a reference to it after Put returns, because
+	// callers wipe and reuse the slice. After Put has returned nil, a Get finds the record, in every process that shares
+	// the store, unless the store's documentation says otherwise.
 	//
-	// A record that has already expired may be stored or not, but it does replace, and Get answers ErrNotFound.
+	// A record that has already expired need not be stored, but replaces the old one, and Get answers ErrNotFound.
 	// Put answers ErrTooLarge or ErrZeroID to records that fail Validate, and then changes nothing.
 	Put(ctx context.Context, r Record) error
 
-	// Delete removes the record called id. That there is none is not an error.
+	// Delete removes the record called id. An absent record is not an error.
 	Delete(ctx context.Context, id ID) error
 }
 
-// Taker is implemented by stores that can read and delete in one atomic step, which is what makes a session
-// single-use across processes: early data is only safe over a store that is a Taker.
+// Taker is implemented by stores that can read and delete in one atomic step. A Taker makes a session single-use
+// across processes: early data is only safe over a store that is one.
 type Taker interface {
-	// Take returns what Get would and deletes the record. Of any number of concurrent Takes of one record, from
-	// however many processes, one returns it and all others ErrNotFound. A store that cannot keep that promise, for
-	// example because a retry or a replica might answer twice, must not implement Taker.
+	// Take returns the same as Get and deletes the record. Of concurrent Takes of one record, in any number of processes,
+	// one returns it and all others ErrNotFound. A store that cannot promise this, for example because a retry or a
+	// replica might answer twice, must not implement Taker.
 	Take(ctx context.Context, id ID) (Record, error)
 }
 
@@ -116,26 +114,26 @@ type Swapper interface {
 	Swap(ctx context.Context, old, next Record) (bool, error)
 }
 
-// Embedded is implemented by stores that no other host shares, and which therefore can make and keep the key that seals
-// their records: their user need not configure one.
+// Embedded is implemented by stores that no other host shares. They make and keep the key that seals their records, so
+// their user need not configure one.
 type Embedded interface {
-	// SealingKey returns the store's key, 32 random bytes: the same for everyone who has the store open, and for as
-	// long as the records live. The slice belongs to the caller.
+	// SealingKey returns the store's key, 32 random bytes: the same in every process that has the store open, for as
+	// long as the records live. The caller owns the slice.
 	SealingKey() ([]byte, error)
 }
 
-// Local marks a store whose calls are answered from the memory of this process: they never wait and ignore their context,
-// so that callers may leave out the deadline, and the timer and goroutine it costs, around them.
+// Local marks a store in the memory of this process. Its calls never wait and ignore their context, so callers may save
+// the deadline, with its timer and goroutine.
 type Local interface {
 	// Local does nothing.
 	Local()
 }
 
-// Lister is implemented by stores that can tell what they hold.
+// Lister is implemented by stores that can list their records.
 type Lister interface {
-	// List calls f for each record that has not expired, in no particular order, with the length of its Data, and
-	// returns the first error of f or of the store. Records put or deleted meanwhile may be listed or not. f may call
-	// the store's other methods.
+	// List calls f for each record that has not expired, in no particular order, with the length of its Data. It returns
+	// the first error of f or of the store. Records put or deleted meanwhile may be listed or not. f may call the
+	// store's other methods.
 	List(ctx context.Context, f func(id ID, size int, expires time.Time) error) error
 }
 

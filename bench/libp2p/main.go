@@ -1,6 +1,6 @@
 // Command libp2p is a co-process of the bench program (see bench/rig): TLS 1.2 resumption by session
-// id with github.com/libp2p/go-openssl on both ends, over loopback TCP. It has a module of its own to
-// keep that package out of the module graph of libssl.
+// id with github.com/libp2p/go-openssl on both ends, over loopback TCP. It is a module of its own to
+// spare libssl the dependency on that package.
 //
 // That package has no session callbacks, so the server uses OpenSSL's internal cache, which is
 // cheaper than any external one. Its client takes a session as DER only, and only where it dials

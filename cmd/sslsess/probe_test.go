@@ -147,7 +147,7 @@ func TestProbe_MatrixShowsWhoResumesWhom(t *testing.T) {
 	requireFailure(t, r, 1, "4 of 9 did not resume")
 	yes := ` +yes, \d+\.\d\d ms`
 	assert.Regexp(t, `(?m)\AISSUED BY  ON n1 +ON n2 +ON n3\nn1`+yes+yes+` +no\nn2`+yes+yes+` +no\nn3 +no +no`+yes+`\n\n`, r.stdout)
-	assert.Contains(t, r.stdout, "\nn1 on n3: not resumed: it made a full handshake\n")
+	assert.Contains(t, r.stdout, "\nn1 on n3: not resumed: the server made a full handshake\n")
 	assert.Regexp(t, `\nresumed 5 of 9\n\z`, r.stdout)
 
 	// A server that is down issues and resumes nothing. The others are not affected.

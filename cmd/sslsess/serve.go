@@ -39,6 +39,10 @@ and a policy. Store URLs are
                                        ?addr=host:port adds a cluster node or a sentinel,
                                        &master_set=NAME makes them sentinels
   memcached://host:port                for several hosts: memcached
+  tiered:URL                           one of the URLs for several hosts, behind a cache in this
+                                       process. Sessions of this process resume without a round
+                                       trip; a session that another host removed resumes here for
+                                       up to ten seconds more
 
 A store for several hosts needs -keyring or -plaintext. It is an error if the store cannot
 be reached at the start. If it fails later, clients make full handshakes.

@@ -29,7 +29,7 @@ func TestServe_StoresOfSeveralHosts(t *testing.T) {
 	requireOK(t, sslsess(t, "keyring", "new", ring))
 	redis := servertest.Redis(t, "redis-server", "--requirepass", "p@ss/word")
 	memcached := servertest.Memcached(t)
-	for _, url := range []string{"valkey://:p%40ss%2Fword@" + redis.Addr + "/3", "memcached://" + memcached.Addr} {
+	for _, url := range []string{"valkey://:p%40ss%2Fword@" + redis.Addr + "/3", "memcached://" + memcached.Addr, "tiered:memcached://" + memcached.Addr} {
 		for _, version := range []string{"1.2", "1.3"} {
 			a, b := f.serve("-store", url, "-keyring", ring), f.serve("-store", url, "-keyring", ring)
 			full, _ := f.resumed(f.client(version), a, b)
@@ -57,6 +57,24 @@ func TestServe_StoreGoesAwayAndComesBack(t *testing.T) {
 		f.resumed(client, n, n)
 		assert.Equal(t, 0, n.end(syscall.SIGTERM))
 	}
+}
+
+// A tiered store resumes its own sessions while the server behind it is away.
+func TestServe_TieredStoreAnswersWithoutItsServer(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	ring := filepath.Join(t.TempDir(), "ring")
+	requireOK(t, sslsess(t, "keyring", "new", ring))
+	redis := servertest.Redis(t, "redis-server")
+	n, client := f.serve("-store", "tiered:redis://"+redis.Addr, "-keyring", ring), f.client("1.2")
+	eventually(t, "a session is resumed without the server", func() bool { // a busy machine may be too slow for the Put, or the ten seconds
+		full := f.call(client, n.addr, nil)
+		redis.Stop()
+		resumed := f.call(client, n.addr, full.Session).Resumed
+		redis.Start()
+		return resumed
+	})
+	assert.Equal(t, 0, n.end(syscall.SIGTERM))
 }
 
 func TestStore_OfValkey(t *testing.T) {

@@ -78,6 +78,9 @@ func New(st store.Store, opt Options) *Store {
 // Local reports whether the store is answered from the memory of this process.
 func (s *Store) Local() bool { return s.local }
 
+// String is the type of the store.
+func (s *Store) String() string { return fmt.Sprintf("%T", s.st) }
+
 // CanTake reports whether the store is a store.Taker.
 func (s *Store) CanTake() bool { return s.taker != nil }
 

@@ -5,7 +5,6 @@ package lookup
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -73,13 +72,15 @@ func (s *Source) Issued(id store.ID) bool {
 // Known drops the candidates that this fleet cannot have issued, and counts them. On a TLS 1.2 server these are the ids of
 // all new clients, whose handshakes are then not parked.
 func (s *Source) Known(all []hello.Candidate) []hello.Candidate {
-	return slices.DeleteFunc(all, func(c hello.Candidate) bool {
+	known := all[:0]
+	for _, c := range all {
 		if s.Issued(c.ID) {
-			return false
+			known = append(known, c)
+		} else {
+			s.Stats.Untagged.Add(1)
 		}
-		s.Stats.Untagged.Add(1)
-		return true
-	})
+	}
+	return known
 }
 
 func (s *Source) reject(why Reason) { s.Stats.Rejections[why].Add(1) }

@@ -14,11 +14,12 @@ import (
 	"github.com/libssl-go/libssl/store/memcachestore"
 	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/store/sqlitestore"
+	"github.com/libssl-go/libssl/store/tiered"
 	"github.com/libssl-go/libssl/store/valkeystore"
 )
 
 // Forms lists the supported URLs, for error and help texts.
-const Forms = "memory:, sqlite:PATH, valkey://[user:pass@]host:port/db, valkeys://, redis://, rediss:// or memcached://host:port"
+const Forms = "memory:, sqlite:PATH, valkey://[user:pass@]host:port/db, valkeys://, redis://, rediss://, memcached://host:port, or tiered: before one of the last five"
 
 // Error reports that a URL is wrong, as opposed to a failure of the store that it names.
 type Error string
@@ -53,6 +54,20 @@ func Open(rawURL string, create bool) (st store.Store, closeStore func() error, 
 			return nil, nil, err
 		}
 		return s, s.Close, nil
+	case "tiered":
+		far, closeFar, err := openServer(rest)
+		if err != nil {
+			return nil, nil, err
+		}
+		return tiered.New(far, tiered.Options{}), closeFar, nil
+	}
+	return openServer(rawURL)
+}
+
+// openServer opens a store that several hosts share.
+func openServer(rawURL string) (st store.Store, closeStore func() error, err error) {
+	scheme, _, _ := strings.Cut(rawURL, ":")
+	switch scheme {
 	case "valkey", "valkeys", "redis", "rediss":
 		s, err := valkeystore.Open(rawURL, valkeystore.Options{})
 		if errors.Is(err, valkeystore.ErrURL) {

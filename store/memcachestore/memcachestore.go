@@ -20,46 +20,47 @@ import (
 const DefaultPrefix = "libssl:"
 
 const (
-	maxKey = 250 // memcached's own bound
+	maxKey = 250 // memcached's limit
 
-	// maxLife is memcached's bound for an expiry that is relative: more seconds would be a date, by the server's clock.
+	// maxLife is memcached's limit for a relative expiry: it takes more seconds for a date, by the server's clock.
 	maxLife = 30 * 24 * time.Hour
 
-	// maxCalls run at once, each on a connection, which is kept for the next.
+	// maxCalls is how many calls run at once, each on its own connection. Idle connections are kept.
 	maxCalls = 64
 
-	// answerTimeout is how long a connection may owe an answer before it counts as broken, and so how long a call whose
-	// context ended may still hold one of them.
+	// answerTimeout is how long a connection may owe an answer before it counts as broken. A call whose context has ended may
+	// hold its connection for as long.
 	answerTimeout = time.Second
 )
 
 // Store keeps each record under one key, the prefix and the id in hexadecimal. It implements store.Store
 // and store.Swapper.
 //
-// It is no store.Taker, because memcached has no command that reads and deletes: of hosts that ask at once each would get the
-// record. So it cannot serve single use, nor early data. Nor can it list or purge: memcached does not tell its keys.
+// It is no store.Taker, because memcached has no command that reads and deletes: hosts that asked at the same time would all get
+// the record. Single use and early data are therefore impossible. So are List and Purge: memcached does not list its keys.
 //
-// The server is told how long a record lives, in seconds rounded up, so that it goes by its own clock; the exact end is
-// kept with the record and checked here. A record lives for 30 days at most. The server drops what it has no room for, and everything
-// when it restarts. Its slab pages should hold items of 64 KiB, as they do unless it is configured otherwise.
+// Put tells the server how long a record lives, in seconds rounded up, so the server's clock does not matter. The exact expiry
+// is kept with the record and checked here. A record lives for 30 days at most. The server evicts records when it is full, and loses
+// all of them when it restarts. Its slab pages must hold items of 64 KiB, as they do by default.
 //
-// The client library takes no context. Calls that wait end with theirs all the same; what they had asked of the server runs on
-// for up to a second, and may have its effect.
+// The client library takes no context. Calls end with their context all the same, but a command that was already sent runs on
+// for up to a second, and may take effect.
 type Store struct {
 	client *memcache.Client
-	slots  chan struct{} // as many tokens as calls run
+	slots  chan struct{} // a token for each call under way
 	prefix string
 	now    func() time.Time
 }
 
-// Options are what an address does not say.
+// Options of a store, besides its address.
 type Options struct {
-	// Prefix begins every key; DefaultPrefix if empty. Fleets that share a server need different ones. It has no spaces
-	// and no control characters.
+	// Prefix begins every key; DefaultPrefix if empty. Fleets that share a server need different prefixes. It must not
+	// contain spaces or control characters.
 	Prefix string
 }
 
-// Open connects to the server at addr, host:port, and checks that it is a memcached.
+// Open connects to the server at addr, host:port, and checks that it is a memcached. It resolves the host once: open a new store
+// if its address changes.
 func Open(addr string, opts Options) (*Store, error) {
 	s, err := open(addr, opts)
 	if err != nil {
@@ -79,14 +80,13 @@ func open(addr string, opts Options) (*Store, error) {
 	if len(prefix) > maxKey-2*store.MaxIDLen || strings.ContainsFunc(prefix, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return nil, errors.New("the prefix is too long, or has spaces or control characters")
 	}
-	// A host is looked up once, here: one whose name moves must be opened anew.
 	servers := new(memcache.ServerList)
 	if err := servers.SetServers(addr); err != nil {
 		return nil, err
 	}
 	client := memcache.NewFromSelector(servers)
 	client.Timeout, client.MaxIdleConns = answerTimeout, maxCalls
-	// What a Get is answered tells more than a Ping would: whether the server may be asked.
+	// A Get, unlike a Ping, also shows whether the client may read.
 	if _, err := client.Get(prefix + "check"); err != nil && !errors.Is(err, memcache.ErrCacheMiss) {
 		client.Close()
 		return nil, err
@@ -94,7 +94,7 @@ func open(addr string, opts Options) (*Store, error) {
 	return &Store{client: client, slots: make(chan struct{}, maxCalls), prefix: prefix, now: time.Now}, nil
 }
 
-// Close closes the connections that no call uses.
+// Close closes the idle connections.
 func (s *Store) Close() error { return s.client.Close() }
 
 // Get implements store.Store.
@@ -123,19 +123,19 @@ func (s *Store) Put(ctx context.Context, r store.Record) error {
 	}
 	lives := r.Expires.Sub(s.now().Round(0))
 	if lives <= 0 {
-		return s.del(ctx, "put", r.ID) // a record that has ended replaces too
+		return s.del(ctx, "put", r.ID) // a record that has expired replaces too
 	}
 	item := &memcache.Item{Key: s.key(r.ID), Value: store.Encode(r), Expiration: expiration(lives)}
 	_, err := do(ctx, s, "put", func() (*memcache.Item, error) { return nil, s.client.Set(item) })
 	return err
 }
 
-// expiration is how long the server is to keep a record that lives so long; negative ends it at once.
+// expiration returns a record's life in memcached's seconds; a negative value deletes the record at once.
 func expiration(lives time.Duration) int32 {
 	if lives <= 0 {
 		return -1
 	}
-	// The server's seconds begin at any moment of its own: one more, lest the record go early.
+	// The server counts whole seconds, which begin at any moment: one more, or the record would be gone too early.
 	return int32(min(math.Ceil(lives.Seconds())+1, maxLife.Seconds()))
 }
 
@@ -147,7 +147,7 @@ func (s *Store) del(ctx context.Context, op string, id store.ID) error {
 	return err
 }
 
-// Swap implements store.Swapper, by memcached's own commands for that: in one round trip where there is to be no old record, else in two.
+// Swap implements store.Swapper with memcached's add and cas. It takes one round trip for the zero old, otherwise two.
 func (s *Store) Swap(ctx context.Context, old, next store.Record) (bool, error) {
 	if err := next.Validate(); err != nil {
 		return false, err
@@ -168,7 +168,7 @@ func (s *Store) Swap(ctx context.Context, old, next store.Record) (bool, error) 
 	return item != nil, err
 }
 
-// stored is item, or nil where err says that its condition did not hold.
+// stored returns item, or nil if err says that the record on the server was another.
 func stored(item *memcache.Item, err error) (*memcache.Item, error) {
 	switch {
 	case err == nil:
@@ -179,10 +179,10 @@ func stored(item *memcache.Item, err error) (*memcache.Item, error) {
 	return nil, err
 }
 
-// do runs f, which asks the server, when one of the slots is free. All waiting ends with ctx. A miss is a nil item.
+// do waits for a slot and runs f, which sends commands to the server. All waiting ends with ctx. A miss is a nil item.
 //
-// Where a connection turns out to be broken the others that were idle with it most likely are, since the server restarted:
-// they are closed and f is run again, once. All that f does may be done twice.
+// If a connection is broken, the server has probably restarted, and the idle connections are broken too: do closes them and
+// runs f once more. f must be correct when it runs twice.
 func do(ctx context.Context, s *Store, op string, f func() (*memcache.Item, error)) (*memcache.Item, error) {
 	type result struct {
 		item *memcache.Item
@@ -218,8 +218,8 @@ func do(ctx context.Context, s *Store, op string, f func() (*memcache.Item, erro
 	return nil, fmt.Errorf("memcachestore: %s: %w", op, err)
 }
 
-// broken reports whether err is that of a connection which did not last, as opposed to one that could not be made, or to a server
-// that is slow or has something to say.
+// broken reports whether err means that an open connection broke. A failure to connect, a timeout and an error answer are other
+// errors.
 func broken(err error) bool {
 	var op *net.OpError
 	return errors.Is(err, io.EOF) || errors.As(err, &op) && op.Op != "dial" && !op.Timeout()

@@ -62,7 +62,7 @@ func TestStore(t *testing.T) {
 	})
 }
 
-// One who answers a Take from memcached would answer two.
+// A Take from memcached could return a record twice.
 func TestStore_IsNoTaker(t *testing.T) {
 	var s store.Store = &Store{}
 	_, ok := s.(store.Taker)
@@ -83,7 +83,7 @@ func TestPut_LongLife(t *testing.T) {
 	}
 }
 
-// What lives for less than the server's seconds is there until it ends.
+// A record with a life of less than whole seconds is there until it expires.
 func TestPut_ShortLife(t *testing.T) {
 	srv := servertest.Memcached(t)
 	s := mustOpen(t, srv.Addr, Options{})

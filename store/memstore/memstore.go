@@ -14,49 +14,49 @@ import (
 	"github.com/libssl-go/libssl/store"
 )
 
-// What New puts in place of zero Options.
+// Defaults of Options.
 const (
 	DefaultMaxEntries = 100_000
 	DefaultMaxBytes   = 64 << 20
 )
 
-// A shard gets at least this much of each bound. Since ids spread over the shards like random numbers, the larger the shards,
-// the closer a store comes to its bounds before the first of them is full.
+// A shard gets at least minShardEntries and minShardBytes of the bounds. Ids spread over the shards at random: with larger shards
+// a store comes closer to its bounds before the first shard is full.
 const (
 	maxShards       = 16
 	minShardEntries = 1024
 	minShardBytes   = 16 * store.MaxData
 )
 
-// sweepPerPut is how many expired records a Put removes at most: more than it adds, so that the expired dwindle,
-// and few enough that no Put pays for a long silence.
+// sweepPerPut is how many expired records a Put removes at most: more than it adds, so that their number falls,
+// but few, so that no single Put is slow after a quiet period.
 const sweepPerPut = 8
 
-// Options bound a Store. The zero value stands for the defaults.
+// Options bound a Store. Values of zero or less stand for the defaults.
 type Options struct {
-	// MaxEntries is how many records the store holds; DefaultMaxEntries if zero or less.
+	// MaxEntries is how many records the store holds at most.
 	MaxEntries int
 
-	// MaxBytes is how many bytes of Data the store holds; DefaultMaxBytes if zero or less, and never
-	// less than store.MaxData. A record takes about 250 bytes more, which MaxEntries bounds.
+	// MaxBytes is how many bytes of Data the store holds at most, never less than store.MaxData. A record
+	// takes about 250 bytes more, which MaxEntries bounds.
 	MaxBytes int64
 }
 
 // Store keeps records in memory. It implements store.Store and all optional interfaces of package store.
 //
-// It never exceeds its bounds: a Put that would removes expired records first and then those that were put longest ago.
-// Reads do not count as use, because sessions live equally long: the oldest is next to expire anyway, and a
-// session that is resumed in TLS 1.3, or renewed in 1.2, is put anew under another id. The bounds are split
-// evenly between up to 16 shards, so that a large store may begin to evict when it is a few per cent short of them.
+// It never exceeds its bounds: to make room, a Put first removes expired records, then the oldest. Reads do not count as use.
+// Sessions live equally long, so the oldest is the next to expire. A session that is resumed in TLS 1.3, or renewed in TLS
+// 1.2, is put again under another id. The bounds are split evenly between up to 16 shards, so a large store
+// may begin to evict when it is a few per cent short of them.
 //
-// There is no goroutine to stop. Expired records are removed when they are asked for and, a few at a time, by each Put,
-// the longest expired first; the Data of every record is wiped as it is removed.
+// There is no goroutine to stop. An expired record is removed when a call asks for it. Each Put also removes a few expired records,
+// the longest expired first. The Data of every record is wiped when it is removed.
 type Store struct {
 	key        [32]byte
 	seed       maphash.Seed
-	shards     []shard // as many as a power of two
-	maxEntries int     // of one shard
-	maxBytes   int64   // of one shard
+	shards     []shard // a power of two
+	maxEntries int     // per shard
+	maxBytes   int64   // per shard
 	now        func() time.Time
 }
 
@@ -92,7 +92,7 @@ func New(opts Options) *Store {
 		n *= 2
 	}
 	s := &Store{
-		seed:       maphash.MakeSeed(), // random, so that nobody can choose ids of one shard
+		seed:       maphash.MakeSeed(), // random, so that a client cannot choose ids of one shard
 		shards:     make([]shard, n),
 		maxEntries: opts.MaxEntries / n,
 		maxBytes:   opts.MaxBytes / int64(n),
@@ -138,10 +138,10 @@ func (s *Store) Put(_ context.Context, r store.Record) error {
 }
 
 func newEntry(r store.Record) *entry {
-	return &entry{id: r.ID, data: bytes.Clone(r.Data), expires: r.Expires.Round(0)} // wall-clock time, like everyone else's
+	return &entry{id: r.ID, data: bytes.Clone(r.Data), expires: r.Expires.Round(0)} // without the monotonic clock
 }
 
-// put is called with the shard's lock held.
+// put adds e to sh, which is locked.
 func (s *Store) put(sh *shard, e *entry, now time.Time) {
 	if old := sh.entries[e.id]; old != nil {
 		sh.remove(old)
@@ -199,7 +199,7 @@ func (s *Store) Take(_ context.Context, id store.ID) (store.Record, error) {
 		return store.Record{}, store.ErrNotFound
 	}
 	sh.unlink(e)
-	return store.Record{ID: id, Data: e.data, Expires: e.expires}, nil // the bytes change hands and are the caller's to wipe
+	return store.Record{ID: id, Data: e.data, Expires: e.expires}, nil // not wiped: the caller owns the bytes now
 }
 
 // SealingKey implements store.Embedded. The key is random and lives as long as the Store.
@@ -208,7 +208,7 @@ func (s *Store) SealingKey() ([]byte, error) { return bytes.Clone(s.key[:]), nil
 // Local implements store.Local.
 func (s *Store) Local() {}
 
-// Len returns the number of records, including those that have expired and not been removed yet.
+// Len returns the number of records, including expired ones that have not been removed yet.
 func (s *Store) Len() int {
 	n := 0
 	for i := range s.shards {
@@ -231,7 +231,7 @@ func (s *Store) List(_ context.Context, f func(id store.ID, size int, expires ti
 		sh := &s.shards[i]
 		now := s.now()
 		sh.mu.Lock()
-		items := make([]item, 0, len(sh.entries)) // f may call the store, so it must not run under the lock
+		items := make([]item, 0, len(sh.entries)) // f may call the store, so the lock must be free then
 		for e := sh.byAge.next; e != &sh.byAge; e = e.next {
 			if now.Before(e.expires) {
 				items = append(items, item{e.id, len(e.data), e.expires})
@@ -247,10 +247,11 @@ func (s *Store) List(_ context.Context, f func(id store.ID, size int, expires ti
 	return nil
 }
 
-// purgeBatch is how many records Purge removes before it lets others in: well under a millisecond's worth.
+// purgeBatch is how many records Purge removes before it releases the lock: less than a millisecond of work.
 const purgeBatch = 512
 
-// Purge implements store.Purger. It removes as many records as there are when it comes to them; what is put meanwhile may be among them.
+// Purge implements store.Purger. From each shard it removes as many records as the shard has when Purge begins with it. Records that are
+// put meanwhile may be among them.
 func (s *Store) Purge(_ context.Context, expiredOnly bool) (int, error) {
 	n := 0
 	for i := range s.shards {
@@ -273,7 +274,7 @@ func (s *Store) Purge(_ context.Context, expiredOnly bool) (int, error) {
 				break
 			}
 			sh.mu.Unlock()
-			runtime.Gosched() // or the lock would mostly be ours again
+			runtime.Gosched() // otherwise this goroutine would mostly get the lock again
 			sh.mu.Lock()
 		}
 		sh.mu.Unlock()
@@ -281,7 +282,7 @@ func (s *Store) Purge(_ context.Context, expiredOnly bool) (int, error) {
 	return n, nil
 }
 
-// The rest of shard's methods are called with the lock held.
+// The methods of shard below expect it to be locked.
 
 // live returns the entry called id, or nil if there is none or it has expired.
 func (sh *shard) live(id store.ID, now time.Time) *entry {
@@ -312,7 +313,7 @@ func (sh *shard) add(e *entry) {
 	sh.bytes += int64(len(e.data))
 }
 
-// remove takes e out and wipes it.
+// remove unlinks e and wipes its data.
 func (sh *shard) remove(e *entry) {
 	sh.unlink(e)
 	clear(e.data)

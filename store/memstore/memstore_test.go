@@ -32,7 +32,7 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return New(Options{}) })
 }
 
-// A store of one shard that is at its bounds all the time, but for what the suite needs.
+// A store of one shard, with no more room than the suite needs.
 func TestStore_Small(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store {
 		s := New(Options{MaxEntries: 100, MaxBytes: 1})
@@ -127,7 +127,7 @@ func TestPut_EvictsByBytes(t *testing.T) {
 func TestPut_EvictsExpiredFirst(t *testing.T) {
 	const n = 3 * sweepPerPut
 	s, now := at(Options{MaxEntries: 2 * n})
-	for i := range n { // the oldest, and they live on
+	for i := range n { // evicts the oldest, which have not expired
 		require.NoError(t, s.Put(ctx, record(i, 1, now.Add(time.Hour))))
 	}
 	for i := range n {
@@ -185,7 +185,7 @@ func TestGet_ExpiresOnTheInstant(t *testing.T) {
 	}
 }
 
-// Whichever way a record leaves the store, its bytes must not stay in memory.
+// A record that leaves the store, in any way, is wiped.
 func TestWiped(t *testing.T) {
 	for name, leave := range map[string]func(s *Store, now *time.Time, id store.ID){
 		"delete": func(s *Store, _ *time.Time, id store.ID) { s.Delete(ctx, id) },
@@ -240,7 +240,7 @@ func TestSealingKey_PerStore(t *testing.T) {
 	assert.NotEqual(t, a, b)
 }
 
-// Random operations against a plain model, with the structures of every shard checked as they go.
+// Random operations, compared with a simple model. Each step checks the structures of every shard.
 func TestStore_Invariants(t *testing.T) {
 	for _, opts := range []Options{{MaxEntries: 20}, {MaxBytes: store.MaxData}, {}} {
 		t.Run(fmt.Sprintf("%+v", opts), func(t *testing.T) {
@@ -266,7 +266,7 @@ func TestStore_Invariants(t *testing.T) {
 						require.True(t, live)
 						require.Equal(t, want.Data, got.Data)
 						require.True(t, want.Expires.Equal(got.Expires))
-					case opts == Options{}: // which has room for all
+					case opts == Options{}: // has room for all
 						require.False(t, live)
 					}
 					if taken {
@@ -371,7 +371,7 @@ func BenchmarkGet(b *testing.B) {
 	})
 }
 
-// Others get in while a large store is purged.
+// Other calls get their turn while a large store is purged.
 func TestPurge_InBatches(t *testing.T) {
 	for _, expiredOnly := range []bool{false, true} {
 		s := New(Options{MaxEntries: 2*minShardEntries - 1})
@@ -400,7 +400,7 @@ func TestPurge_InBatches(t *testing.T) {
 			return <-looked
 		}
 		for began := time.Now(); !between(); {
-			require.Less(t, time.Since(began), 20*time.Second, "nobody gets in, expired only: %v", expiredOnly)
+			require.Less(t, time.Since(began), 20*time.Second, "no other call gets its turn, expired only: %v", expiredOnly)
 		}
 	}
 }

@@ -12,15 +12,15 @@ import (
 	"github.com/libssl-go/libssl/ticket"
 )
 
-// The record's data is a format and the ring in the form of key files, sealed or not. The format is another than
-// those of sessions in a store, and is authenticated together with the record's id and end: neither can be passed off as the
-// other where Secret serves both, nor a ring of long ago as one of today.
+// The record's data is a format byte and the ring as in a key file, sealed or not. The formats differ from those of sessions
+// in a store. The format is authenticated with the id and expiry of the record. So an old ring cannot pass as a new one, and a
+// session cannot pass as a ring, or a ring as a session, if Secret seals both.
 const (
 	formatSealed    = 4
 	formatPlaintext = 5
 )
 
-// recordID is no id that a server issues: those have 32 bytes.
+// recordID is 15 bytes long, so it differs from every id that a server issues: those have 32.
 var recordID = func() store.ID {
 	id, err := store.IDFromBytes([]byte("libssl key ring"))
 	if err != nil {
@@ -34,7 +34,7 @@ func additional(expires time.Time) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(expires.UnixMilli()))
 }
 
-// read returns the record and its keys, or the zero Record and none.
+// read returns the record and its keys, or the zero Record and no keys if there is none.
 func (f *follower) read(ctx context.Context) (store.Record, []ticket.Key, error) {
 	kept, err := f.store.Get(ctx, recordID)
 	if errors.Is(err, store.ErrNotFound) {
@@ -67,16 +67,16 @@ func (f *follower) open(kept store.Record) ([]byte, error) {
 		}
 		return text, err
 	case format == formatPlaintext && f.opts.Plaintext:
-		return bytes.Clone(rest), nil // the caller wipes it, and swaps what was kept
+		return bytes.Clone(rest), nil // a copy: the caller wipes it, and needs kept for Swap
 	case format == formatSealed:
 		return nil, errors.New("it is sealed")
 	case format == formatPlaintext:
-		return nil, errors.New("it is not sealed, so anybody may have put it there")
+		return nil, errors.New("it is not sealed: any writer of the store can have put it there")
 	}
 	return nil, ticket.ErrMalformed
 }
 
-// write puts keys in the place of the record was, unless that has changed.
+// write swaps the record was for one of keys, and reports whether it did.
 func (f *follower) write(ctx context.Context, was store.Record, keys []ticket.Key, now time.Time) (bool, error) {
 	ring, err := ticket.RingOf(keys)
 	if err != nil {

@@ -18,10 +18,10 @@ import (
 	"github.com/libssl-go/libssl/ticket"
 )
 
-// patience is for what takes a moment, on a busy machine.
+// patience is how long a condition may take on a busy machine.
 const patience = 60 * time.Second
 
-// closable is a store with a connection of its own.
+// closable is a store with its own connections.
 type closable interface {
 	store.Store
 	Close() error
@@ -60,7 +60,7 @@ func joinAll(t *testing.T, n int, dial func() (closable, error), opts Options) [
 	return all
 }
 
-// awaitAgreement waits until all have one ring, and it is as ok wants it.
+// awaitAgreement waits until all members have one ring, for which ok returns true.
 func awaitAgreement(t *testing.T, all []member, what string, ok func(*ticket.Ring) bool) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -82,14 +82,14 @@ func has(r *ticket.Ring, key string) bool {
 	return false
 }
 
-// Hosts start at once on a real server, rotate, lose what it held, or it itself, meet one that starts when it is empty, and have one ring
-// each time, with the keys that there were.
+// On a real server, hosts have one ring and keep its keys. They start at once, rotate, lose the record, lose the server,
+// and meet a host that starts on an empty server.
 func TestServers(t *testing.T) {
 	redis, memcached := servertest.Redis(t, "redis-server"), servertest.Memcached(t)
 	sqlite := filepath.Join(t.TempDir(), "sessions.db")
 	for name, c := range map[string]struct {
 		dial   func() (closable, error)
-		server *servertest.Server // nil: none to be killed
+		server *servertest.Server // nil if there is none to kill
 	}{
 		"valkeystore":   {func() (closable, error) { return valkeystore.Open("redis://"+redis.Addr, valkeystore.Options{}) }, redis},
 		"memcachestore": {func() (closable, error) { return memcachestore.Open(memcached.Addr, memcachestore.Options{}) }, memcached},
@@ -137,7 +137,7 @@ func TestServers(t *testing.T) {
 				require.NoError(t, err)
 			}
 			before = newest()
-			c.server.Start() // empty
+			c.server.Start() // without its records
 			all = append(all, joinAll(t, 2, c.dial, opts)...)
 			awaitAgreement(t, all, "converged after a restart", func(r *ticket.Ring) bool { return has(r, before) })
 			require.Eventually(t, func() bool {

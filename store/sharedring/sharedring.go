@@ -1,26 +1,26 @@
-// Package sharedring keeps the key ring of a fleet in the store that the fleet shares, so that no host needs to be given a file of keys
-// and no one has to rotate them: the first host makes the ring, the others find it, and whoever is first to see that its newest
-// key is old puts a fresh one in front. Hosts agree by compare-and-set (store.Swapper); no host leads.
+// Package sharedring keeps a fleet's key ring in the fleet's own store: no host needs a file of keys, and the hosts rotate the keys
+// themselves. The first host makes the ring, the others find it, and the first host that finds its newest key too old adds a fresh
+// one. No host leads: they agree by compare-and-set (store.Swapper).
 //
-// The ring is the fleet's secret: who has it can read what is sealed under it and the traffic of the sessions in there, and make
-// sessions of its own. In the store it therefore lies sealed itself, under a secret that the operator gives to
-// every host, as a file or in the environment (ticket.WatchRing, ticket.RingFromEnv, ticket.FromKey). That secret seals one
-// small record a day and need not change as often as the ring does. There is no way to go without it but Options.Plaintext.
+// The ring is the fleet's secret. Its holder can read what is sealed under it, read the traffic of the sessions in there, and forge
+// sessions. The ring is therefore itself sealed in the store, under a secret that the operator gives to every host, as a file or in
+// the environment (ticket.WatchRing, ticket.RingFromEnv, ticket.FromKey). The secret seals one small record a day, so it may change
+// less often than the ring. Only Options.Plaintext does without it.
 //
 // # How hosts agree
 //
-// The record is a set of keys with the dates from which on they seal. A host that reads it adds what it has itself and lacks there, leaves out what
-// is too old, and where that differs from the record swaps it for the result. Hosts with different views, after the store
-// lost or restored what it held, so come to have one view, and no key is lost on the way. A fresh key seals only four
-// polling intervals after it was made: every host then has it, also one that misses a poll, or whose clock differs by as much as
-// an interval. Hosts whose clocks differ by more cost each other resumptions, at worst, and are told.
+// The record is a set of keys, each with the date from which it seals. A host that reads the record adds its own keys that the
+// record lacks, drops those that are too old, and swaps the result for the record if they differ. Hosts with different views, after
+// the store lost or restored its records, so come to one view without losing a key. A fresh key seals only four polling intervals
+// after it was made. By then every host has it, even one that misses a poll, or whose clock is off by an interval. Hosts whose
+// clocks differ by more cost each other resumptions, at worst, and report it.
 //
-// A key stays for as long as sessions under it may live and one rotation period more, which is for hosts that are cut off from the
-// store: they go on with the keys they have. What they seal later than that the others may not be able to open.
+// A key stays for as long as sessions under it may live, plus one rotation period for hosts that are cut off from the store: those
+// go on with the keys they have. After more than that period the others may not be able to open what such a host seals.
 //
-// The record's life is twice that of a session, and it is written anew when half of that is over. A store that evicts it gets it back from
-// the first host that looks. To have done with a key that became known stop all hosts and remove the record, or give
-// the hosts another secret.
+// The record lives twice as long as a session, and is written again when half of that is over. If the store evicts it, the
+// first host that polls puts it back. To remove a compromised key, stop all hosts and remove the record, or give the hosts another
+// secret.
 package sharedring
 
 import (
@@ -35,7 +35,7 @@ import (
 	"github.com/libssl-go/libssl/ticket"
 )
 
-// What Open puts in place of zero Options.
+// Defaults of Options.
 const (
 	DefaultPoll     = 30 * time.Second
 	DefaultRotate   = 24 * time.Hour
@@ -43,49 +43,49 @@ const (
 )
 
 const (
-	// A fresh key seals so many polling intervals after it was made.
+	// settlePolls is how many polling intervals after it was made a fresh key seals.
 	settlePolls = 4
 
-	// pollsPer is how many polls there must be at least in a rotation period, and in a lifetime.
+	// pollsPer is how many polls a rotation period and a lifetime must have at least.
 	pollsPer = 10
 
-	// maxLifetimes is how many rotation periods a lifetime may have. It leaves room in a ring for keys that are made out of turn, by hosts
-	// which find that the store has lost the record before the others do.
+	// maxLifetimes is how many rotation periods a lifetime may have. That leaves room in a ring for extra keys: hosts that find
+	// the store without the record make one out of turn.
 	maxLifetimes = 8
 
-	// syncTimeout bounds one look at the store, with all that is written.
+	// syncTimeout bounds one sync, all reads and writes included.
 	syncTimeout = 5 * time.Second
 
-	// Others may be quicker so many times. Each of them then found something to do, of which there is at most
-	// one thing a host.
+	// maxAttempts is how many Swaps of one sync may fail because another host was faster. Each host has at most one change
+	// to make.
 	maxAttempts = 100
 )
 
-// Options are what all hosts of a fleet must have alike.
+// Options must be the same on all hosts of a fleet.
 type Options struct {
-	// Secret seals the record. Its newest key whose time has come seals, all of them open, so that it can be rotated: an old key
-	// must stay in it until the shared ring was rotated too, which writes the record anew.
+	// Secret seals the record. Its newest key whose time has come seals, and all its keys open, so the secret can be rotated. An
+	// old key must stay in it until the shared ring has been rotated too, which writes the record again.
 	Secret *ticket.Ring
 
-	// Plaintext puts the keys into the store unsealed: whoever can read the store, or a copy of it, has all that is sealed under them,
-	// and whoever can write to it can give the fleet keys that he knows.
+	// Plaintext puts the keys into the store unsealed. Every reader of the store, or of a copy of it, can then open what they
+	// seal, and every writer can replace them by keys of its own.
 	Plaintext bool
 
-	Poll     time.Duration // how often a host looks at the store; a tenth of the others at most
+	Poll     time.Duration // how often a host reads the record; at most a tenth of Rotate and of Lifetime
 	Rotate   time.Duration // the age at which the newest key gets a successor
-	Lifetime time.Duration // how long what is sealed may live (StoreOptions.MaxLifetime of package libssl); 8 times Rotate at most
+	Lifetime time.Duration // how long sealed entries may live (StoreOptions.MaxLifetime of package libssl); at most 8 times Rotate
 
-	// OnError, which may be nil, hears what went wrong while the ring was followed, on a goroutine of the ring's: each time, as
-	// long as it lasts. The ring keeps its keys.
+	// OnError, unless nil, is called with the error of each poll that fails, on the goroutine that polls. The ring keeps its
+	// keys.
 	OnError func(error)
 }
 
-// Open returns the ring that hosts share in st, which must be a store.Swapper, and makes it if there is none. The ring follows the store
-// until stop is called, which returns when that has ended; leave it to that, and do not call its Rotate or Replace. Open waits
-// for the store for as long as ctx says, and five seconds at most.
+// Open returns the ring that hosts share in st, which must be a store.Swapper, and makes it if there is none. The ring follows the
+// store until stop is called; stop returns when the last poll has ended. Do not call the ring's Rotate or Replace. Open waits for
+// the store until ctx ends, and for five seconds at most.
 //
-// The error says in one line what is wrong: a store that does not answer, or a record that is sealed under another secret, is no ring,
-// or is one of the future, by this host's clock.
+// Open fails, with an error of one line, if the store does not answer or the record cannot be used. A record cannot be used
+// if it is sealed under another secret, is no ring, or has no key that seals yet by the clock of this host.
 func Open(ctx context.Context, st store.Store, opts Options) (r *ticket.Ring, stop func(), err error) {
 	return open(ctx, st, opts, time.Now)
 }
@@ -110,7 +110,7 @@ func open(ctx context.Context, st store.Store, opts Options, now func() time.Tim
 	}, nil
 }
 
-// follower keeps one ring as the store has it. One goroutine uses it.
+// follower keeps one ring equal to the one in the store. Only one goroutine uses it.
 type follower struct {
 	store   store.Store
 	swapper store.Swapper
@@ -141,7 +141,7 @@ func (f *follower) prepare() error {
 	case o.Lifetime > maxLifetimes*o.Rotate:
 		return fmt.Errorf("Options.Lifetime, %v, is more than %d times Rotate", o.Lifetime, maxLifetimes)
 	case o.Secret == nil && !o.Plaintext:
-		return errors.New("a key ring in a store needs Options.Secret to seal it, or Plaintext where its readers may have the keys")
+		return errors.New("a key ring in a store needs Options.Secret to seal it, or Plaintext if readers of the store may have the keys")
 	case o.Secret != nil && o.Plaintext:
 		return errors.New("Options.Secret and Plaintext exclude each other")
 	case o.Secret != nil && o.Secret.Len() == 0:
@@ -149,7 +149,7 @@ func (f *follower) prepare() error {
 	}
 	var ok bool
 	if f.swapper, ok = f.store.(store.Swapper); !ok {
-		return fmt.Errorf("hosts cannot agree in a %T, which is no store.Swapper", f.store)
+		return fmt.Errorf("hosts cannot agree on a ring in a %T, which is no store.Swapper", f.store)
 	}
 	return nil
 }
@@ -175,7 +175,7 @@ func (f *follower) report(err error) {
 	}
 }
 
-// sync brings ring and record together.
+// sync merges ring and record, in both places.
 func (f *follower) sync(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
@@ -187,7 +187,7 @@ func (f *follower) sync(ctx context.Context) error {
 		}
 		now := f.now()
 		keys := f.needed(merged(f.ring.Keys(), theirs), now)
-		if len(keys) > 0 { // before anything is written, in case that fails: opening more does no harm
+		if len(keys) > 0 { // before the write, which may fail: a key more to open with does no harm
 			if err := f.adopt(keys); err != nil {
 				return err
 			}
@@ -210,21 +210,21 @@ func (f *follower) sync(ctx context.Context) error {
 		if swapped {
 			return errors.Join(f.adopt(next), f.checkDates(next, now))
 		}
-		// Somebody was quicker, or there is something that this host can neither see nor replace.
+		// Another host was faster, or the store has a record that this host can neither read nor replace.
 		if !kept.ID.IsZero() {
 			absent = 0
 		} else if absent++; absent == 3 {
-			return errors.New("what the store has in the place of the ring is damaged, or has ended by this host's clock: is it right?")
+			return errors.New("the ring in the store is damaged, or expired by this host's clock: is the clock right?")
 		}
 	}
-	return fmt.Errorf("others replaced the ring %d times in a row", maxAttempts)
+	return fmt.Errorf("other hosts replaced the ring %d times in a row", maxAttempts)
 }
 
-// settle is how long a key must have been known before it seals.
+// settle is how long after it was made a fresh key seals.
 func (f *follower) settle() time.Duration { return settlePolls * f.opts.Poll }
 
-// due reports whether it is time for a fresh key. One that seals in a future which no host with the right time would have
-// chosen is as good as none.
+// due reports whether it is time for a fresh key. It ignores keys that start sealing too far in the future: some host's clock was
+// wrong.
 func (f *follower) due(keys []ticket.Key, now time.Time) bool {
 	for _, k := range keys {
 		if ahead := k.NotBefore().Sub(now); ahead <= f.settle()+time.Second {
@@ -234,9 +234,9 @@ func (f *follower) due(keys []ticket.Key, now time.Time) bool {
 	return true
 }
 
-// firstUse is when a fresh key begins to seal, in whole seconds. The very first serves at once, and is dated back by a whole period: should
-// it be that the store has only lost the record, the other hosts' keys are the newer ones and go on to seal, while those who
-// have not looked yet cannot open what is sealed under this one. Its successor, soon, is made with notice.
+// firstUse is when a fresh key begins to seal, in whole seconds. The first key of a ring seals at once, and is dated back by a rotation
+// period. If the store has only lost the record, the keys of the other hosts are newer then and go on sealing, because hosts that have
+// not polled yet cannot open entries of the first key. A key dated back gets its successor at the next poll.
 func (f *follower) firstUse(keys []ticket.Key, now time.Time) time.Time {
 	if len(keys) == 0 {
 		return now.Add(-f.opts.Rotate)
@@ -244,19 +244,19 @@ func (f *follower) firstUse(keys []ticket.Key, now time.Time) time.Time {
 	return now.Add(f.settle() + time.Second - 1).Truncate(time.Second)
 }
 
-// needed are those of keys, newest first, that seal or will, or may have sealed what lives.
+// needed returns those of keys, newest first, that seal now or later, or may have sealed an entry that still lives.
 func (f *follower) needed(keys []ticket.Key, now time.Time) []ticket.Key {
 	for i := 1; i < len(keys); i++ {
-		// i sealed until i-1 did.
+		// Key i sealed until key i-1 began to.
 		if now.Sub(keys[i-1].NotBefore()) >= f.opts.Lifetime+f.opts.Rotate {
 			keys = keys[:i]
 			break
 		}
 	}
-	return keys[:min(len(keys), ticket.MaxKeys)] // alike on all hosts
+	return keys[:min(len(keys), ticket.MaxKeys)] // the same on all hosts
 }
 
-// checkDates reports a key that only a host whose clock is wrong can have made, or only one whose clock is wrong can wonder at.
+// checkDates reports a newest key that starts sealing too far in the future: some host's clock is wrong.
 func (f *follower) checkDates(keys []ticket.Key, now time.Time) error {
 	if newest := keys[0].NotBefore(); newest.Sub(now) > 2*f.settle()+time.Second {
 		return fmt.Errorf("the ring has a key that seals only from %s: is a clock wrong?", newest.UTC().Format(time.RFC3339))
@@ -264,7 +264,7 @@ func (f *follower) checkDates(keys []ticket.Key, now time.Time) error {
 	return nil
 }
 
-// adopt gives the ring these keys.
+// adopt replaces the keys of the ring.
 func (f *follower) adopt(keys []ticket.Key) error {
 	if same(keys, f.ring.Keys()) {
 		return nil
@@ -277,9 +277,9 @@ func (f *follower) adopt(keys []ticket.Key) error {
 	return nil
 }
 
-// merged are the keys of both, newest first, in an order on which all hosts agree.
+// merged returns the keys of a and b, newest first, in the same order on all hosts.
 func merged(a, b []ticket.Key) []ticket.Key {
-	all := slices.Clone(b) // those that are in both are b's
+	all := slices.Clone(b) // with the dates of b
 	for _, k := range a {
 		if !slices.ContainsFunc(b, func(other ticket.Key) bool { return other.String() == k.String() }) {
 			all = append(all, k)

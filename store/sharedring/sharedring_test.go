@@ -20,7 +20,7 @@ import (
 	"github.com/libssl-go/libssl/ticket"
 )
 
-// Most tests run hosts for hours, on the clock of a bubble, against a memstore. These are their options.
+// Most tests run hosts for hours on a synctest clock, against a memstore, with these options.
 const (
 	poll     = time.Minute
 	rotate   = time.Hour
@@ -36,11 +36,11 @@ func options(t *testing.T) Options {
 
 func memory() *memstore.Store { return memstore.New(memstore.Options{}) }
 
-// link is one host's way to the store. Its hooks are set before it is used.
+// link is one host's connection to the store. Its hooks are set before it is used.
 type link struct {
 	*memstore.Store
-	down    atomic.Bool // nothing works
-	full    atomic.Bool // nothing can be written
+	down    atomic.Bool // all calls fail
+	full    atomic.Bool // writes fail
 	onGet   func() (store.Record, error)
 	onSwap  func(old, next store.Record) (bool, error)
 	swapped atomic.Int32
@@ -81,7 +81,7 @@ type host struct {
 	errors []error
 }
 
-// failures are the errors since it was last asked.
+// failures returns the errors since its last call.
 func (h *host) failures() []error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -106,14 +106,14 @@ func start(t *testing.T, st *memstore.Store, opts Options, skew time.Duration) *
 	return h
 }
 
-// session is something that a host has sealed.
+// session is an entry that a host has sealed.
 type session struct {
 	by       *host
 	at       time.Time
 	envelope []byte
 }
 
-// fleet checks that hosts can open what any of them sealed.
+// fleet checks that hosts can open each other's sessions.
 type fleet struct {
 	t        *testing.T
 	hosts    []*host
@@ -124,7 +124,7 @@ func (f *fleet) seal(h *host) {
 	f.sessions = append(f.sessions, session{h, time.Now(), h.ring.Seal(nil, []byte("session"), nil)})
 }
 
-// check has each host open all that lives.
+// check has each host open all sessions that have not expired.
 func (f *fleet) check(when string) {
 	f.t.Helper()
 	live := f.sessions[:0]
@@ -142,7 +142,7 @@ func (f *fleet) check(when string) {
 	}
 }
 
-// run lets so much time go by, in which the hosts seal and open.
+// run lets hosts seal and open for the given time.
 func (f *fleet) run(d time.Duration) {
 	f.t.Helper()
 	began := time.Now()
@@ -192,7 +192,7 @@ func (f *fleet) noFailures() {
 	}
 }
 
-// However many start at once, one makes the ring.
+// Of any number of hosts that start at once, one makes the ring.
 func TestOpen_AtOnce(t *testing.T) {
 	opts, st := options(t), memory()
 	var mu sync.Mutex
@@ -215,13 +215,13 @@ func TestOpen_AtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// The first key asks for a successor, which whoever comes next makes.
+	// The first key needs a successor, which the next host to poll makes.
 	assert.LessOrEqual(t, made, 2)
 	assert.LessOrEqual(t, len(seen), 2)
 }
 
-// Over many rotations every host can at each moment open what any other seals, and has sealed within a lifetime. Clocks differ by a
-// polling interval.
+// Over many rotations every host can at each moment open the sessions that any other has sealed within a lifetime. Clocks differ by
+// a polling interval.
 func TestRing_Rotates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, memory(), options(t), 0, poll/2, -poll/2, 0)
@@ -243,7 +243,7 @@ func TestRing_Rotates(t *testing.T) {
 	})
 }
 
-// While the store is away the hosts go on with the keys they have, and say so; then things take their course.
+// While the store is away, hosts go on with the keys they have and report errors. Afterwards they rotate as before.
 func TestRing_OutlivesAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, memory(), options(t), 0, 0, 0)
@@ -267,7 +267,7 @@ func TestRing_OutlivesAnOutage(t *testing.T) {
 	})
 }
 
-// A store that reads and does not write, as a full one, still passes keys on.
+// A store that can be read but not written, like a full one, still gives hosts its keys.
 func TestRing_ReadsWhatItCannotWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, memory(), options(t), 0, 0)
@@ -281,7 +281,7 @@ func TestRing_ReadsWhatItCannotWrite(t *testing.T) {
 	})
 }
 
-// A record that the store has lost comes back from those who have it.
+// Hosts put back a record that the store has lost.
 func TestRing_IsPutBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := memory()
@@ -298,7 +298,8 @@ func TestRing_IsPutBack(t *testing.T) {
 	})
 }
 
-// A host that starts when the record is lost makes a ring of its own. The others never notice, and at the next poll all have all keys.
+// A host that starts when the record is lost makes its own ring. The others resume as before, and after the next poll all hosts have
+// all keys.
 func TestRing_ViewsConverge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st, opts := memory(), options(t)
@@ -324,7 +325,7 @@ func TestRing_ViewsConverge(t *testing.T) {
 	})
 }
 
-// A store that falls back to an older state, as where a replica takes over, costs no key.
+// When the store falls back to an older state, as after a failover to a replica, no key is lost.
 func TestRing_OlderRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := memory()
@@ -342,7 +343,7 @@ func TestRing_OlderRecord(t *testing.T) {
 	})
 }
 
-// What a host seals that was cut off for less than a rotation period the others can open, also when it seals last.
+// The others can open the sessions of a host that was cut off for less than a rotation period, up to the last of them.
 func TestRing_HostCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, memory(), options(t), 0, 0, 0)
@@ -365,7 +366,7 @@ func TestRing_HostCutOff(t *testing.T) {
 	})
 }
 
-// The record outlives all sessions where no host is left, and does not end while there is one.
+// Without hosts the record outlives all sessions. With one it never expires.
 func TestRing_RecordIsRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st, opts := memory(), options(t)
@@ -383,7 +384,7 @@ func TestRing_RecordIsRenewed(t *testing.T) {
 	})
 }
 
-// A host whose clock is far ahead makes a key that seals when nobody lives any more. The others say so, and go on.
+// A host whose clock is far ahead makes a key that starts sealing in the far future. The others report it and go on.
 func TestRing_ClockFarAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st, opts := memory(), options(t)
@@ -410,14 +411,14 @@ func TestRing_ClockFarAhead(t *testing.T) {
 	})
 }
 
-// One whose clock is so far ahead that the record has ended by it must not make another.
+// A host by whose clock the record has expired must not make another.
 func TestOpen_RecordEndedByThisClockOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &link{Store: memory()}
 		l.onGet = func() (store.Record, error) { return store.Record{}, store.ErrNotFound }
 		l.onSwap = func(old, _ store.Record) (bool, error) { return false, nil }
 		_, _, err := Open(t.Context(), l, options(t))
-		assert.ErrorContains(t, err, "has ended by this host's clock")
+		assert.ErrorContains(t, err, "expired by this host's clock")
 	})
 }
 
@@ -436,7 +437,7 @@ func TestRing_SecretRotates(t *testing.T) {
 	})
 }
 
-// What cannot be read is left, and reported each time; the ring keeps its keys.
+// A record that cannot be read stays, and each poll reports it. The ring keeps its keys.
 func TestRing_UnreadableRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st, opts, plain := memory(), options(t), options(t)
@@ -556,7 +557,7 @@ func TestOpen_StoreFails(t *testing.T) {
 		_, _, err = Open(t.Context(), l, opts)
 		assert.ErrorIs(t, err, errDown)
 
-		// A record that others replace for ever.
+		// A record that other hosts replace for ever.
 		start(t, l.Store, opts, 0)
 		l.full.Store(false)
 		l.onSwap = func(old, next store.Record) (bool, error) { return false, nil }
@@ -589,7 +590,7 @@ func TestOpen_TakesBoundedTime(t *testing.T) {
 	})
 }
 
-// hangingLater is a store that answers the first question only.
+// hangingLater is a store that answers the first call only.
 type hangingLater struct {
 	*memstore.Store
 	gets  int
@@ -605,7 +606,7 @@ func (s *hangingLater) Get(ctx context.Context, id store.ID) (store.Record, erro
 	return store.Record{}, ctx.Err()
 }
 
-// stop ends a look at the store that is under way, and no error is made of it.
+// stop ends a poll that is under way, without an error.
 func TestStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := options(t)
@@ -622,7 +623,7 @@ func TestStop(t *testing.T) {
 	})
 }
 
-// Hosts agree on the order of keys also where two began to seal in one second.
+// Hosts agree on the order of two keys that start sealing in the same second.
 func TestMerged_SameDate(t *testing.T) {
 	var keys []ticket.Key
 	for range 5 {
@@ -636,7 +637,7 @@ func TestMerged_SameDate(t *testing.T) {
 	assert.Equal(t, want, merged(keys[:3], keys[1:]))
 }
 
-// More keys than a ring may have are the newest of them, on all hosts alike.
+// Of more keys than a ring may have, all hosts keep the newest.
 func TestNeeded_AtMostARing(t *testing.T) {
 	f := &follower{opts: Options{Rotate: rotate, Lifetime: lifetime}}
 	var keys []ticket.Key

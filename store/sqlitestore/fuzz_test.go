@@ -14,7 +14,7 @@ import (
 	"github.com/libssl-go/libssl/store"
 )
 
-// Whatever row somebody else has put into the file, the store answers with it or without, and goes on.
+// With any row that another program has put into the file, the store answers and goes on.
 func FuzzRow(f *testing.F) {
 	f.Add([]byte("an id"), []byte("data"), int64(math.MaxInt64))
 	f.Add([]byte("an id"), []byte{}, int64(0))
@@ -25,7 +25,7 @@ func FuzzRow(f *testing.F) {
 	s := mustOpen(f, path)
 	other := raw(f, path)
 	f.Fuzz(func(t *testing.T, key, data []byte, expires int64) {
-		if key == nil || data == nil { // which would be NULL
+		if key == nil || data == nil { // nil would be NULL
 			key, data = append([]byte{}, key...), append([]byte{}, data...)
 		}
 		insert := func() {

@@ -13,9 +13,9 @@ import (
 
 const keySize = 32
 
-// SealingKey implements store.Embedded. The key is in the file PATH.key, made by whoever asks first, with mode 0600, in the
-// format of a key ring with one key: 64 hexadecimal digits. A file that others can read or write is refused, and so is one
-// that holds anything else. Without its key what the store holds is lost, and without the store the key is of no use.
+// SealingKey implements store.Embedded. The key is in the file PATH.key, in the format of a key ring with one key: 64
+// hexadecimal digits. The first call makes the file, with mode 0600. SealingKey refuses a file that other users can read or
+// write, or that holds anything else. Without the key the store's records are lost; without the store the key has no use.
 func (s *Store) SealingKey() ([]byte, error) {
 	path := s.path + ".key"
 	key, err := readKey(path)
@@ -25,7 +25,7 @@ func (s *Store) SealingKey() ([]byte, error) {
 		text := append(hex.AppendEncode(nil, fresh), '\n')
 		defer clear(text)
 		if err = createOnce(path, text); err == nil {
-			key, err = readKey(path) // ours, or that of whoever was faster
+			key, err = readKey(path) // ours, or that of a faster process
 		}
 	}
 	if err != nil {
@@ -50,24 +50,24 @@ func readKey(path string) ([]byte, error) {
 	digits := bytes.TrimSpace(text)
 	key := make([]byte, hex.DecodedLen(len(digits)))
 	if _, err := hex.Decode(key, digits); err != nil || len(key) != keySize {
-		return nil, fmt.Errorf("%s: not a key of %d hexadecimal digits", path, hex.EncodedLen(keySize)) // without a word of what it is
+		return nil, fmt.Errorf("%s: the key must be %d hexadecimal digits", path, hex.EncodedLen(keySize)) // without the content, which may be a key
 	}
 	return key, nil
 }
 
-// private returns an error unless info is of a regular file that only its owner can use.
+// private returns an error unless info is of a regular file that only its owner can access.
 func private(info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
 		return errors.New("not a regular file")
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Errorf("mode %04o lets others than its owner in; make it 0600", mode)
+		return fmt.Errorf("mode %04o lets other users access it; make it 0600", mode)
 	}
 	return nil
 }
 
-// createOnce makes the file path with the given content and mode 0600, unless it exists. It appears under its name in one step
-// and complete, also to other processes that try the same at the same moment.
+// createOnce makes the file path with the given content and mode 0600, unless it exists. The file appears under its name complete,
+// also if several processes try at once.
 func createOnce(path string, content []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // with mode 0600
 	if err != nil {
@@ -76,7 +76,7 @@ func createOnce(path string, content []byte) error {
 	defer os.Remove(f.Name())
 	_, err = f.Write(content)
 	if err == nil {
-		err = f.Sync() // before the name: a crash must not leave an empty key
+		err = f.Sync() // before the link: a crash must not leave an empty key
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr

@@ -38,9 +38,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// runChild is a child's main. It says what it has done on standard output, a line each, after it has done it.
+// runChild is the main function of a child, which prints a line after each thing that it has done.
 func runChild(job, path string) error {
-	if job == "key" { // all at once, when the parent closes their input
+	if job == "key" { // all children at once, when the parent closes their input
 		s, err := Open(path)
 		if err != nil {
 			return err
@@ -78,7 +78,7 @@ func runChild(job, path string) error {
 			}
 			fmt.Println(i)
 		}
-	case "take": // every record of sharedRecords that is to be had
+	case "take": // every record of sharedRecords that is still there
 		io.Copy(io.Discard, os.Stdin)
 		for i := range sharedRecords {
 			if err := s.Put(ctx, record(sharedRecords+os.Getpid())); err != nil {
@@ -100,7 +100,7 @@ func runChild(job, path string) error {
 
 const sharedRecords = 200
 
-// process is a child and its pipes. Closing stdin lets it go on where it waits for that.
+// process is a child and its pipes. A child that waits for the end of its input goes on when stdin is closed.
 type process struct {
 	cmd    *exec.Cmd
 	stdin  io.Closer
@@ -128,7 +128,7 @@ func start(t *testing.T, cmd *exec.Cmd, job string) *process {
 	return p
 }
 
-// wait lets the child run to its end and returns what it wrote.
+// wait lets the child run to its end and returns its output.
 func (p *process) wait() (stdout, stderr string, err error) {
 	p.stdin.Close()
 	out, err := io.ReadAll(p.stdout)
@@ -235,7 +235,7 @@ func TestStore_SurvivesAKill(t *testing.T) {
 	}
 }
 
-// A folder or file that may only be read is refused when the store is opened, not at the first Put.
+// Open, not the first Put, refuses a folder or file without write permission.
 func TestOpen_ReadOnly(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "sessions.db")
@@ -243,7 +243,7 @@ func TestOpen_ReadOnly(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
 
-	// Root may write anywhere, so that another user has to try.
+	// Root may write anywhere, so the child runs as another user.
 	binary := filepath.Join(dir, "binary")
 	content, err := os.ReadFile(os.Args[0])
 	require.NoError(t, err)
@@ -252,7 +252,7 @@ func TestOpen_ReadOnly(t *testing.T) {
 		cmd := exec.Command(binary, path)
 		cmd.Dir = dir
 		if os.Geteuid() == 0 {
-			require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755)) // which testing made private
+			require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755)) // testing made it private
 			require.NoError(t, os.Chown(path, 65534, 65534))
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		}
@@ -275,8 +275,8 @@ func TestOpen_ReadOnly(t *testing.T) {
 	t.Log(stderr)
 }
 
-// A disk on which nothing can be written is found out when the store is opened, not at the first Put. What this process may write is
-// bounded in place of the disk, which only a privileged one could fill.
+// Open, not the first Put, fails on a full disk. The test limits the file size of the process instead, because only a privileged
+// process could fill a disk.
 func TestOpen_DiskIsFull(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, path string){
 		"no file yet": func(*testing.T, string) {},

@@ -19,55 +19,55 @@ import (
 )
 
 const (
-	// applicationID marks the file as ours ("lssl"), schemaVersion says which tables to expect in it.
+	// applicationID ("lssl") marks a file of this package, schemaVersion the version of its tables.
 	applicationID = 0x6c73736c
 	schemaVersion = 1
 
-	// SQLite lets one connection write at a time and readers run beside it. Each call in progress holds an OS thread.
+	// SQLite lets one connection write at a time, beside any readers. Each call in progress holds an OS thread.
 	maxReaders = 3
 	maxConns   = maxReaders + 1
 
-	// While another process writes, SQLite waits inside the call, where no context reaches and a thread is held:
-	// only this long. The rest of the wait is done here, in pauses. It is bounded for callers without a deadline too.
+	// While another process writes, SQLite waits inside the call for busyTimeout: it holds a thread and ignores the context.
+	// After that do waits without a thread and tries again every busyPause, for maxBusy at most.
 	busyTimeout = 5 * time.Millisecond
 	busyPause   = 2 * time.Millisecond
 	maxBusy     = 5 * time.Second
 
-	// Every sweepEvery-th Put removes up to sweepLimit expired records: four for each that is put, so that the
-	// expired dwindle, in steps that stay well under a millisecond.
+	// Every sweepEvery-th Put removes up to sweepLimit expired records: four for each Put, so that their number falls,
+	// in steps of less than a millisecond.
 	sweepEvery = 16
 	sweepLimit = 64
 
-	// List and Purge work in batches, so that neither keeps others waiting.
+	// List and Purge work in batches, so that other calls get their turn.
 	batch = 256
 )
 
 // Store keeps records in a file. It implements store.Store, store.Taker, store.Swapper, store.Embedded, store.Lister and
 // store.Purger.
 //
-// Any number of processes of one host may have the file open at once, each with one Store; a Take is atomic between them
-// all. The file must not be on a network file system, where SQLite's locks do not work.
+// Any number of processes of one host may have the file open at once, each with one Store; Take and Swap are atomic across
+// them. The file must not be on a network file system, where SQLite's locks do not work.
 //
-// A process that crashes or is killed loses nothing that was put. A crash of the operating system may undo the last
-// seconds, because commits are not flushed to the disk one by one (synchronous=NORMAL): records put last may be gone
-// and, which matters to single use, records taken last may be back.
+// A process that crashes or is killed loses no record that was put. A crash of the operating system may undo the last
+// seconds, because SQLite does not flush each commit to the disk (synchronous=NORMAL). The latest records put may be gone.
+// The latest records taken may be back, which matters to single use.
 //
-// Expired records are never returned, and are removed by later Puts, a few at a time: nothing runs in the background,
-// and an idle process does no work. Removed content is overwritten with zeros (secure_delete) in the file, but stays in
-// the write-ahead log beside it until that is reused, and in backups: seal what is secret.
+// Expired records are never returned. Later Puts remove them, a few at a time: nothing runs in the background, and an idle
+// process does no work. Removed data is overwritten with zeros in the file (secure_delete). It stays in backups, and in the
+// write-ahead log beside the file until SQLite reuses that: seal secrets before you put them.
 type Store struct {
 	path    string
 	db      *sql.DB
-	readers chan struct{} // as many tokens as reads run
-	writer  chan struct{} // one while a write runs
+	readers chan struct{} // a token for each read under way
+	writer  chan struct{} // a token while a write is under way
 	puts    atomic.Uint64
 
 	get, put, del, take, add, swap, sweep, list *sql.Stmt
 }
 
-// Open opens the store in the file path, which it makes with mode 0600 if there is none, together with path-wal and path-shm
-// beside it. It refuses a file that others than its owner can read or write, that is no SQLite database, that belongs to another
-// application, or whose tables are of another version of this package, and fails where nothing can be written.
+// Open opens the store in the file path, which it makes with mode 0600 if there is none. SQLite keeps path-wal and path-shm
+// beside it. Open refuses a file that other users can read or write, that is no SQLite database, that belongs to another
+// application, or whose tables are of another version of this package. It fails if the file cannot be written.
 func Open(path string) (*Store, error) {
 	s, err := open(path)
 	if err != nil {
@@ -83,13 +83,13 @@ func open(path string) (_ *Store, err error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, err
 	}
-	// SQLite would make the file with mode 0644.
+	// SQLite itself would make the file with mode 0644.
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		if err := createOnce(path, nil); err != nil {
 			return nil, err
 		}
 	}
-	// Never by opening it: POSIX drops a process's locks on a file when any descriptor of it is closed, and
+	// The file must not be opened for this: POSIX drops a process's locks on a file when any descriptor of it is closed, and
 	// another Store of this process may hold some.
 	info, err := os.Stat(path)
 	if err != nil {
@@ -150,7 +150,7 @@ func (s *Store) prepare() error {
 	return nil
 }
 
-// setUp makes the tables in an empty file and checks any other.
+// setUp makes the tables in an empty file, and checks those of any other.
 func (s *Store) setUp() (err error) {
 	ctx := context.Background()
 	conn, err := s.db.Conn(ctx)
@@ -163,7 +163,7 @@ func (s *Store) setUp() (err error) {
 	}
 	defer func() {
 		if err != nil {
-			conn.ExecContext(ctx, "ROLLBACK") // fails where COMMIT has succeeded, and does nothing then
+			conn.ExecContext(ctx, "ROLLBACK") // after a COMMIT it fails and does nothing
 		}
 	}()
 
@@ -185,10 +185,10 @@ func (s *Store) setUp() (err error) {
 	case application != applicationID:
 		return errors.New("is the database of another application")
 	case version != schemaVersion:
-		return fmt.Errorf("has tables of version %d, and this program knows version %d", version, schemaVersion)
+		return fmt.Errorf("has tables of version %d, this program needs version %d", version, schemaVersion)
 	default:
-		// Changes nothing, and writes all the same: it fails where nothing can be written, which BEGIN IMMEDIATE and statements
-		// that find nothing to do don't.
+		// Writes the version that is there, to fail if the file cannot be written: BEGIN IMMEDIATE, and statements without an
+		// effect, would succeed.
 		if _, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion)); err != nil {
 			return err
 		}
@@ -202,12 +202,12 @@ func (s *Store) setUp() (err error) {
 		return err
 	}
 	if mode != "wal" {
-		return fmt.Errorf("cannot have a write-ahead log (journal mode %s)", mode)
+		return fmt.Errorf("a write-ahead log is not possible (journal mode %s)", mode)
 	}
 	return nil
 }
 
-// Close closes the file. Calls in progress finish or fail.
+// Close closes the file. Calls under way finish or fail.
 func (s *Store) Close() error {
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("sqlitestore: close: %w", err)
@@ -242,7 +242,7 @@ func (s *Store) record(ctx context.Context, op string, slots chan struct{}, stmt
 			}
 			found = true
 		}
-		return rows.Err() // after the last step: a take that is not committed has not happened
+		return rows.Err() // comes after the commit: without one the record was not taken
 	})
 	if err != nil {
 		return store.Record{}, err
@@ -264,7 +264,7 @@ func (s *Store) Put(ctx context.Context, r store.Record) error {
 			return err
 		}
 		if s.puts.Add(1)%sweepEvery == 0 {
-			s.sweep.Exec(time.Now().UnixMilli(), sweepLimit) // the record is in: a sweep that fails is left to the next
+			s.sweep.Exec(time.Now().UnixMilli(), sweepLimit) // an error does not matter: the record is stored, and a later Put sweeps again
 		}
 		return nil
 	})
@@ -307,7 +307,7 @@ func (s *Store) changes(ctx context.Context, op string, stmt *sql.Stmt, args ...
 	return n > 0, err
 }
 
-// blob is data as the driver wants it, to which nil is NULL.
+// blob returns data, but not nil, which the driver would store as NULL.
 func blob(data []byte) []byte {
 	if data == nil {
 		return []byte{}
@@ -315,7 +315,7 @@ func blob(data []byte) []byte {
 	return data
 }
 
-// List implements store.Lister. It lists in the order of the ids.
+// List implements store.Lister. It lists the records in the order of their ids.
 func (s *Store) List(ctx context.Context, f func(id store.ID, size int, expires time.Time) error) error {
 	type item struct {
 		id      store.ID
@@ -324,7 +324,7 @@ func (s *Store) List(ctx context.Context, f func(id store.ID, size int, expires 
 	}
 	last := []byte{}
 	for {
-		// A batch is read to its end first: f may call the store, and must not do so beside open rows.
+		// Read a whole batch before calling f: f may call the store, which it must not do while rows are open.
 		var items []item
 		err := s.do(ctx, "list", s.readers, func() error {
 			items = items[:0]
@@ -385,10 +385,9 @@ func (s *Store) Purge(ctx context.Context, expiredOnly bool) (int, error) {
 	}
 }
 
-// do runs f, which makes one short use of the database, when one of slots is free, and again while another process
-// keeps the database busy. All waiting ends with ctx and holds no thread. f itself does not get ctx: an interrupted statement
-// saves nothing where statements take microseconds, while database/sql and the driver pay for each one that
-// could be interrupted.
+// do waits for a slot and runs f, which makes one short use of the database. It repeats f while another process keeps the
+// database busy. All waiting ends with ctx and holds no thread. f itself gets no context: statements take microseconds,
+// and database/sql and the driver are slower with statements that can be interrupted.
 func (s *Store) do(ctx context.Context, op string, slots chan struct{}, f func() error) error {
 	err := ctx.Err()
 	if err == nil {
@@ -406,7 +405,7 @@ func (s *Store) do(ctx context.Context, op string, slots chan struct{}, f func()
 	return nil
 }
 
-// retry runs f again for as long as it finds the database busy, ctx lasts and maxBusy is not over.
+// retry runs f until the database is not busy, ctx ends, or maxBusy has passed.
 func retry(ctx context.Context, f func() error) error {
 	err := f()
 	if !busy(err) {

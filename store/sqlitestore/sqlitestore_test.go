@@ -58,7 +58,7 @@ func record(n int) store.Record {
 	return store.Record{ID: newID(n), Data: fmt.Appendf(nil, "record %d", n), Expires: time.Now().Add(time.Hour)}
 }
 
-// raw opens the file without this package. One connection only, so that transactions are easy.
+// raw opens the file without this package, with one connection, so that transactions are easy.
 func raw(tb testing.TB, path string) *sql.DB {
 	tb.Helper()
 	db, err := sql.Open("sqlite3", path)
@@ -86,7 +86,7 @@ type pair struct {
 
 func (p pair) Put(ctx context.Context, r store.Record) error { return p.other.Put(ctx, r) }
 
-// What one Store puts another finds.
+// A Store finds the records of another Store of the file.
 func TestStore_TwoOpen(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store {
 		path := newPath(t)
@@ -189,7 +189,7 @@ func TestOpen_Refuses(t *testing.T) {
 	}
 }
 
-// SQLite's locks on the file must survive that this process looks at it again.
+// SQLite's locks on the file must survive another Open in this process.
 func TestOpen_KeepsLocks(t *testing.T) {
 	path := newPath(t)
 	mustOpen(t, path).Close()
@@ -237,7 +237,7 @@ func TestPut_WaitsForALock(t *testing.T) {
 	_, err := s.Get(ctx, newID(1))
 	assert.NoError(t, err, "reading needs no lock")
 
-	// Who waits gets in when the lock is released.
+	// A Put that waits goes on when the lock is released.
 	done := make(chan error)
 	go func() { done <- s.Put(ctx, record(2)) }()
 	for len(s.writer) == 0 { // until the Put is under way
@@ -249,10 +249,10 @@ func TestPut_WaitsForALock(t *testing.T) {
 	assert.NoError(t, err)
 }
 
-// A disk that is full fails what writes, and says so; what is there can be read and deleted, which makes room.
+// On a full disk writes fail with an error that says so. Records can be read, and deleted, which makes room.
 func TestPut_DiskIsFull(t *testing.T) {
 	s := mustOpen(t, newPath(t))
-	s.db.SetMaxOpenConns(1) // the bound that stands for the disk is one connection's
+	s.db.SetMaxOpenConns(1) // the bound that stands for the disk is per connection
 	large := record(1)
 	large.Data = make([]byte, store.MaxData)
 	require.NoError(t, s.Put(ctx, large))
@@ -365,7 +365,7 @@ func TestSealingKey(t *testing.T) {
 	require.NoError(t, err)
 	second, err := mustOpen(t, path).SealingKey()
 	require.NoError(t, err)
-	assert.Equal(t, first, second, "the same for all who have the file open")
+	assert.Equal(t, first, second, "the same for all Stores of the file")
 	text, err := os.ReadFile(path + ".key")
 	require.NoError(t, err)
 	assert.Equal(t, fmt.Sprintf("%x\n", first), string(text))

@@ -13,7 +13,7 @@ import (
 )
 
 func testPutGet(t *testing.T, s store.Store) {
-	// Bytes of every value, in an odd number.
+	// Every value of a byte, and an odd length.
 	data := make([]byte, 257)
 	for i := range data {
 		data[i] = byte(i)
@@ -65,8 +65,8 @@ func testDelete(t *testing.T, s store.Store) {
 	wantFound(t, s, r)
 }
 
-// testIDs uses ids that a store must not confuse: lengths from 1 to 32, zero bytes at the end, bytes that mean something to a
-// text protocol or to SQL, and the same letters in both cases.
+// testIDs uses ids that a store must not confuse. They have lengths from 1 to 32, zero bytes at the end, bytes that mean
+// something to a text protocol or to SQL, and the same letters in both cases.
 func testIDs(t *testing.T, s store.Store) {
 	var ids [][]byte
 	for n := 1; n <= store.MaxIDLen; n++ {
@@ -144,7 +144,7 @@ func testAliasing(t *testing.T, s store.Store) {
 	clear(got.Data[:cap(got.Data)])
 	wantFound(t, s, want)
 
-	// What Get returned stays as it is, whatever becomes of the record.
+	// A replaced or deleted record leaves the slices that Get returned unchanged.
 	got = get(t, s, want.ID)
 	replaced := want
 	replaced.Data = randomBytes(len(want.Data))
@@ -159,8 +159,8 @@ func testAliasing(t *testing.T, s store.Store) {
 	}
 }
 
-// testConcurrent has goroutines put, get and delete the same few records. Each record put is of one repeated byte
-// and as many bytes as that, so that one put together from two shows.
+// testConcurrent has goroutines put, get and delete the same few records. Each record repeats one byte as often as the byte's
+// value, so the test recognises a mixture of two records.
 func testConcurrent(t *testing.T, s store.Store) {
 	ids := make([]store.ID, 3)
 	for i := range ids {

@@ -28,12 +28,12 @@ func testExpires(t *testing.T, s store.Store) {
 	wantFound(t, s, stays)
 }
 
-// untilExpired looks at a record until it is gone, and fails if that is after its end. A store may drop a record early, so
-// that there is no telling whether it was too early.
+// untilExpired gets a record until it is gone, and fails if Get returns it after its expiry. A store may drop a record early, so
+// the test cannot fail for that.
 func untilExpired(t *testing.T, s store.Store, r store.Record) {
 	t.Helper()
 	for {
-		asked := time.Now().Round(0) // the wall clock, as the store has it
+		asked := time.Now().Round(0) // the wall clock, as in the store
 		_, err := s.Get(ctx(t), r.ID)
 		switch {
 		case errors.Is(err, store.ErrNotFound):

@@ -6,12 +6,12 @@ import (
 	"github.com/libssl-go/libssl/store"
 )
 
-// Faulty is a store that misbehaves on demand. A method whose hook is set runs the hook instead of the store's method;
-// a hook may wait, fail, panic, answer nonsense, and call Store for the truth. Hooks are set before the store is used and
-// run concurrently, as the methods do.
+// Faulty is a store that misbehaves on demand. A method whose hook is set runs the hook instead;
+// a hook may wait, fail, panic, return wrong data, or call Store. Set the hooks before the store is used. They run
+// concurrently, as the methods do.
 //
-// A Faulty is a Taker, so Store must be one unless OnTake is set. It has none of Store's other optional interfaces:
-// in particular it is never store.Local, so that its callers put a deadline around its calls.
+// A Faulty is a Taker, so Store must be one unless OnTake is set. It has no other optional interface:
+// in particular it is never store.Local, so its callers set a deadline.
 type Faulty struct {
 	store.Store
 

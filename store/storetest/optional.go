@@ -57,7 +57,7 @@ func testList(t *testing.T, s store.Store) {
 			}
 			sameTime(t, expires, r.Expires)
 		}
-		return s.Delete(ctx(t), id) // must not lock up
+		return s.Delete(ctx(t), id) // must not deadlock
 	})
 	if err != nil {
 		t.Fatalf("List: %v", err)
@@ -87,7 +87,7 @@ func testPurge(t *testing.T, s store.Store) {
 	short := newRecord(t)
 	short.Expires = time.Now().Add(50 * time.Millisecond)
 	put(t, s, short)
-	time.Sleep(time.Until(short.Expires)) // the end of a record is a matter of time only
+	time.Sleep(time.Until(short.Expires)) // no event tells that a record expired
 	if _, err := purger.Purge(ctx(t), true); err != nil {
 		t.Fatalf("Purge of the expired: %v", err)
 	}

@@ -11,29 +11,30 @@ import (
 	"github.com/libssl-go/libssl/store"
 )
 
-// Server is a server behind stores, for RunServer. What is nil is not tested.
+// Server is a server behind stores, for RunServer. Tests that need a nil function are left out.
 type Server struct {
-	// Open returns a store of this server with connections of its own, as another process would have it, and closes
-	// it with t.Cleanup. It must be set.
+	// Open returns a store of this server, with its own connections like another process, and closes it with t.Cleanup.
+	// It must be set.
 	Open func(t *testing.T) store.Store
 
-	// OpenAt is Open on a host whose clock is ahead by skew. The server's clock stays.
+	// OpenAt is like Open, for a host whose clock is ahead by skew. The server's clock stays.
 	OpenAt func(t *testing.T, skew time.Duration) store.Store
 
-	// Restart stops the server and starts it again, with its records or without.
+	// Restart stops and starts the server, which may lose its records.
 	Restart func(t *testing.T)
 
-	// Freeze stops the server from answering, with its connections open, until thaw is called.
+	// Freeze makes the server stop answering, with its connections open, until thaw is called.
 	Freeze func(t *testing.T) (thaw func())
 
-	// Damage replaces what the server keeps under id by what f makes of it.
+	// Damage replaces the value under id in the server by the result of f.
 	Damage func(t *testing.T, id store.ID, f func(kept []byte) []byte)
 }
 
-// recovers is how long a store may need to serve again once its server does.
+// recovers is how long a store may take to work again after its server does.
 const recovers = 5 * time.Second
 
-// RunServer is Run, and tests what hosts that share a server rely on. Nobody else may use it meanwhile.
+// RunServer calls Run, and tests what hosts that share a server rely on. The server must have room for 200 records and have no
+// other user meanwhile.
 func RunServer(t *testing.T, s Server) {
 	Run(t, s.Open)
 	t.Run("Shared", func(t *testing.T) { testShared(t, s) })
@@ -99,8 +100,8 @@ func testShared(t *testing.T, s Server) {
 	}
 }
 
-// testClockSkew has hosts whose clocks agree with each other and not with the server's: sessions of half an hour must live,
-// and end, as if it were right.
+// testClockSkew has hosts whose clocks agree with each other and differ from the server's. Records must expire by the hosts'
+// clocks.
 func testClockSkew(t *testing.T, s Server) {
 	for _, skew := range []time.Duration{-time.Hour, time.Hour} {
 		a, b := s.OpenAt(t, skew), s.OpenAt(t, skew)
@@ -111,13 +112,13 @@ func testClockSkew(t *testing.T, s Server) {
 		wantFound(t, b, long)
 		short.Expires = now().Add(100 * time.Millisecond)
 		put(t, a, short)
-		time.Sleep(short.Expires.Sub(now())) // the end of a record is a matter of time only
+		time.Sleep(short.Expires.Sub(now())) // no event tells that a record expired
 		wantAbsent(t, b, short.ID)
 		wantFound(t, b, long)
 	}
 }
 
-// testClockAhead has one host whose clock is ahead of the others': what has ended by it is theirs to use.
+// testClockAhead has one host whose clock is ahead: a record that has expired by this clock stays for the others.
 func testClockAhead(t *testing.T, s Server) {
 	right, ahead := s.Open(t), s.OpenAt(t, time.Hour)
 	r := newRecord(t)
@@ -127,8 +128,8 @@ func testClockAhead(t *testing.T, s Server) {
 	wantFound(t, right, r)
 }
 
-// testDamaged looks at entries that another program, or a write that was cut short, has left in the server: they are
-// absent, no failure of the store, and can be replaced.
+// testDamaged has values in the server that another program, or a write that was cut short, may have left: they are absent
+// records, not failures of the store, and can be replaced.
 func testDamaged(t *testing.T, s Server) {
 	st := s.Open(t)
 	for what, f := range map[string]func([]byte) []byte{
@@ -176,8 +177,8 @@ func testDamaged(t *testing.T, s Server) {
 	}
 }
 
-// testFrozen makes more calls than a store may have connections while the server does not answer: each must end soon after its
-// context, and afterwards none may get the answer to another.
+// testFrozen makes more calls than a store has connections while the server does not answer. Each must end soon after its
+// context, and later calls must not get an answer to an earlier one.
 func testFrozen(t *testing.T, s Server) {
 	st := s.Open(t)
 	records := make([]store.Record, 200)
@@ -216,11 +217,11 @@ func testFrozen(t *testing.T, s Server) {
 	}
 }
 
-// testRestarted has the server restart under stores with open connections, which must find it again by themselves.
+// testRestarted restarts the server under a store with open connections, which must reconnect by itself.
 func testRestarted(t *testing.T, s Server) {
 	st := s.Open(t)
 	var wg sync.WaitGroup
-	for range 8 { // opens as many connections as there are to be
+	for range 8 { // opens all connections
 		r := newRecord(t)
 		wg.Go(func() {
 			if err := st.Put(ctx(t), r); err != nil {

@@ -12,13 +12,12 @@ import (
 	"github.com/libssl-go/libssl/store/storetest"
 )
 
-// server is what stands behind clients: a map of encoded records with ends, and connections that break at a restart.
+// server has encoded records with expiries. Connections of its clients break at a restart.
 type server struct {
-	mu    sync.Mutex
-	kept  map[store.ID]value
-	start int // how often it was started
-	// frozen is nil, or closed when the server answers again.
-	frozen chan struct{}
+	mu     sync.Mutex
+	kept   map[store.ID]value
+	start  int           // how often it was started
+	frozen chan struct{} // closed when the server answers again; nil while it does
 }
 
 type value struct {
@@ -26,7 +25,7 @@ type value struct {
 	end     time.Time
 }
 
-// client is a store of a server. Its faults are for brokenServers.
+// client is a store of a server. brokenServers set its faults.
 type client struct {
 	*server
 	skew      time.Duration
@@ -37,7 +36,7 @@ type client struct {
 
 func (c *client) now() time.Time { return time.Now().Add(c.skew) }
 
-// lock connects, checks the context, and removes what has ended.
+// lock connects, checks the context, removes expired records, and locks the server.
 func (c *client) lock(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -125,7 +124,7 @@ func (c *client) Swap(ctx context.Context, old, next store.Record) (bool, error)
 		return false, err
 	}
 	kept, there := c.kept[next.ID]
-	if c.rash { // between looking and putting it lets others in
+	if c.rash { // unlocks between comparing and storing
 		c.mu.Unlock()
 		time.Sleep(time.Millisecond)
 		c.mu.Lock()
@@ -141,7 +140,7 @@ func (c *client) Swap(ctx context.Context, old, next store.Record) (bool, error)
 	return true, nil
 }
 
-// served makes a server whose clients have the faults that spoil gives them.
+// served makes a server whose clients have the faults that spoil sets.
 func served(spoil func(*client)) storetest.Server {
 	srv := &server{kept: map[store.ID]value{}}
 	openAt := func(_ *testing.T, skew time.Duration) store.Store {
@@ -182,9 +181,9 @@ func served(spoil func(*client)) storetest.Server {
 	}
 }
 
-// brokenServers have one fault each, by the name of the subtest that must find it.
+// brokenServers have one fault each. The key is the subtest that must find it.
 var brokenServers = map[string]func() storetest.Server{
-	"Shared": func() storetest.Server { // a server each
+	"Shared": func() storetest.Server { // each store has its own server
 		s := served(func(*client) {})
 		s.Open = func(t *testing.T) store.Store { return served(func(*client) {}).Open(t) }
 		return s
@@ -200,7 +199,7 @@ var brokenServers = map[string]func() storetest.Server{
 
 func TestRunServer(t *testing.T) { storetest.RunServer(t, served(func(*client) {})) }
 
-// What the server cannot do is not tested.
+// RunServer leaves out the tests that need a nil function.
 func TestRunServer_Minimal(t *testing.T) {
 	storetest.RunServer(t, storetest.Server{Open: served(func(*client) {}).Open})
 }

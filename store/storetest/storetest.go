@@ -1,11 +1,11 @@
-// Package storetest is the test suite that every back end of package store must pass, whoever wrote it:
+// Package storetest is the test suite that every back end of package store must pass, also those of other modules:
 //
 //	func TestStore(t *testing.T) {
 //		storetest.Run(t, func(t *testing.T) store.Store { return mystore.New() })
 //	}
 //
-// Stores of a server that hosts share take RunServer in place of Run. Run either with -race. The package uses the standard
-// library only. Faulty, for tests of what uses a store, is here too.
+// For a server that hosts share, use RunServer in place of Run. Run either with -race. The package uses the standard
+// library only. It also has Faulty, for tests of code that uses a store.
 package storetest
 
 import (
@@ -19,9 +19,9 @@ import (
 	"github.com/libssl-go/libssl/store"
 )
 
-// Run tests the store that open returns, once per subtest. The optional interfaces that it implements are tested, those that
-// it lacks are not. open closes what it opened with t.Cleanup, and may return the same store again and again, but nobody else may use it
-// meanwhile: where the store is a Purger, it is purged. It must have room for 100 records.
+// Run tests the store that open returns, once per subtest, with the optional interfaces that it implements. open closes the
+// store with t.Cleanup, or returns the same store each time. The store must have room for 100 records and have no other user
+// meanwhile: if it is a Purger, Run purges it.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	for _, c := range []struct {
 		name string
@@ -68,7 +68,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	}
 }
 
-// ctx returns a context that ends well after any sound store has answered.
+// ctx returns a context that lasts longer than any call of a correct store.
 func ctx(t *testing.T) context.Context {
 	c, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
@@ -136,7 +136,7 @@ func same(t *testing.T, got, want store.Record) {
 	sameTime(t, got.Expires, want.Expires)
 }
 
-// sameTime allows for stores that keep milliseconds.
+// sameTime allows for stores that round down to the millisecond.
 func sameTime(t *testing.T, got, want time.Time) {
 	t.Helper()
 	if lost := want.Sub(got); lost < 0 || lost >= time.Millisecond {

@@ -20,7 +20,7 @@ import (
 	"github.com/libssl-go/libssl/store/storetest"
 )
 
-// remote is a Faulty whose sound methods end with their context, as those of a store behind a network do.
+// remote is a Faulty without faults, whose methods end with their context like those of a store behind a network.
 func remote() *storetest.Faulty {
 	mem := memstore.New(memstore.Options{})
 	f := &storetest.Faulty{Store: mem}
@@ -51,7 +51,7 @@ func remote() *storetest.Faulty {
 	return f
 }
 
-// broken has stores with one fault each, by the name of the subtest that must find it.
+// broken has stores with one fault each. The key is the subtest that must find it.
 var broken = map[string]func() store.Store{
 	"PutGet": func() store.Store {
 		f := remote()
@@ -149,7 +149,7 @@ var broken = map[string]func() store.Store{
 		}
 		return f
 	},
-	"ExpiredAtPut": func() store.Store { // ignores records that have expired, instead of replacing by them
+	"ExpiredAtPut": func() store.Store { // ignores records that have expired: they do not replace
 		f := remote()
 		put := f.OnPut
 		f.OnPut = func(ctx context.Context, r store.Record) error {
@@ -183,7 +183,7 @@ var broken = map[string]func() store.Store{
 			if err := put(ctx, half); err != nil {
 				return err
 			}
-			time.Sleep(time.Millisecond) // lets the others look
+			time.Sleep(time.Millisecond) // lets other goroutines read
 			return put(ctx, r)
 		}
 		return f
@@ -198,7 +198,7 @@ var broken = map[string]func() store.Store{
 		f.OnTake = f.OnGet
 		return f
 	},
-	"TakeExpired": func() store.Store { // forgets to look at the time
+	"TakeExpired": func() store.Store { // does not check the expiry
 		f := remote()
 		put := f.OnPut
 		f.OnPut = func(ctx context.Context, r store.Record) error {
@@ -219,7 +219,7 @@ var broken = map[string]func() store.Store{
 		f := remote()
 		f.OnTake = func(ctx context.Context, id store.ID) (store.Record, error) {
 			r, err := f.OnGet(ctx, id)
-			time.Sleep(time.Millisecond) // lets the others in
+			time.Sleep(time.Millisecond) // lets other goroutines in
 			if err == nil {
 				err = f.OnDelete(ctx, id)
 			}
@@ -242,7 +242,7 @@ func (s looksFirst) Swap(ctx context.Context, old, next store.Record) (bool, err
 	if is, _ := s.Get(ctx, next.ID); !store.Same(is, old) {
 		return false, nil
 	}
-	time.Sleep(time.Millisecond) // lets the others in
+	time.Sleep(time.Millisecond) // lets other goroutines in
 	return true, s.Put(ctx, next)
 }
 
@@ -252,7 +252,7 @@ func (s swapsAny) Swap(ctx context.Context, _, next store.Record) (bool, error) 
 	return true, s.Put(ctx, next)
 }
 
-// swapsOnce takes every id that was ever put for there.
+// swapsOnce counts every id that was ever put as present.
 type swapsOnce struct {
 	*memstore.Store
 	ids sync.Map
@@ -289,7 +289,7 @@ func (s purgesAll) Purge(ctx context.Context, _ bool) (int, error) { return s.St
 
 const brokenEnv = "STORETEST_BROKEN"
 
-// TestBroken runs the suite, in another process, on each of the broken stores, and expects it to fail where it should.
+// TestBroken runs the suite on each of the broken stores, in another process, and expects the subtest of its name to fail.
 func TestBroken(t *testing.T) {
 	if name := os.Getenv(brokenEnv); name != "" {
 		if open := broken[name]; open != nil {
@@ -312,12 +312,12 @@ func TestBroken(t *testing.T) {
 	}
 }
 
-// The stores above are sound but for their faults.
+// Without its fault, each of the stores above passes.
 func TestRun_Remote(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return remote() })
 }
 
-// Optional interfaces are tested only where they are there.
+// Run leaves out the optional interfaces that a store lacks.
 func TestRun_Minimal(t *testing.T) {
 	type minimal struct{ store.Store }
 	storetest.Run(t, func(*testing.T) store.Store { return minimal{remote()} })

@@ -17,7 +17,7 @@ func testSwap(t *testing.T, s store.Store) {
 		first, other := newRecord(t), newRecord(t)
 		first.Data = data
 		put(t, s, other)
-		wantSwap(t, s, first, first, false) // there is none to be replaced
+		wantSwap(t, s, first, first, false) // there is no record to replace
 		wantAbsent(t, s, first.ID)
 		wantSwap(t, s, store.Record{}, first, true)
 		wantFound(t, s, first)
@@ -69,7 +69,7 @@ func testSwap(t *testing.T, s store.Store) {
 	}
 }
 
-// testSwapExpired waits for a record to make room. A store may remove it late.
+// testSwapExpired swaps a record in after another has expired. A store may remove the expired one late.
 func testSwapExpired(t *testing.T, s store.Store) {
 	r, next := newRecord(t), newRecord(t)
 	r.Expires = time.Now().Add(50 * time.Millisecond)
@@ -91,7 +91,7 @@ func testSwapExpired(t *testing.T, s store.Store) {
 	wantFound(t, s, next)
 }
 
-// testSwapRace has hosts make one record, of which one must succeed, and count in it: no step may be lost.
+// testSwapRace has goroutines make one record, which must succeed once, and count in it: no step may be lost.
 func testSwapRace(t *testing.T, stores ...store.Store) {
 	const goroutines, steps = 4, 15
 	id, expires := newID(t, 32), inAnHour()
@@ -134,7 +134,7 @@ func testSwapRace(t *testing.T, stores ...store.Store) {
 	wantFound(t, stores[0], counter(goroutines*steps))
 }
 
-// testSwapPutRace deletes a record by a Swap while a Put replaces it: whichever comes first, what was put must stay.
+// testSwapPutRace deletes a record by a Swap while a Put replaces it: whichever comes first, the record put must stay.
 func testSwapPutRace(t *testing.T, s store.Store) {
 	for i := range 50 {
 		was := newRecord(t)
@@ -162,7 +162,7 @@ func testSwapPutRace(t *testing.T, s store.Store) {
 	}
 }
 
-// testSwapClockAhead has a host whose clock is ahead come by a record that has ended by it, and not by the others'.
+// testSwapClockAhead has a host whose clock is ahead: it must not replace a record that has expired by its clock only.
 func testSwapClockAhead(t *testing.T, s Server) {
 	right, ahead := s.Open(t), s.OpenAt(t, time.Hour)
 	r := newRecord(t)

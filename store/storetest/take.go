@@ -27,7 +27,7 @@ func testTake(t *testing.T, s store.Store) {
 	}
 	wantFound(t, s, other)
 
-	// What Take returned belongs to the caller.
+	// The caller owns the record that Take returned.
 	put(t, s, want)
 	clear(got.Data[:cap(got.Data)])
 	wantFound(t, s, want)
@@ -52,7 +52,7 @@ func testTakeExpired(t *testing.T, s store.Store) {
 
 	r.Expires = time.Now().Add(50 * time.Millisecond)
 	put(t, s, r)
-	untilExpired(t, s, r) // so that Take meets a record which ended in the store
+	untilExpired(t, s, r) // so that Take meets a record that expired in the store
 	if _, err := taker.Take(ctx(t), r.ID); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Take of a record that expired: %v, want ErrNotFound", err)
 	}

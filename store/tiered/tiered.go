@@ -1,9 +1,9 @@
-// Package tiered puts a near store, in the memory of this process, before a far one that hosts share: what was looked up lately, or put
-// here, is answered without a round trip, and so is, for a moment, that there is no such record. However many ask for one
-// record at once, the far store is asked once.
+// Package tiered puts a near store, in the memory of this process, before a backing store that hosts share. The near store answers for
+// records that were lately looked up or put by this process, and for a moment also that a record is absent, without a round trip.
+// Concurrent Gets of one record share one Get of the backing store.
 //
-// The price is that a near answer may be stale, see Store. Single use does not pay it, nor does it gain anything: each
-// Take goes to the far store.
+// The price is that a near answer may be stale: see Store. Take is never stale, but always goes to the backing store, so single use
+// gains nothing.
 package tiered
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/libssl-go/libssl/store/memstore"
 )
 
-// What New puts in place of zero Options.
+// Defaults of Options.
 const (
 	DefaultFresh      = 10 * time.Second
 	DefaultAbsent     = time.Second
@@ -27,67 +27,67 @@ const (
 	DefaultMaxBytes   = memstore.DefaultMaxBytes
 )
 
-// Options bound how much is kept near, and for how long. Zero values, and negative ones, stand for the defaults.
+// Options bound how much is kept near, and for how long. Values of zero or less stand for the defaults.
 type Options struct {
-	// Fresh is how long a record may be answered after the far store had it. So long may a session that another host
-	// removed or replaced still be resumed here.
+	// Fresh is how long the near store answers with a record after the backing store was asked for it. For as long, this
+	// host may resume a session that another host has removed or replaced.
 	Fresh time.Duration
 
-	// Absent is how long it may be answered that there is no record after the far store had none. So long may a session that
-	// another host stores meanwhile be a miss here.
+	// Absent is how long the near store answers that a record is absent after the backing store was asked for it. For as long,
+	// a session that another host stores may be a miss on this one.
 	Absent time.Duration
 
-	// MaxAbsent is how many ids may be known to be absent at once: those that nobody has are endless.
+	// MaxAbsent is how many ids the near store remembers as absent.
 	MaxAbsent int
 
-	// MaxEntries and MaxBytes bound the records, as they do a memstore.
+	// MaxEntries and MaxBytes bound the near records, as in memstore.Options.
 	MaxEntries int
 	MaxBytes   int64
 }
 
 // Store is a store.Store in front of another.
 //
-// Within this process it is as consistent as the far store: Put and Delete write through, Take passes by, and all of them,
-// when they return, have put an end to near answers from before. What other processes do to the far store goes unnoticed
-// for as long as Options.Fresh and Options.Absent say, and no longer, counted from the moment the far store was asked; a far store that
-// takes longer than that to answer is as stale as it is slow. The same holds for a call of this process that failed
-// or was cut short, and has its effect later.
+// Within this process it is as consistent as the backing store: Put, Delete, Take and Swap go to the backing store, and end the near
+// answers for their record before they return. Near answers do not reflect changes by other processes, for at most
+// Options.Fresh and Options.Absent from the moment the backing store was asked. If the backing store takes longer than that to answer, its
+// answer is as old as the call. The same bounds hold for a call of this process that failed or was cut short, and has its
+// effect later.
 //
-// A far store that fails fails the calls for which it is asked: near answers go on until they are too old.
+// If the backing store fails, so do the calls that need it. Near answers go on until they are too old.
 //
-// The near store holds what the far store does, as it is: sealed, where UseStore seals it. A tiered store is not
-// store.Embedded, whatever the far one is, nor has it its other optional interfaces, but for store.Taker: ask the far store.
+// The near store holds the same bytes as the backing store: sealed, where UseStore seals them. Of the optional interfaces of package
+// store a tiered store has Taker and Swapper, if the backing store does. It is never Embedded, because its backing store may be shared.
 type Store struct {
-	far    store.Store
-	fresh  time.Duration
-	absent time.Duration
-	near   *memstore.Store // real expiry, then data
-	none   *memstore.Store // ids that are absent
+	backing store.Store
+	fresh   time.Duration
+	absent  time.Duration
+	near    *memstore.Store // real expiry, then data
+	none    *memstore.Store // ids that are absent
 
 	mu  sync.Mutex
-	ids map[store.ID]*activity // with calls to the far store under way
+	ids map[store.ID]*activity // those with calls to the backing store under way
 }
 
-// activity is what goes on about one id.
+// activity counts the calls to the backing store for one id.
 type activity struct {
 	calls   int     // under way, flights included
-	writes  int     // of them, those that may change the record
-	changes int     // writes begun and ended
-	flight  *flight // that a Get may join: no write has begun or ended since it did
+	writes  int     // of calls, those that may change the record
+	changes int     // how often a write has begun or ended
+	flight  *flight // a Get may join it: no write has begun or ended since it began; may be nil
 }
 
-// flight is one question to the far store, and all who wait for the answer.
+// flight is one Get of the backing store. All Gets that wait for its answer share it.
 type flight struct {
-	done    chan struct{} // closed when the rest is set
+	done    chan struct{} // closed when rec, err and expired are set
 	rec     store.Record
 	err     error
-	expired bool // it ended with the time of whoever began it
+	expired bool // it failed because the deadline of the Get that began it passed
 	waiting int
 	cancel  context.CancelFunc
 }
 
-// New puts a near store before far. What it returns is a store.Taker if far is one.
-func New(far store.Store, opts Options) store.Store {
+// New puts a near store before backing. The result is a store.Taker if backing is one, and a store.Swapper if backing is one.
+func New(backing store.Store, opts Options) store.Store {
 	if opts.Fresh <= 0 {
 		opts.Fresh = DefaultFresh
 	}
@@ -98,13 +98,20 @@ func New(far store.Store, opts Options) store.Store {
 		opts.MaxAbsent = DefaultMaxAbsent
 	}
 	s := &Store{
-		far: far, fresh: opts.Fresh, absent: opts.Absent,
+		backing: backing, fresh: opts.Fresh, absent: opts.Absent,
 		near: memstore.New(memstore.Options{MaxEntries: opts.MaxEntries, MaxBytes: opts.MaxBytes}),
 		none: memstore.New(memstore.Options{MaxEntries: opts.MaxAbsent}),
 		ids:  map[store.ID]*activity{},
 	}
-	if taker, ok := far.(store.Taker); ok {
-		return takingStore{s, taker}
+	taker, takes := backing.(store.Taker)
+	swapper, swaps := backing.(store.Swapper)
+	switch {
+	case takes && swaps:
+		return takingSwappingStore{s, taking{s, taker}, swapping{s, swapper}}
+	case takes:
+		return takingStore{s, taking{s, taker}}
+	case swaps:
+		return swappingStore{s, swapping{s, swapper}}
 	}
 	return s
 }
@@ -124,14 +131,14 @@ func (s *Store) Get(ctx context.Context, id store.ID) (store.Record, error) {
 		}
 		select {
 		case <-f.done:
-			if f.expired { // with the time of who began it, which may be ours
+			if f.expired { // perhaps at our own deadline
 				if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
 					<-ctx.Done() // its timer is about to fire
 				}
 				continue
 			}
 			r := f.rec
-			r.Data = append([]byte(nil), r.Data...) // each who waited owns his
+			r.Data = append([]byte(nil), r.Data...) // each caller owns its copy
 			return r, f.err
 		case <-ctx.Done():
 			s.leave(id, f)
@@ -142,7 +149,7 @@ func (s *Store) Get(ctx context.Context, id store.ID) (store.Record, error) {
 
 var errAskFar = errors.New("tiered: not near")
 
-// nearby answers without the far store, or errAskFar.
+// nearby answers from the near store, or with errAskFar.
 func (s *Store) nearby(id store.ID) (store.Record, error) {
 	kept, err := s.near.Get(context.Background(), id)
 	if err != nil {
@@ -155,17 +162,17 @@ func (s *Store) nearby(id store.ID) (store.Record, error) {
 	return store.Record{ID: id, Data: kept.Data[8:], Expires: expires}, nil
 }
 
-// keep remembers the far store's record for what is left of its time since asked. It is called under mu.
+// keep puts a record of the backing store, which was asked at the given time, into the near store. mu is locked.
 func (s *Store) keep(r store.Record, asked time.Time) {
 	end := asked.Add(s.fresh)
 	if r.Expires.Before(end) {
 		end = r.Expires
 	}
 	data := binary.BigEndian.AppendUint64(nil, uint64(r.Expires.UnixMilli()))
-	s.near.Put(context.Background(), store.Record{ID: r.ID, Data: append(data, r.Data...), Expires: end}) // one that is too long is not kept
+	s.near.Put(context.Background(), store.Record{ID: r.ID, Data: append(data, r.Data...), Expires: end}) // fails if too long: not kept
 }
 
-// board returns the flight for id, which it starts if there is none to join, or nil if one has just landed.
+// board joins the flight for id, or starts one. It returns nil if the near store has an answer by now.
 func (s *Store) board(ctx context.Context, id store.ID) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,7 +183,7 @@ func (s *Store) board(ctx context.Context, id store.ID) *flight {
 	if _, err := s.nearby(id); !errors.Is(err, errAskFar) {
 		return nil
 	}
-	// It outlasts whoever began it, for the sake of those who joined, but not his time.
+	// The flight goes on when the Get that began it is cancelled, because others may have joined. It keeps that Get's deadline.
 	flying, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	if deadline, ok := ctx.Deadline(); ok {
 		cancel()
@@ -188,7 +195,7 @@ func (s *Store) board(ctx context.Context, id store.ID) *flight {
 	return a.flight
 }
 
-// leave is for who waits no longer. A flight that nobody waits for is called off, and takes nobody more.
+// leave is called by a Get that stops waiting. It cancels a flight with no Get left, which no other may join then.
 func (s *Store) leave(id store.ID, f *flight) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,19 +207,19 @@ func (s *Store) leave(id store.ID, f *flight) {
 	}
 }
 
-var errNoAnswer = errors.New("tiered: the far store did not return")
+var errNoAnswer = errors.New("tiered: the backing store did not return")
 
 func (s *Store) fly(ctx context.Context, id store.ID, a *activity, f *flight) {
 	asked := time.Now().Round(0)
-	defer func() { // also where the far store panics, on a goroutine that nobody guards
+	defer func() { // also recovers a panic of the backing store, which would end the process
 		if p := recover(); p != nil {
-			f.err = fmt.Errorf("tiered: the far store panicked: %v", p)
+			f.err = fmt.Errorf("tiered: the backing store panicked: %v", p)
 		}
 		f.expired = f.err != nil && ctx.Err() != nil
 		f.cancel()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if a.flight == f { // else the answer may be from before a write
+		if a.flight == f { // otherwise the answer may precede a write
 			a.flight = nil
 			if a.writes == 0 {
 				s.remember(id, f, asked)
@@ -221,10 +228,10 @@ func (s *Store) fly(ctx context.Context, id store.ID, a *activity, f *flight) {
 		s.end(id, a)
 		close(f.done)
 	}()
-	f.rec, f.err = s.far.Get(ctx, id)
+	f.rec, f.err = s.backing.Get(ctx, id)
 }
 
-// remember keeps an answer. It is called under mu.
+// remember keeps the backing store's answer near. mu is locked.
 func (s *Store) remember(id store.ID, f *flight, asked time.Time) {
 	switch {
 	case f.err == nil && f.rec.ID == id:
@@ -234,7 +241,7 @@ func (s *Store) remember(id store.ID, f *flight, asked time.Time) {
 	}
 }
 
-// begin and end surround a call to the far store, under mu.
+// begin and end surround a call to the backing store. mu is locked in both.
 func (s *Store) begin(id store.ID) *activity {
 	a := s.ids[id]
 	if a == nil {
@@ -251,8 +258,8 @@ func (s *Store) end(id store.ID, a *activity) {
 	}
 }
 
-// write runs a call that may change the record called id. Near answers end before it and are not made until it is over.
-// kept, unless nil, is what the far store then has, provided that nothing else was written meanwhile.
+// write runs a call that may change the record called id. Near answers for it end before the call, and none are made until it is
+// over. If the call succeeds and no other write overlapped it, kept goes into the near store, unless it is nil.
 func (s *Store) write(ctx context.Context, op string, id store.ID, kept *store.Record, call func() error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("tiered: %s: %w", op, err)
@@ -265,7 +272,7 @@ func (s *Store) write(ctx context.Context, op string, id store.ID, kept *store.R
 	alone := a.writes == 1
 	s.mu.Unlock()
 
-	failed := true // should the far store panic
+	failed := true // also if the backing store panics
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -282,7 +289,7 @@ func (s *Store) write(ctx context.Context, op string, id store.ID, kept *store.R
 	return err
 }
 
-// changed drops what is near, and whatever flight may bring what was before.
+// changed drops near answers, and the flight, whose answer may precede the change. mu is locked.
 func (s *Store) changed(id store.ID, a *activity) int {
 	a.flight = nil
 	a.changes++
@@ -296,25 +303,61 @@ func (s *Store) Put(ctx context.Context, r store.Record) error {
 	if err := r.Validate(); err != nil {
 		return err
 	}
-	return s.write(ctx, "put", r.ID, &r, func() error { return s.far.Put(ctx, r) })
+	return s.write(ctx, "put", r.ID, &r, func() error { return s.backing.Put(ctx, r) })
 }
 
 // Delete implements store.Store.
 func (s *Store) Delete(ctx context.Context, id store.ID) error {
-	return s.write(ctx, "delete", id, nil, func() error { return s.far.Delete(ctx, id) })
+	return s.write(ctx, "delete", id, nil, func() error { return s.backing.Delete(ctx, id) })
 }
 
-// takingStore is a Store before one that is a store.Taker.
-type takingStore struct {
-	*Store
+// A Store has the methods that its backing store has.
+type (
+	takingStore struct {
+		*Store
+		taking
+	}
+	swappingStore struct {
+		*Store
+		swapping
+	}
+	takingSwappingStore struct {
+		*Store
+		taking
+		swapping
+	}
+)
+
+// taking adds Take to a Store.
+type taking struct {
+	s     *Store
 	taker store.Taker
 }
 
 // Take implements store.Taker.
-func (s takingStore) Take(ctx context.Context, id store.ID) (r store.Record, err error) {
-	err = s.write(ctx, "take", id, nil, func() error {
-		r, err = s.taker.Take(ctx, id)
+func (t taking) Take(ctx context.Context, id store.ID) (r store.Record, err error) {
+	err = t.s.write(ctx, "take", id, nil, func() error {
+		r, err = t.taker.Take(ctx, id)
 		return err
 	})
 	return r, err
+}
+
+// swapping adds Swap to a Store.
+type swapping struct {
+	s       *Store
+	swapper store.Swapper
+}
+
+// Swap implements store.Swapper. A Swap that fails because old is a stale near answer ends that answer: the next Get asks the backing
+// store.
+func (w swapping) Swap(ctx context.Context, old, next store.Record) (swapped bool, err error) {
+	if err := next.Validate(); err != nil {
+		return false, err
+	}
+	err = w.s.write(ctx, "swap", next.ID, nil, func() error {
+		swapped, err = w.swapper.Swap(ctx, old, next)
+		return err
+	})
+	return swapped, err
 }

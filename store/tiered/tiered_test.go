@@ -21,20 +21,23 @@ import (
 
 // These fail to compile if an interface gets lost.
 var (
-	_ store.Store = (*Store)(nil)
-	_ store.Taker = takingStore{}
+	_ store.Store   = (*Store)(nil)
+	_ store.Taker   = takingStore{}
+	_ store.Swapper = swappingStore{}
+	_ store.Taker   = takingSwappingStore{}
+	_ store.Swapper = takingSwappingStore{}
 )
 
-// far is a store in memory that others change too, counts its Gets, and holds them up where hold is set.
-type far struct {
+// backing is a store in memory that counts its Gets, and delays them with hold, unless that is nil.
+type backing struct {
 	*memstore.Store
 	gets atomic.Int32
 	hold func(ctx context.Context) error
 }
 
-func newFar() *far { return &far{Store: memstore.New(memstore.Options{})} }
+func newFar() *backing { return &backing{Store: memstore.New(memstore.Options{})} }
 
-func (f *far) Get(ctx context.Context, id store.ID) (store.Record, error) {
+func (f *backing) Get(ctx context.Context, id store.ID) (store.Record, error) {
 	f.gets.Add(1)
 	r, err := f.Store.Get(ctx, id)
 	if f.hold != nil {
@@ -69,15 +72,36 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return New(newFar(), Options{}) })
 }
 
-// Not a Taker where the far store is none.
-func TestStore_PlainFar(t *testing.T) {
+// The store has the optional interfaces of its backing store.
+func TestNew_KeepsOptionalInterfaces(t *testing.T) {
 	type plain struct{ store.Store }
-	storetest.Run(t, func(t *testing.T) store.Store {
-		s := New(plain{newFar()}, Options{})
-		_, ok := s.(store.Taker)
-		require.False(t, ok)
-		return s
-	})
+	type taker struct {
+		plain
+		store.Taker
+	}
+	type swapper struct {
+		plain
+		store.Swapper
+	}
+	f := newFar()
+	for name, c := range map[string]struct {
+		backing      store.Store
+		takes, swaps bool
+	}{
+		"none":    {plain{f}, false, false},
+		"taker":   {taker{plain{f}, f}, true, false},
+		"swapper": {swapper{plain{f}, f}, false, true},
+		"both":    {f, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New(c.backing, Options{})
+			_, takes := s.(store.Taker)
+			_, swaps := s.(store.Swapper)
+			require.Equal(t, c.takes, takes)
+			require.Equal(t, c.swaps, swaps)
+			storetest.Run(t, func(t *testing.T) store.Store { return New(c.backing, Options{}) })
+		})
+	}
 }
 
 func TestGet_NearIsBounded(t *testing.T) {
@@ -91,7 +115,7 @@ func TestGet_NearIsBounded(t *testing.T) {
 		require.NoError(t, f.Put(t.Context(), record(t, 1, "second"))) // by another host
 		wantData(t, s, r.ID, "first")
 		require.EqualValues(t, 1, f.gets.Load())
-		time.Sleep(time.Second) // five since it was asked: reading does not make it fresh
+		time.Sleep(time.Second) // five seconds since the backing store was asked: reading does not renew the answer
 		wantData(t, s, r.ID, "second")
 		time.Sleep(4 * time.Second)
 		require.NoError(t, f.Delete(t.Context(), r.ID))
@@ -101,7 +125,7 @@ func TestGet_NearIsBounded(t *testing.T) {
 	})
 }
 
-// A far store that is slow has been asked long ago when it answers.
+// The answer of a slow backing store is as old as the call.
 func TestGet_FreshFromTheQuestion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFar()
@@ -133,13 +157,13 @@ func TestGet_AbsenceIsBounded(t *testing.T) {
 		for i := range 1000 {
 			wantAbsent(t, s, record(t, 10+i, "").ID)
 		}
-		assert.LessOrEqual(t, s.(takingStore).none.Len(), 100)
+		assert.LessOrEqual(t, s.(takingSwappingStore).none.Len(), 100)
 		wantData(t, s, r.ID, "x")
-		assert.EqualValues(t, 1002, f.gets.Load(), "what is absent displaces no record")
+		assert.EqualValues(t, 1002, f.gets.Load(), "absent ids displace no record")
 	})
 }
 
-// What this process does is seen by it at once.
+// A process sees its own changes at once.
 func TestStore_OwnWrites(t *testing.T) {
 	f := newFar()
 	s := New(f, Options{})
@@ -149,7 +173,7 @@ func TestStore_OwnWrites(t *testing.T) {
 	wantData(t, s, r.ID, "first")
 	require.NoError(t, s.Put(t.Context(), record(t, 1, "second")))
 	wantData(t, s, r.ID, "second")
-	assert.EqualValues(t, 1, f.gets.Load(), "what was put is near")
+	assert.EqualValues(t, 1, f.gets.Load(), "a record put is near")
 	wantData(t, f, r.ID, "second")
 	require.NoError(t, s.Delete(t.Context(), r.ID))
 	wantAbsent(t, s, r.ID)
@@ -158,12 +182,34 @@ func TestStore_OwnWrites(t *testing.T) {
 	require.NoError(t, s.Put(t.Context(), r))
 	require.NoError(t, f.Delete(t.Context(), r.ID)) // by another host
 	_, err := s.(store.Taker).Take(t.Context(), r.ID)
-	require.ErrorIs(t, err, store.ErrNotFound, "a Take asks the far store")
+	require.ErrorIs(t, err, store.ErrNotFound, "a Take asks the backing store")
 	require.NoError(t, s.Put(t.Context(), r))
 	got, err := s.(store.Taker).Take(t.Context(), r.ID)
 	require.NoError(t, err)
 	require.Equal(t, r.Data, got.Data)
 	wantAbsent(t, s, r.ID)
+
+	done, err := s.(store.Swapper).Swap(t.Context(), store.Record{}, r)
+	require.NoError(t, err)
+	require.True(t, done, "a Swap ends the near answer that the record is absent")
+	wantData(t, s, r.ID, "first")
+}
+
+// A record that another host has replaced is still near. The Swap that fails because of it ends this answer.
+func TestSwap_EndsAStaleAnswer(t *testing.T) {
+	f := newFar()
+	s := New(f, Options{})
+	r := record(t, 1, "first")
+	require.NoError(t, s.Put(t.Context(), r))
+	require.NoError(t, f.Put(t.Context(), record(t, 1, "second"))) // by another host
+	for _, want := range []bool{false, true} {
+		kept, err := s.Get(t.Context(), r.ID)
+		require.NoError(t, err)
+		done, err := s.(store.Swapper).Swap(t.Context(), kept, record(t, 1, "third"))
+		require.NoError(t, err)
+		require.Equal(t, want, done)
+	}
+	wantData(t, s, r.ID, "third")
 }
 
 func TestGet_HerdAsksOnce(t *testing.T) {
@@ -179,7 +225,7 @@ func TestGet_HerdAsksOnce(t *testing.T) {
 				got, err := s.Get(t.Context(), there.ID)
 				assert.NoError(t, err)
 				assert.Equal(t, "x", string(got.Data))
-				clear(got.Data) // its own
+				clear(got.Data) // each caller owns its copy
 				_, err = s.Get(t.Context(), absent.ID)
 				assert.ErrorIs(t, err, store.ErrNotFound)
 			})
@@ -187,11 +233,11 @@ func TestGet_HerdAsksOnce(t *testing.T) {
 		wg.Wait()
 		assert.EqualValues(t, 2, f.gets.Load())
 		wantData(t, s, there.ID, "x")
-		assert.Empty(t, s.(takingStore).ids)
+		assert.Empty(t, s.(takingSwappingStore).ids)
 	})
 }
 
-// An answer that was on its way when the record was written is neither kept nor shared with who asks afterwards.
+// An answer that was under way when the record was written is neither kept nor given to later Gets.
 func TestGet_AnswerFromBeforeAWrite(t *testing.T) {
 	r := record(t, 1, "first")
 	for name, write := range map[string]func(s store.Store) error{
@@ -202,7 +248,7 @@ func TestGet_AnswerFromBeforeAWrite(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFar()
-				f.hold = func(context.Context) error { time.Sleep(time.Second); return nil } // after it has looked
+				f.hold = func(context.Context) error { time.Sleep(time.Second); return nil } // after the backing store has read
 				s := New(f, Options{})
 				r := record(t, 1, "first")
 				require.NoError(t, f.Put(t.Context(), r))
@@ -215,14 +261,14 @@ func TestGet_AnswerFromBeforeAWrite(t *testing.T) {
 					} else {
 						wantAbsent(t, s, r.ID)
 					}
-					time.Sleep(2 * time.Second) // the old answer is here
+					time.Sleep(2 * time.Second) // the old answer has arrived
 				}
 			})
 		})
 	}
 }
 
-// Of puts that overlap nobody knows which came last: the far store does.
+// Only the backing store knows which of two overlapping Puts came last.
 func TestPut_Overlapping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFar()
@@ -275,7 +321,7 @@ func TestGet_WaitersHaveTheirOwnTime(t *testing.T) {
 			assert.Equal(t, 100*time.Millisecond, time.Since(began))
 		})
 		wg.Go(func() {
-			wantData(t, s, r.ID, "x") // asks again when the first one's time is up
+			wantData(t, s, r.ID, "x") // asks again after the deadline of the first Get
 			assert.Equal(t, 1500*time.Millisecond, time.Since(began))
 		})
 		time.Sleep(100 * time.Millisecond)
@@ -285,7 +331,7 @@ func TestGet_WaitersHaveTheirOwnTime(t *testing.T) {
 	})
 }
 
-// Who began a flight may leave, and those who joined it wait on.
+// The Get that began a flight may leave. Those that joined it go on waiting.
 func TestGet_FirstLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFar()
@@ -313,14 +359,14 @@ func TestGet_FirstLeaves(t *testing.T) {
 		assert.EqualValues(t, 1, f.gets.Load())
 		assert.Zero(t, calledOff.Load())
 
-		// Where nobody is left the far store need not go on.
+		// A flight without a Get is cancelled.
 		alone, cancel := context.WithCancel(t.Context())
 		go s.Get(alone, record(t, 2, "").ID)
 		synctest.Wait()
 		cancel()
 		synctest.Wait()
 		assert.EqualValues(t, 1, calledOff.Load())
-		assert.Empty(t, s.(takingStore).ids)
+		assert.Empty(t, s.(takingSwappingStore).ids)
 	})
 }
 
@@ -337,7 +383,7 @@ func TestStore_FarFails(t *testing.T) {
 	s := New(f, Options{})
 	r := record(t, 1, "x")
 	require.NoError(t, f.Put(t.Context(), r))
-	for range 2 { // it is not remembered
+	for range 2 { // the failure is not remembered
 		_, err := s.Get(t.Context(), r.ID)
 		require.ErrorIs(t, err, boom)
 	}
@@ -359,7 +405,7 @@ func TestStore_FarFails(t *testing.T) {
 	assert.Empty(t, s.(takingStore).ids)
 }
 
-// Whatever happens at once, when it is over near and far agree.
+// After any concurrent calls, near and backing store agree.
 func TestStore_Agrees(t *testing.T) {
 	f := newFar()
 	f.hold = func(context.Context) error { time.Sleep(time.Duration(rand.IntN(50)) * time.Microsecond); return nil }
@@ -370,12 +416,15 @@ func TestStore_Agrees(t *testing.T) {
 			wg.Go(func() {
 				for i := range 10 {
 					r := record(t, rand.IntN(2), fmt.Sprint(g, i))
-					switch rand.IntN(5) {
+					switch rand.IntN(6) {
 					case 0:
 						assert.NoError(t, s.Delete(t.Context(), r.ID))
 					case 1:
 						s.(store.Taker).Take(t.Context(), r.ID)
-					case 2, 3:
+					case 2:
+						kept, _ := s.Get(t.Context(), r.ID)
+						s.(store.Swapper).Swap(t.Context(), kept, r)
+					case 3, 4:
 						s.Get(t.Context(), r.ID)
 					default:
 						assert.NoError(t, s.Put(t.Context(), r))
@@ -387,12 +436,12 @@ func TestStore_Agrees(t *testing.T) {
 		for n := range 2 {
 			id := record(t, n, "").ID
 			near, nearErr := s.Get(t.Context(), id)
-			far, farErr := f.Get(t.Context(), id)
+			backing, farErr := f.Get(t.Context(), id)
 			require.Equal(t, farErr, nearErr)
-			require.True(t, store.Same(far, near))
+			require.True(t, store.Same(backing, near))
 		}
 	}
-	assert.Empty(t, s.(takingStore).ids)
+	assert.Empty(t, s.(takingSwappingStore).ids)
 }
 
 func BenchmarkGet_Near(b *testing.B) {

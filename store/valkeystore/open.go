@@ -22,32 +22,32 @@ const (
 	dialTimeout = 5 * time.Second
 	openTimeout = 10 * time.Second
 
-	// settling is how long after any trouble the store is not prompt: greetings take no longer than dialTimeout, and a connection that
-	// owes an answer is broken after answerTimeout, by when nobody waits for either.
+	// settling is how long after any trouble the store is not prompt. By then no call waits for a greeting, which takes
+	// dialTimeout at most, or for a connection that owes an answer, which counts as broken after answerTimeout.
 	settling = dialTimeout + time.Second
 
-	// promptCalls is how many calls may be under way in a prompt store. A connection takes a thousand that were not answered; whoever
-	// comes then waits for room, whatever the context.
+	// promptCalls is how many calls may be under way in a prompt store. A connection holds a thousand unanswered calls; after
+	// that a call waits for room and ignores its context.
 	promptCalls = 500
 
-	// answerTimeout is how long a connection may owe an answer before it counts as broken, which is how a server that is gone
-	// without a word is noticed.
+	// answerTimeout is how long a connection may owe an answer before it counts as broken. It detects a server that
+	// vanished without closing its connections.
 	answerTimeout = 2 * time.Second
 
-	// refreshInterval is how often sentinels and clusters are asked who serves, should a message about it be lost.
+	// refreshInterval is how often the client asks sentinels and clusters which nodes serve, in case a notification was lost.
 	refreshInterval = 5 * time.Second
 )
 
-// ErrURL is in the error of Open where it is the URL that cannot be used, whatever the server.
+// ErrURL is wrapped by the errors of Open for a URL that cannot be used.
 var ErrURL = errors.New("unusable URL")
 
-// Options are what a URL does not say.
+// Options of a store, besides its URL.
 type Options struct {
-	// Prefix begins every key; DefaultPrefix if empty. Fleets that share a server need different ones. In braces ("{libssl}:") it would
-	// put all records of a cluster on one node.
+	// Prefix begins every key; DefaultPrefix if empty. Fleets that share a server need different prefixes. Do not use braces, as in
+	// "{libssl}:": a cluster would put all records on one node.
 	Prefix string
 
-	// TLS is for valkeys:// and rediss://; nil checks the server's name against the system's roots.
+	// TLS is used for valkeys:// and rediss://. With nil, the server's certificate must be valid for its name and the system's roots.
 	TLS *tls.Config
 }
 
@@ -56,11 +56,11 @@ type Options struct {
 //	valkey://[[user]:password@]host[:port][/db]      redis:// is the same
 //	valkeys://...                                    with TLS, as is rediss://
 //
-// The parameter addr, which may be repeated, adds a host:port: of further nodes of a cluster, or, with master_set=NAME, of sentinels that
-// know the server called NAME; the first host is then a sentinel too, and user and password are the server's. Clusters are
-// recognised. For all else make a client and use New.
+// The parameter addr, which may be repeated, adds the host:port of another node of a cluster. With master_set=NAME all hosts are
+// sentinels that know the server called NAME; user and password are those of the server. Open recognises clusters by itself. For
+// any other configuration, make a client and use New.
 //
-// Errors never show what the URL says, as it may hold a password.
+// Errors show no part of the URL but hosts, because it may hold a password.
 func Open(rawURL string, opts Options) (*Store, error) {
 	clientOptions, err := parse(rawURL, opts.TLS)
 	if err != nil {
@@ -80,7 +80,7 @@ func Open(rawURL string, opts Options) (*Store, error) {
 		client.Close()
 		d.close()
 	}
-	// The one command that old servers, replicas and limited users lack, on a key that no record has.
+	// Old servers, replicas and limited users fail this command. No record has this key.
 	if _, err := s.commands.GetDel(ctx, cmp.Or(opts.Prefix, DefaultPrefix)+"check"); err != nil {
 		s.close()
 		return nil, fmt.Errorf("valkeystore: %s: %w", addrs, explained(err))
@@ -88,7 +88,7 @@ func Open(rawURL string, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// connect is valkey.NewClient, within ctx.
+// connect calls valkey.NewClient, and returns when ctx ends.
 func connect(ctx context.Context, clientOptions valkey.ClientOption) (valkey.Client, error) {
 	type result struct {
 		client valkey.Client
@@ -102,7 +102,7 @@ func connect(ctx context.Context, clientOptions valkey.ClientOption) (valkey.Cli
 	select {
 	case r := <-made:
 		return r.client, r.err
-	case <-ctx.Done(): // the other side took the connection and says nothing
+	case <-ctx.Done(): // the server accepts connections and does not answer
 		go func() {
 			if r := <-made; r.err == nil {
 				r.client.Close()
@@ -112,24 +112,24 @@ func connect(ctx context.Context, clientOptions valkey.ClientOption) (valkey.Cli
 	}
 }
 
-// explained says what the client's words for it hide.
+// explained adds the likely cause to errors of the client that do not name it.
 func explained(err error) error {
 	var e net.Error
 	switch {
-	case errors.As(err, &e) && e.Timeout(): // as a context's is too
-		return fmt.Errorf("no answer from a Valkey or Redis server (with TLS where the URL is of valkeys: or rediss:): %w", err)
+	case errors.As(err, &e) && e.Timeout(): // context.DeadlineExceeded is one too
+		return fmt.Errorf("no answer from a Valkey or Redis server (with TLS where the URL begins with valkeys: or rediss:): %w", err)
 	case strings.Contains(err.Error(), "unknown message type"):
-		return fmt.Errorf("the server speaks another protocol than Valkey's: %w", err)
+		return fmt.Errorf("the server speaks another protocol, not Valkey's: %w", err)
 	}
 	return err
 }
 
-// parse is not valkey.ParseURL because that shows parts of what it refuses, and accepts parameters it doesn't know.
+// parse replaces valkey.ParseURL, whose errors quote the URL, and which accepts unknown parameters.
 func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 	o := valkey.ClientOption{
 		Dialer:           net.Dialer{Timeout: dialTimeout},
 		ConnWriteTimeout: answerTimeout,
-		AlwaysPipelining: true, // else a call that nobody shares breaks its connection when its context ends
+		AlwaysPipelining: true, // otherwise a call that shares its connection with no other breaks it when its context ends
 		DisableCache:     true,
 		ClientName:       "libssl",
 		Sentinel:         valkey.SentinelOption{Dialer: net.Dialer{Timeout: dialTimeout}, TopologyRefreshInterval: refreshInterval},
@@ -162,7 +162,7 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 	o.Password, _ = u.User.Password()
 	if db := strings.Trim(u.Path, "/"); db != "" {
 		if o.SelectDB, err = strconv.Atoi(db); err != nil || o.SelectDB < 0 {
-			return o, errors.New("after the host there may be the number of a database only")
+			return o, errors.New("only the number of a database may follow the host")
 		}
 	}
 	err = parseQuery(u, &o)
@@ -193,26 +193,26 @@ func parseQuery(u *url.URL, o *valkey.ClientOption) error {
 	return nil
 }
 
-// dialer finishes what a caller had no time for. The client connects within the context of whichever call needs the connection, and
-// lookups have less time than TCP, TLS and a greeting may take over some distance: they would start anew for ever. Here a
-// connection is kept for the next call where it comes too late, or so late that a greeting would probably not fit in either, which
-// costs the client the connection.
+// dialer finishes connections that take longer than the call that asks for them. The client connects within the context of a call,
+// and a lookup may have less time than TCP, TLS and a greeting take over some distance: every lookup would start again, and none
+// would succeed. The dialer therefore keeps a connection that comes too late for the next call. It also keeps one that leaves
+// too little time for the greeting, because the client would close it when the greeting fails.
 type dialer struct {
 	mu    sync.Mutex
 	ready map[string]net.Conn // nil once closed
 
 	made    time.Time
-	trouble atomic.Int64 // when there was any, as a time.Duration since made
+	trouble atomic.Int64 // when the last trouble was, as a time.Duration since made
 }
 
-// troubled notes that connections are not what they should be: one is made, or a call has failed.
+// troubled notes that a connection is being made, or that a call has failed.
 func (d *dialer) troubled() { d.trouble.Store(int64(time.Since(d.made))) }
 
 func (d *dialer) settled() bool { return time.Since(d.made)-time.Duration(d.trouble.Load()) > settling }
 
 func (d *dialer) dial(ctx context.Context, addr string, netDialer *net.Dialer, tlsConfig *tls.Config) (net.Conn, error) {
 	d.troubled()
-	defer d.troubled() // from here the greeting counts
+	defer d.troubled() // the greeting comes after the return
 	if nc := d.take(addr); nc != nil {
 		return nc, nil
 	}

@@ -28,7 +28,7 @@ const DefaultPrefix = records.DefaultPrefix
 //
 // A server that restarts without its data has lost its records. One that runs out of memory evicts or refuses records,
 // depending on its configuration; Put returns a refusal as an error. A replica that takes over lacks whatever the old server
-// had not yet sent to it: the latest records put may be missing and, which matters to single use, the latest records
+// had not yet sent to it. The latest records put may be missing and, which matters to single use, the latest records
 // taken may be back. A store must not read from replicas, so a client given to New must not be set up to do so.
 type Store struct {
 	*kernel

@@ -140,7 +140,7 @@ func TestStore_Cluster(t *testing.T) {
 		for _, n := range nodes {
 			assert.NotEmpty(t, n.Command("KEYS", "*"), "records are everywhere")
 			gets += calls(n.Command("INFO", "commandstats"), "get")
-			assert.NotContains(t, n.Command("INFO", "errorstats"), "MOVED", "nobody is sent to another node")
+			assert.NotContains(t, n.Command("INFO", "errorstats"), "MOVED", "no node redirects the client")
 		}
 		assert.Equal(t, records, gets)
 	})
@@ -155,15 +155,15 @@ func TestOpen_Databases(t *testing.T) {
 	assert.ErrorIs(t, err, store.ErrNotFound)
 }
 
-// Purge and List see their prefix only, also where it looks like a pattern.
+// Purge and List see only keys of their prefix, also if it looks like a pattern.
 func TestPrefix(t *testing.T) {
 	srv := servertest.Redis(t, "redis-server")
 	starred, plain := mustOpen(t, "redis://"+srv.Addr, Options{Prefix: `a*[b]?\:`}), mustOpen(t, "redis://"+srv.Addr, Options{Prefix: "axb0:"})
 	r := record(t, "01")
 	require.NoError(t, starred.Put(t.Context(), r))
 	require.NoError(t, plain.Put(t.Context(), r))
-	srv.Command("SET", "axb0:ring", "somebody else's")
-	srv.Command("SET", "axb0:AB", "somebody else's")
+	srv.Command("SET", "axb0:ring", "another program's")
+	srv.Command("SET", "axb0:AB", "another program's")
 
 	for _, s := range []*Store{starred, plain} {
 		n := 0
@@ -181,7 +181,7 @@ func TestPrefix(t *testing.T) {
 	assert.Equal(t, "2", srv.Command("DBSIZE"))
 }
 
-// The server itself removes what has expired, by its own clock.
+// The server itself removes expired records, by its own clock.
 func TestPut_ServerExpires(t *testing.T) {
 	srv := servertest.Redis(t, "redis-server")
 	s := mustOpen(t, "redis://"+srv.Addr, Options{})
@@ -231,7 +231,7 @@ func TestStore_OneCommandEach(t *testing.T) {
 				ours := strings.HasPrefix(line, "cmdstat_"+command+":")
 				inScript := command == "eval" && strings.HasPrefix(line, "cmdstat_get:")
 				reset := strings.HasPrefix(line, "cmdstat_config|resetstat:")
-				greeting := strings.HasPrefix(line, "cmdstat_hello:") || strings.HasPrefix(line, "cmdstat_client|") // a connection more
+				greeting := strings.HasPrefix(line, "cmdstat_hello:") || strings.HasPrefix(line, "cmdstat_client|") // of a new connection
 				assert.True(t, ours || inScript || reset || greeting || !strings.HasPrefix(line, "cmdstat_"), "%s: %s", command, line)
 			}
 		}
@@ -316,7 +316,7 @@ func (p *proxy) pass(nc net.Conn, to string) {
 	srv.Close()
 }
 
-// A connection that breaks before the answer: a Get is asked again, a Take is not, because the record may be taken.
+// When a connection breaks before the answer, the client repeats a Get, but not a Take, because the record may be taken.
 func TestTake_IsNotRepeated(t *testing.T) {
 	srv := servertest.Redis(t, "redis-server")
 	var cut atomic.Value
@@ -349,14 +349,14 @@ func TestTake_IsNotRepeated(t *testing.T) {
 	assert.Contains(t, srv.Command("INFO", "commandstats"), "cmdstat_getdel:calls=1,")
 }
 
-// What the store says of itself: not prompt when it was opened, when connections are made, when calls have failed, and while many
-// are under way.
+// The store is not prompt after it was opened, after connections were made, after calls have failed, and while many calls are under
+// way.
 func TestStore_Prompt(t *testing.T) {
 	srv := servertest.Redis(t, "redis-server")
 	s := mustOpen(t, "redis://"+srv.Addr, Options{})
 	r := record(t, "01")
-	settle := func() { // and the trouble is long ago
-		for range 100 { // on whichever connection: all are made
+	settle := func() { // and let the trouble be long ago
+		for range 100 { // enough to make all connections
 			require.NoError(t, s.Put(t.Context(), r))
 		}
 		s.commands.dialer.trouble.Add(-int64(settling))
@@ -398,7 +398,7 @@ func TestStore_Prompt(t *testing.T) {
 	mine, err := valkey.NewClient(valkey.ClientOption{InitAddress: []string{srv.Addr}, DisableCache: true})
 	require.NoError(t, err)
 	defer mine.Close()
-	require.False(t, New(mine, Options{}).Prompt(), "who knows")
+	require.False(t, New(mine, Options{}).Prompt(), "its configuration is unknown")
 }
 
 // The budget of a lookup may be less than it takes to connect: the store must connect all the same.
@@ -423,7 +423,7 @@ func TestStore_Pipelines(t *testing.T) {
 	all := make(chan struct{})
 	release := sync.OnceFunc(func() { close(all) })
 	p := newProxy(t, srv.Addr, &proxy{onAnswer: func(asked []byte) bool {
-		if bytes.Contains(asked, []byte("\r\nGET\r\n")) { // and no greeting: which lookups connect is not ours to say
+		if bytes.Contains(asked, []byte("\r\nGET\r\n")) { // not a greeting: any lookup may connect
 			<-all
 		}
 		return true
@@ -505,7 +505,7 @@ func TestOpen_Refuses(t *testing.T) {
 	}
 }
 
-// A server that takes the connection and says nothing, or what nobody understands.
+// A server that accepts the connection and answers nothing, or in another protocol.
 func TestOpen_StrangeServers(t *testing.T) {
 	t.Parallel() // it mostly waits
 	for name, answer := range map[string]string{"http": "HTTP/1.1 400 Bad Request\r\n\r\n", "ssh": "SSH-2.0-x\r\n", "binary": "\x00\x01\x02\xff"} {

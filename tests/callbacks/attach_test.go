@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// cache is an external session cache written with the three handlers.
+// cache is an external session cache over the three handlers.
 type cache struct {
 	t    testing.TB
 	mu   sync.Mutex
@@ -391,8 +391,7 @@ func TestContext_HandlersOutliveCloseUnderC(t *testing.T) {
 	require.EqualValues(t, 1, c.removes.Load())
 }
 
-// RemoveSession's handler is called without a lock, but what it has C do may
-// take one.
+// RemoveSession calls its handler without a lock, but a C call in the handler may take one.
 func TestSessRemove_LocksOfCInsideRemoveSession(t *testing.T) {
 	client, server := newClient(t), modes[0].server(t)
 	var kept []*libssl.Session

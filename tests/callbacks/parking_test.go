@@ -73,7 +73,7 @@ func (r *remote) SealingKey() ([]byte, error) { return r.mem.SealingKey() }
 
 const ample = 30 * time.Second // for lookups that a test holds up
 
-// lot is where handshakes wait.
+// lot holds the parked handshakes.
 type lot struct {
 	full   atomic.Bool
 	places atomic.Int32
@@ -244,7 +244,7 @@ func (l *lot) open(ctx *libssl.Context) bool {
 	return refused
 }
 
-// both are a thread that waits and a loop that does not.
+// both runs f with a thread that waits for the lookup, and with a loop that parks the handshake.
 func both(t *testing.T, f func(t *testing.T, mode func(*libssl.SessionCache) func(*cref.Pair) bool)) {
 	t.Run("blocking", func(t *testing.T) {
 		f(t, func(*libssl.SessionCache) func(*cref.Pair) bool { return (*cref.Pair).Run })

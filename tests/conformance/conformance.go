@@ -31,29 +31,28 @@ const (
 	v40  release = 40000
 )
 
-// Fact is one numbered fact.
+// Fact is one numbered fact of SEMANTICS.
 type Fact struct {
 	ID   string
 	Says string // in one line
-	// NotRun is why it is not run; the fact then has nothing below.
+	// NotRun is the reason why the fact is not run; the fields below are then empty.
 	NotRun string
 	Cases  []Case
-	// Go leaves the observations that C's scenario of the same name leaves. nil: Go has nothing to do with it, which
-	// each case then has to say.
+	// Go leaves the same observations as the scenario in C of that name. It is nil where no case is for Go.
 	Go func(o *observer)
 	// Children are the cases that run in a process of their own: in C as "F2.10 blank 1.3", and, where the function
 	// is not nil, in Go too. The observation is "crash" if the process dies.
 	Children map[string]func(o *observer)
 }
 
-// Case is what one observation has to say. Several of the same name and release are alternatives: behaviour that was
-// ported back to some builds and not to others, which no version number tells.
+// Case is the text that one observation must have. Several cases of the same name and release are alternatives: some
+// builds carry a behaviour that was ported back, and no version number tells.
 type Case struct {
 	Name string
 	C    string // absent: C has no such case
 	Go   string // "": the same as C; absent: Go has no such case
 	Why  string // why Go differs, where it does
-	// From and Before bound the releases it is about; 0 leaves a bound open.
+	// From and Before bound the releases that the case is for; 0 leaves a bound open.
 	From, Before release
 }
 
@@ -73,7 +72,7 @@ func (c Case) isFor(r release) bool {
 	return (c.From == 0 || r >= c.From) && (c.Before == 0 || r < c.Before)
 }
 
-// Verdict is what came of a fact.
+// Verdict is the outcome of a fact.
 type Verdict string
 
 const (
@@ -83,7 +82,7 @@ const (
 	NotRun    Verdict = "not-run"
 )
 
-// Result is what came of a fact on this OpenSSL.
+// Result is the outcome of a fact on this OpenSSL.
 type Result struct {
 	ID      string  `json:"id"`
 	Says    string  `json:"says"`
@@ -120,7 +119,7 @@ func Facts() []Fact {
 	return all
 }
 
-// Run runs the facts one after the other and tells of each as soon as it is known. It ends early with ctx's error.
+// Run runs the facts one after the other and reports each result as soon as it is known. It ends early with ctx's error.
 func Run(ctx context.Context, facts []Fact, each func(Result)) (Report, error) {
 	r := Report{OpenSSL: libssl.Version()}
 	for _, f := range facts {

@@ -52,8 +52,8 @@ func whoOwnsWhat(o *observer) {
 	}
 }
 
-// holds says whether a holder has a reference while the connection is open. It does if the object, when all others have
-// given theirs back, is there until this one has.
+// holds says whether the holder has a reference while the connection is open. All others give theirs back first: the
+// holder has one if the object lives until it gives its own back.
 func (l *lab) holds(offer *libssl.Session, der []byte, flag libssl.CopyFlag, holder string) (held, veryObject bool) {
 	o := l.o
 	s := o.parse(der)

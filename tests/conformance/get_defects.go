@@ -25,9 +25,10 @@ type defect struct {
 	spoil           func(o *observer, der []byte) []byte // the answer
 	hideEMS         bool                                 // in the second hello
 	aboutCipher     bool
-	// How an entry of a store comes to be so: by damage to its bytes. Else by its maker: seal and checksum are right.
+	// The store's entry has the defect by damage to its bytes. Otherwise its maker put it there, and seal and checksum
+	// are right.
 	byDamage bool
-	// It has no serial form that a handler could decode: only a store's bytes can be so.
+	// No handler could decode such a session: only bytes in a store can have the defect.
 	storeOnly bool
 }
 
@@ -159,7 +160,7 @@ func run(f func(l *lab), l *lab) {
 	}
 }
 
-// met is what came of a defect.
+// met is the outcome of a defect.
 type met struct {
 	lab      *lab
 	outcome  string

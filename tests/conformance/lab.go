@@ -39,7 +39,7 @@ type lab struct {
 	entries                   map[libssl.SessionID][]byte
 	calls                     []byte
 	news, gets, hits, removes int
-	misuse                    []error // what handlers were told off for
+	misuse                    []error // reported callback errors
 }
 
 func (o *observer) lab(version uint16) *lab {
@@ -197,8 +197,8 @@ func (l *lab) lockHeld(ctx *libssl.Context) bool {
 		return false
 	case <-time.After(300 * time.Millisecond):
 	}
-	// On a busy machine it may not have run at all. So others, which come later and find a lock free, go to their ends
-	// first.
+	// On a busy machine the goroutine may not have run at all. So ten later ones, which find a lock free, run to their
+	// ends first.
 	unlocked := l.client
 	if ctx == l.client {
 		unlocked = l.server
@@ -225,8 +225,8 @@ type link struct {
 	clientErr, serverErr error
 }
 
-// wire is what the two ends write to, under the scenario's eyes. A hook sees a write before it leaves and says what
-// leaves instead; it runs on the writing end's goroutine.
+// wire carries the writes of both ends. A hook gets each write before it leaves and returns the bytes to send in its
+// place; it runs on the writing end's goroutine.
 type wire struct {
 	fromClient, fromServer atomic.Int64 // bytes that have left
 	clientHook, serverHook func(p []byte) []byte
@@ -330,7 +330,7 @@ func (k *link) closeUnclean() {
 	k.client.Close()
 }
 
-// visit is the usual story: open, run, close clean. The session is the client's, nil where the handshake failed.
+// visit opens a connection, runs it, and closes it clean. The session is the client's, nil where the handshake failed.
 func (l *lab) visit(server *libssl.Context, offer *libssl.Session) (ok, resumed bool, session *libssl.Session) {
 	k := l.open(server, "", offer)
 	if ok = k.run(); ok {

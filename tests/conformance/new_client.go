@@ -47,7 +47,7 @@ func clientCalls(o *observer, name string, version uint16, tickets bool) {
 	k.closeClean()
 }
 
-// clientIDs has the client come back under the wire's eyes.
+// clientIDs looks for the session's id in the bytes of a resumption.
 func clientIDs(o *observer, version uint16) {
 	l := clientLab(o, version, true)
 	var id []byte

@@ -10,7 +10,7 @@ import (
 
 // ---- F1.8: the object -------------------------------------------------------------
 
-// stateOfObject gives the references back one after the other, to see who has any.
+// stateOfObject gives the references back one after the other; the object's end tells which of them exist.
 func stateOfObject(o *observer, version uint16, name string, mode libssl.CacheMode) {
 	l := o.lab(version)
 	l.store()

@@ -16,7 +16,7 @@ import (
 
 type observation struct{ name, text string }
 
-// observations are what a scenario left, in its order.
+// observations are a scenario's, in its order.
 type observations []observation
 
 func (all observations) String() string {
@@ -47,8 +47,8 @@ func parseObservations(text string) (all observations) {
 	return all
 }
 
-// observer collects what a scenario in Go observes, and ends it where something fails that is no part of it. Its
-// methods are for the scenario's own goroutine, say excepted.
+// observer collects the observations of a scenario in Go, and ends the scenario when a call fails that must not. Its
+// methods are for the scenario's own goroutine, except say.
 type observer struct {
 	mu       sync.Mutex
 	seen     observations
@@ -65,7 +65,7 @@ func (o *observer) say(name, format string, args ...any) {
 // atEnd has f run when the scenario is over, last come first.
 func (o *observer) atEnd(f func()) { o.cleanups = append(o.cleanups, f) }
 
-// scenarioBroken is why a scenario could not be run to its end.
+// scenarioBroken is the panic that ends a scenario early.
 type scenarioBroken struct{ err error }
 
 // must ends the scenario if err is not nil.
@@ -75,7 +75,7 @@ func (o *observer) must(err error) {
 	}
 }
 
-// mustBe ends the scenario if what should be is not.
+// mustBe ends the scenario unless ok; what names the condition.
 func (o *observer) mustBe(ok bool, what string) {
 	if !ok {
 		panic(scenarioBroken{fmt.Errorf("not %s", what)})

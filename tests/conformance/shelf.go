@@ -65,7 +65,7 @@ func (sh *shelf) count(n *int) int {
 	return *n
 }
 
-// only is the record after a full handshake.
+// only returns the one record that a full handshake has left.
 func (sh *shelf) only(o *observer) (r store.Record) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -92,7 +92,7 @@ func (o *observer) useStore(ctx *libssl.Context, sh *shelf, ring *ticket.Ring, s
 	return sc
 }
 
-// entry makes an entry as its rightful maker would, of whatever der is.
+// entry makes an entry from der, sound or not, with a right seal or checksum.
 func entry(ring *ticket.Ring, id store.ID, idContext, der []byte) []byte {
 	const sealed, plaintext = 1, 2
 	body := append(binary.BigEndian.AppendUint64(nil, uint64(time.Now().Unix())), der...)
@@ -107,7 +107,7 @@ func entry(ring *ticket.Ring, id store.ID, idContext, der []byte) []byte {
 	return append(append([]byte{plaintext}, sum[:8]...), body...)
 }
 
-// damaged is an entry of der whose bytes were changed afterwards: to those of bad, where they can be read.
+// damaged changes the bytes of an entry of der afterwards: in plaintext to those of bad, sealed in its last byte.
 func damaged(entry, der, bad []byte) []byte {
 	if bytes.HasSuffix(entry, der) {
 		return append(bytes.Clone(entry[:len(entry)-len(der)]), bad...)

@@ -134,8 +134,8 @@ func (k *link) alertReceived() {
 	k.readFails()
 }
 
-// halfWay handshakes and cuts what the client sends after its first flight. then runs when the server waits for that;
-// it has to end the server's handshake, which it may wait for.
+// halfWay handshakes and drops the client's bytes after its first flight. then runs when the server waits for them; it
+// must end the server's handshake, and may wait for that.
 func (k *link) halfWay(then func(served <-chan error)) {
 	reached, served, flights := make(chan struct{}), make(chan error, 1), 0
 	k.wire.clientHook = func(p []byte) []byte {

@@ -28,7 +28,8 @@ import (
 
 var outagesFor = flag.Duration("outages.for", 0, "how long to go on, at least; 0: until all was seen")
 
-// phase is one state of the store. It lasts until what it tells has been told, and its share of -outages.for.
+// phase is one state of the store. It lasts until all it must show has happened, and at least for its share of
+// -outages.for.
 type phase struct {
 	name   string
 	begin  func()
@@ -81,7 +82,7 @@ func (f *fleet) run(store string, phases []phase, share time.Duration) {
 	}
 }
 
-// missing is what the phase has not shown yet.
+// missing names what the phase still has to show.
 func (n *tally) missing(f *fleet, ph phase) string {
 	s := since(n.before, f.stats())
 	opened, closed := n.breakers(f)

@@ -319,7 +319,7 @@ func TestPage_IsReadable(t *testing.T) {
 	b.sound(s)
 }
 
-// A server that goes away is told, and so is its return.
+// The page says when the server has gone and when it is back.
 func TestPage_SaysThatTheServerIsGone(t *testing.T) {
 	s := serve(t, "-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-node", "first")
 	b := open(t, "http://"+s.page+"/", 1200, 900)

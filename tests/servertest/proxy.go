@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Proxy is the network between a server and those who use it, which a test can disturb. It serves until the test ends.
+// Proxy is the network between a server and its clients, which a test can disturb. It serves until the test ends.
 type Proxy struct {
 	Addr string // to connect to, the same all the time
 
@@ -63,7 +63,9 @@ func (p *Proxy) Refuse() {
 			p.listener = nil
 		}
 		for nc := range p.conns {
-			nc.(*net.TCPConn).SetLinger(0) // a reset
+			nc.(*net.TCPConn).SetLinger(0) // so that Close resets
+		}
+		for nc := range p.conns { // only now: the end of one has the proxy's goroutines close the other
 			nc.Close()
 		}
 	})
@@ -99,7 +101,7 @@ func (p *Proxy) listen() {
 	})
 }
 
-// track has Refuse close nc; false where it is too late for that.
+// track has Refuse close nc. It returns false once the proxy refuses.
 func (p *Proxy) track(nc net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -30,12 +30,12 @@ type Server struct {
 	program string
 	args    []string
 	dir     string
-	mu      sync.Mutex  // of what follows
+	mu      sync.Mutex  // guards the fields below
 	process *os.Process // nil while it is stopped
 	exited  chan struct{}
 }
 
-// patience is how long a server may take for what a sound one does at once, on a busy machine.
+// patience is how long a server may take, on a busy machine, to start, to answer or to form a cluster.
 const patience = 20 * time.Second
 
 // Redises are the servers of this protocol that are there: redis-server, which must be, and valkey-server, which Debian has

@@ -47,7 +47,7 @@ type tally struct {
 
 	mu      sync.Mutex
 	failed  int64
-	failure []string // the first of those that should not have
+	failure []string // the first few
 }
 
 func (n *tally) fail(format string, args ...any) {
@@ -68,7 +68,7 @@ func (n *tally) String() string {
 		n.swaps.Load(), n.flushes.Load(), n.evictions.Load(), n.turnover.Load(), n.forgotSessions.Load(), n.peakThreads.Load())
 }
 
-// missing is what has to happen and has not happened yet.
+// missing names the events that a soak needs and that have not happened yet.
 func (n *tally) missing(lanes []*lane) (all []string) {
 	count := func(what string, c *atomic.Int64) {
 		if c.Load() == 0 {
@@ -91,7 +91,7 @@ func (n *tally) missing(lanes []*lane) (all []string) {
 	return all
 }
 
-// lane is one kind of server, under its clients.
+// lane is one kind of server with its clients.
 type lane struct {
 	name    string
 	version uint16
@@ -112,14 +112,14 @@ func TestSoak(t *testing.T) {
 		t.Logf("%s: full %d, resumed %d", l.name, l.full.Load(), l.resumed.Load())
 	}
 	require.Empty(t, n.failure, "%d handshakes failed that should not have", n.failed)
-	require.Empty(t, n.missing(lanes), "that was no soak")
+	require.Empty(t, n.missing(lanes), "events that a soak must see")
 	require.Equal(t, n.panics.Load(), n.told.Load(), "each panic is told once")
 	require.LessOrEqual(t, n.peakThreads.Load(), int64(4*runtime.GOMAXPROCS(0)+32), "threads")
 	before.live.ForgottenSessions += n.forgotSessions.Load()
 	before.settle(t)
 }
 
-// account is what there is.
+// account counts the objects that are alive.
 type account struct {
 	live       libssl.Resources
 	sessions   int // SSL_SESSIONs, by OpenSSL's own hooks

@@ -14,11 +14,11 @@ import (
 
 var errFault = errors.New("the store fails on purpose")
 
-// faulty is a store most of whose calls do what they should.
+// faulty is a store that fails in a few of a hundred calls.
 func (f *fleet) faulty() store.Store {
 	mem := memstore.New(memstore.Options{MaxEntries: 2000})
 	chance := func() int { return rand.IntN(100) }
-	// fault is what goes wrong with a call, if anything does.
+	// fault makes a few calls fail, panic, time out or answer late.
 	fault := func(ctx context.Context) error {
 		what := chance()
 		if what > 5 {
@@ -38,7 +38,7 @@ func (f *fleet) faulty() store.Store {
 			return nil
 		}
 	}
-	// spoil is what an entry comes back as.
+	// spoil damages a few of the entries that are read.
 	spoil := func(rec store.Record, err error) (store.Record, error) {
 		if what := chance(); err == nil && what < 3 && len(rec.Data) > 0 {
 			f.n.storeFaults.Add(1)

@@ -17,7 +17,7 @@ import (
 const DefaultPrefix = records.DefaultPrefix
 
 // Store implements store.Store, store.Taker, store.Swapper, store.Lister and store.Purger. The documentation of
-// valkeystore.Store holds here too, except for the client: go-redis has a connection for each command under way instead of
+// valkeystore.Store holds here too, except for the client. go-redis has a connection for each command under way instead of
 // sharing a few, and by default it repeats a command, even a Take, when its connection breaks. A repeated Take never returns a
 // record twice, but finds nothing, so that a record may be lost. A repeated Swap may report false although its first attempt
 // succeeded.

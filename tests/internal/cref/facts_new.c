@@ -866,7 +866,7 @@ static void note_crossing(cref_link *k, int from_server, unsigned char *buf, siz
     n->crossed = n->crossed || holds(buf, *len, n->id, n->id_len);
 }
 
-/* The client comes back under the wire's eyes. */
+/* Looks for the session's id in the bytes of a resumption. */
 static void client_ids(cref_report *r, int version)
 {
     cref_lab *lab = client_lab(version, 1);

@@ -1,6 +1,6 @@
 /*
- * lab.h: the bench on which the facts about the session callbacks are shown in C. A lab is a server's and a client's
- * SSL_CTX; a link is one connection between them, over memory, byte by byte under the scenario's eyes.
+ * lab.h: the tools of the scenarios in C. A lab is a server's and a client's SSL_CTX. A link is one connection between
+ * them, over memory, where the scenario sees every byte.
  *
  * A scenario is a function that leaves lines "case: text" in a report; the package tests/conformance holds the same
  * scenario in Go, whose lines must be equal, and what the lines have to say on each release.
@@ -25,7 +25,7 @@ typedef struct cref_report {
 
 void cref_say(cref_report *r, const char *name, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void cref_broken(cref_report *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* Ends the scenario where something fails that is no part of it. */
+/* Ends the scenario when a call fails that must not. */
 #define CREF_MUST(r, what)                                                                                             \
     do {                                                                                                               \
         if (!(what)) {                                                                                                 \
@@ -144,7 +144,7 @@ int cref_alert(unsigned long error);
 #define CREF_UNCLEAN 1 /* SSL_free of the server, no close_notify; the client leaves politely */
 void cref_link_close(cref_link *k, int how);
 
-/* The usual story: opens, runs, closes clean. *session is the client's afterwards, the caller's to free. Reports
+/* Opens a connection, runs it, closes it clean. *session is the client's afterwards, the caller's to free. Reports
  * whether the handshake went well in *ok and whether it resumed in *resumed; any of them may be NULL. 0 only where the
  * SSLs could not be made. */
 int cref_visit(cref_lab *lab, SSL_CTX *server, SSL_SESSION *offer, int *ok, int *resumed, SSL_SESSION **session);

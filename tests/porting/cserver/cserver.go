@@ -58,7 +58,7 @@ func (s *Server) Await(n int) {
 	C.cserver_await(s.c, s.n)
 }
 
-// BeRude has connections end without a goodbye, or with one again.
+// BeRude has connections end without a close_notify, or with one again.
 func (s *Server) BeRude(yes bool) {
 	var rude C.int
 	if yes {
@@ -89,7 +89,7 @@ func (s *Server) SetAsync() {
 	C.SSL_CTX_ctrl(C.cserver_ctx(s.c), C.SSL_CTRL_MODE, C.SSL_MODE_ASYNC, nil)
 }
 
-// Looks are what OpenSSL's getters show of the SSL_CTX. A callback is 0 for none, 1 for C's, 2 for another's.
+// Looks are the results that OpenSSL's getters return for the SSL_CTX. A callback is 0 for none, 1 for C's, 2 for another's.
 type Looks struct {
 	New, Get, Remove, KeyLog int
 	PaddingArg               bool

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// From which step on a wrong of the C server is righted.
+// The first step without each defect of the C server.
 const (
 	ticketClientsAreAnswered = 3
 	clientCertificatesResume = 3
@@ -116,7 +116,7 @@ func TestRoad(t *testing.T) {
 				}
 			})
 
-			// F3.3, F5.5: who is never asked for is never reported as expired.
+			// F3.3, F5.5: OpenSSL notices that a session has expired only when a client offers it.
 			t.Run("expiry", func(t *testing.T) {
 				s := run(t, "-t", "1")
 				s.visit(ids, nil)

@@ -118,7 +118,7 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// connection is a client's.
+// connection is a connection on the client's side.
 type connection struct {
 	t    *testing.T
 	conn *libssl.Conn
@@ -147,7 +147,7 @@ type status struct {
 	sessions, answered int
 }
 
-// status asks for it. A handshake that the server refused is found out here at the latest.
+// status asks the server for it. A handshake that the server refused shows here at the latest.
 func (c *connection) status() (st status, err error) {
 	c.t.Helper()
 	if _, err := c.conn.Write([]byte("status\n")); err != nil {

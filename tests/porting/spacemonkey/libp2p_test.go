@@ -13,7 +13,7 @@ import (
 // The fork is tested as this test is.
 var goFlags []string
 
-// The test with the libp2p fork is a module of its own, to keep that fork out of the module graph of libssl.
+// The test with the libp2p fork is a module of its own, to spare libssl the dependency on that fork.
 func TestAttach_Libp2p(t *testing.T) {
 	cmd := exec.Command("go", append(append([]string{"test", "-count=1"}, goFlags...), "./...")...)
 	cmd.Dir = "../../../porting/spacemonkey/libp2p"

@@ -1,4 +1,4 @@
-// Package records is the part of valkeystore and goredis that does not depend on a client library: the key and the value of a
+// Package records is the part of valkeystore and goredis that does not depend on a client library. It has the key and the value of a
 // record, its life in the server, and the commands of each call. Hosts with either package can therefore share a server.
 package records
 
@@ -167,7 +167,7 @@ func (s *Store) Purge(ctx context.Context, expiredOnly bool) (int, error) {
 	return total, err
 }
 
-// scan calls f with the ids of the store's keys, page by page, some of them more than once.
+// scan calls f with the ids of all records, page by page, some of them more than once.
 func (s *Store) scan(ctx context.Context, op string, f func(ids []store.ID) error) error {
 	var failed error // of f
 	err := s.client.Scan(ctx, globs.Replace(s.prefix)+"*", func(keys []string) error {
