@@ -150,6 +150,7 @@ func TestClose_EndsWithItsContext(t *testing.T) {
 		require.Equal(t, time.Second, took(func() { err = s.Close(ctx) }))
 		require.EqualError(t, err, "libssl: close session cache: 4 queued operations were lost: the host goes down")
 		require.ErrorIs(t, err, why)
+		synctest.Wait()
 		require.ElementsMatch(t, []string{"0s delete 1", "0s put 2"}, h.seen(), "what is queued behind is not begun")
 		require.EqualValues(t, 4, s.Stats.Lost.Load())
 		require.Zero(t, s.Stats.Queue.Load()+int64(s.Stats.Stored.Load()+s.Stats.Removed.Load()))
@@ -160,10 +161,13 @@ func TestClose_EndsWithItsContext(t *testing.T) {
 
 func TestClose_TellsWhyOperationsWereLost(t *testing.T) {
 	id := testID(t, 1, 32)
-	st := scripted{func(context.Context, request) (store.Record, error) { return store.Record{}, errDown }}
+	st := scripted{func(context.Context, request) (store.Record, error) {
+		time.Sleep(time.Second) // so that Close begins before
+		return store.Record{}, errDown
+	}}
 	bubble(t, st, Options{}, func(t *testing.T, s *Store, _ *failures) {
 		s.DeleteLater(id)
-		synctest.Wait()
+		time.Sleep(time.Minute)
 		require.EqualValues(t, 1, s.Stats.Lost.Load())
 		s.DeleteLater(id)
 		s.PutLater(&store.Record{ID: id})

@@ -248,7 +248,8 @@ func TestStore_PanicsOfReportersDoNotEscape(t *testing.T) {
 	require.Equal(t, breakerConsecutive, told, "the Logger's panic keeps nothing from OnError")
 	require.Equal(t, breakerConsecutive+1, logged)
 	s.DeleteLater(testID(t, 1, 32))
-	require.ErrorIs(t, s.Close(t.Context()), errBreakerOpen, "the queue lives on")
+	_ = s.Close(t.Context()) // it may have been lost before or after Close began
+	require.EqualValues(t, 1, s.Stats.Lost.Load(), "the queue lives on")
 }
 
 func TestReport_TellsBoth(t *testing.T) {

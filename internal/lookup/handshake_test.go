@@ -102,6 +102,54 @@ func TestHandshake_RefusesEntries(t *testing.T) {
 	}
 }
 
+// answers is a store that answers every Get with one record.
+type answers struct {
+	store.Store
+	rec store.Record
+}
+
+func (a answers) Get(context.Context, store.ID) (store.Record, error) { return a.rec, nil }
+
+func TestHandshake_CountsAnotherRecordAsForged(t *testing.T) {
+	s := testSource(t, answers{rec: store.Record{ID: testID(t, 2, 32)}})
+	h := New(s)
+	require.Same(t, s, h.Source())
+	require.Nil(t, h.LookUpNow(hello.Candidate{ID: testID(t, 1, 32)}, idContext).DER)
+	require.EqualValues(t, 1, s.Stats.Rejections[Forged].Load())
+}
+
+func TestHandshake_CountsAnAnswerOnce(t *testing.T) {
+	st := memstore.New(memstore.Options{})
+	s, id := testSource(t, st), testID(t, 1, 32)
+	put(t, s, st, id, time.Now(), "the session")
+	for _, accepted := range []bool{false, true} {
+		h := New(s)
+		a := h.LookUpNow(hello.Candidate{ID: id}, idContext)
+		if accepted {
+			h.Accepted(a)
+		}
+		for range 2 { // OpenSSL asks again after a HelloRetryRequest
+			h.Rejected(a, OtherVersion)
+		}
+		require.EqualValues(t, 1, s.Stats.Rejections[OtherVersion].Load(), "once, and not what was accepted")
+	}
+	require.EqualValues(t, 1, s.Stats.Hits.Load())
+}
+
+func TestHandshake_LooksUpEachSessionOnce(t *testing.T) {
+	s := testSource(t, memstore.New(memstore.Options{}))
+	h := New(s)
+	h.Want([]hello.Candidate{{ID: testID(t, 1, 32)}})
+	for range 2 { // the ClientHello after a HelloRetryRequest offers it again
+		h.LookUp(t.Context(), idContext)
+		require.EqualValues(t, 1, s.Store.Stats.Misses.Load())
+		require.Zero(t, s.Stats.Parked.Load())
+	}
+	require.EqualValues(t, 2, s.Stats.Suspended.Load())
+	New(s).LookUp(t.Context(), idContext) // nothing is wanted
+	require.EqualValues(t, 1, s.Store.Stats.Misses.Load())
+}
+
 func TestHandshake_PutsBackWhatItDidNotUse(t *testing.T) {
 	for name, tt := range map[string]struct{ accepted, resumed, back bool }{
 		"not accepted":           {false, false, true},

@@ -56,7 +56,6 @@ func (r *Reader) Fill(nc net.Conn) error {
 		}
 		return r.filled(b, n, err)
 	}
-	r.rawErr = nil
 	if err := r.raw.Read(r.rawRead); err != nil {
 		return err
 	}
@@ -90,7 +89,7 @@ func (r *Reader) useDescriptor(nc net.Conn) bool {
 			return false
 		}
 		if err != nil {
-			n, err = 0, &net.OpError{
+			err = &net.OpError{
 				Op: "read", Net: nc.LocalAddr().Network(), Source: nc.LocalAddr(), Addr: nc.RemoteAddr(),
 				Err: os.NewSyscallError("read", err),
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -68,6 +69,7 @@ func (s *sink) Write(p []byte) (int, error) {
 		s.overlap.Store(true)
 	}
 	defer s.writing.Store(false)
+	runtime.Gosched() // let others find the Writer busy
 	if s.hold != nil {
 		s.hold <- struct{}{}
 		<-s.hold
@@ -233,7 +235,7 @@ func TestFlushLast_SendsWhatItMakesBehindTheRest(t *testing.T) {
 	<-nc.hold
 	go func() {
 		last <- w.FlushLast(&nc, &src, func() {
-			if nc.written() != "first" {
+			if nc.written() != "first" || w.mu.TryLock() {
 				t.Error("it does not wait for the sender")
 			}
 			src.add("last")
