@@ -23,6 +23,17 @@ type handshakeState struct {
 	err   error         // what ended it
 }
 
+// earlyState is how far a handshake is that early data may come before, under
+// hmu.
+type earlyState uint8
+
+const (
+	earlyNone    earlyState = iota // nothing was asked of OpenSSL yet
+	earlyReading                   // ReadEarlyData has begun
+	earlyOver                      // ReadEarlyData has seen the end
+	earlyTooLate                   // Handshake has begun
+)
+
 var errAbandoned = fmt.Errorf("libssl: handshake: %w", errGoexit)
 
 // Handshake runs the handshake if it has not run. The connection's deadlines bound it; after a timeout it can be called
@@ -81,6 +92,31 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 		c.tls.endVisit(ctx, ending{complete: hs.done.Load(), took: hs.took})
 	}
 	return n, err
+}
+
+// enterEarly checks a step of the handshake against those before, under hmu.
+// over says that there is nothing to do.
+func (hs *handshakeState) enterEarly(op C.int) (over bool, err error) {
+	switch {
+	case hs.done.Load():
+		if op == C.SCB_OP_READ_EARLY {
+			err = io.EOF
+		} else if op == C.SCB_OP_WRITE_EARLY {
+			err = errEarlyLate // meanwhile
+		}
+		return true, err
+	case op == C.SCB_OP_HANDSHAKE && hs.early == earlyReading:
+		return false, errEarlyUnread
+	case op == C.SCB_OP_HANDSHAKE:
+		hs.early = earlyTooLate
+	case op == C.SCB_OP_READ_EARLY && hs.early >= earlyOver:
+		return true, io.EOF
+	case op == C.SCB_OP_READ_EARLY:
+		hs.early = earlyReading
+	case op == C.SCB_OP_WRITE_EARLY && hs.early == earlyTooLate:
+		return false, errEarlyLate
+	}
+	return false, nil
 }
 
 // handshake makes steps and moves their ciphertext. The handshake is locked.

@@ -7,18 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-)
-
-// earlyState is how far a handshake is that early data may come before, under
-// hmu.
-type earlyState uint8
-
-const (
-	earlyNone    earlyState = iota // nothing was asked of OpenSSL yet
-	earlyReading                   // ReadEarlyData has begun
-	earlyOver                      // ReadEarlyData has seen the end
-	earlyTooLate                   // Handshake has begun
 )
 
 var (
@@ -26,31 +14,6 @@ var (
 	errEarlyLate   = errors.New("libssl: early data after the handshake began")
 	errEarlyLimit  = errors.New("libssl: more early data than the session allows")
 )
-
-// enterEarly checks a step of the handshake against those before, under hmu.
-// over says that there is nothing to do.
-func (hs *handshakeState) enterEarly(op C.int) (over bool, err error) {
-	switch {
-	case hs.done.Load():
-		if op == C.SCB_OP_READ_EARLY {
-			err = io.EOF
-		} else if op == C.SCB_OP_WRITE_EARLY {
-			err = errEarlyLate // meanwhile
-		}
-		return true, err
-	case op == C.SCB_OP_HANDSHAKE && hs.early == earlyReading:
-		return false, errEarlyUnread
-	case op == C.SCB_OP_HANDSHAKE:
-		hs.early = earlyTooLate
-	case op == C.SCB_OP_READ_EARLY && hs.early >= earlyOver:
-		return true, io.EOF
-	case op == C.SCB_OP_READ_EARLY:
-		hs.early = earlyReading
-	case op == C.SCB_OP_WRITE_EARLY && hs.early == earlyTooLate:
-		return false, errEarlyLate
-	}
-	return false, nil
-}
 
 // WriteEarlyData sends p with the first flight of the handshake, before the
 // server has said anything: a client's, after SetSession and before Handshake, as
