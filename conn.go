@@ -129,11 +129,15 @@ func addressOf(name string) (ip netip.Addr, ok bool) {
 	return ip, err == nil
 }
 
+// forgetConn ends a Conn that was never closed. It leaves the goroutine of the collector at once: the SSL may hold the last
+// reference of its SSL_CTX, whose end calls remove handlers.
 func forgetConn(cc *C.scb_conn) {
-	h := cgo.Handle(cc.handle)
-	C.scb_conn_free(cc, 0)
-	conns.Delete(h)
-	forgottenConns.Add(1)
+	go func() {
+		h := cgo.Handle(cc.handle)
+		C.scb_conn_free(cc, 0)
+		conns.Delete(h)
+		forgottenConns.Add(1)
+	}()
 }
 
 // ConnectionState describes the connection in crypto/tls's own type, so that
@@ -198,6 +202,9 @@ func (c *Conn) SetSession(s *Session) (err error) {
 	}
 	if c.tls.inHandler() {
 		return ErrReentrant
+	}
+	if c.end.begun() {
+		return ErrClosed
 	}
 	c.hs.mu.Lock()
 	defer c.hs.mu.Unlock()

@@ -161,7 +161,7 @@ func (e *engine) abandoned() {
 	e.cleanup.Stop()
 	conns.Delete(e.handle)
 	e.handlers.Store(0)
-	e.conn.end.how.Store(closeAbort)
+	e.conn.end.how.Store(closeAbandoned)
 	e.conn.nc.Close()
 }
 

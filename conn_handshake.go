@@ -56,6 +56,9 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 	if c.tls.inHandler() {
 		return 0, ErrReentrant
 	}
+	if c.end.begun() {
+		return 0, ErrClosed
+	}
 	hs := &c.hs
 	hs.mu.Lock()
 	defer hs.mu.Unlock()

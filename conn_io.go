@@ -48,6 +48,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.tls.inHandler() {
 		return 0, ErrReentrant
 	}
+	if c.end.begun() {
+		return 0, ErrClosed
+	}
 	r := &c.read
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,6 +99,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 	if c.tls.inHandler() {
 		return 0, ErrReentrant
+	}
+	if c.end.begun() {
+		return 0, ErrClosed
 	}
 	w := &c.write
 	w.mu.Lock()
@@ -162,7 +168,7 @@ func (s stepped) written() (int, error) {
 
 // closeState is how the connection is to end.
 type closeState struct {
-	how       atomic.Uint32 // closeNone, closeQuietly or closeAbort
+	how       atomic.Uint32 // one of the constants below
 	postponed atomic.Bool   // a handler closed: the goroutine that made the step finishes
 }
 
@@ -170,7 +176,15 @@ const (
 	closeNone = iota
 	closeQuietly
 	closeAbort
+	closeAbandoned // by engine.abandoned: nothing is left to close
 )
+
+// begun reports whether the connection is being closed. Its last calls into OpenSSL may run a remove handler with the locks
+// of Read and Handshake held, so nothing new may wait for these.
+func (e *closeState) begun() bool {
+	how := e.how.Load()
+	return how == closeQuietly || how == closeAbort
+}
 
 // closedError is ErrClosed in place of an error that the connection's own Close causes.
 func (e *closeState) closedError(err error) error {
@@ -191,6 +205,9 @@ func (c *Conn) CloseWrite() error {
 	}
 	if c.tls.inHandler() {
 		return ErrReentrant
+	}
+	if c.end.begun() {
+		return ErrClosed
 	}
 	c.write.mu.Lock()
 	defer c.write.mu.Unlock()

@@ -331,16 +331,16 @@ func (c *Context) setHandler(name string, which C.int, on bool, swap func()) {
 }
 
 func (c *Context) trySetHandler(which C.int, on bool, swap func()) error {
+	p, err := c.acquire() // before the lock: see Context
+	if err != nil {
+		return err
+	}
+	defer c.release()
 	c.setters.Lock()
 	defer c.setters.Unlock()
 	if c.layer() != nil {
 		return errHasStore
 	}
-	p, err := c.acquire()
-	if err != nil {
-		return err
-	}
-	defer c.release()
 	swap()
 	C.scb_set_callback(p, which, cbool(on))
 	return nil

@@ -293,7 +293,10 @@ func seconds(n int64) time.Duration {
 
 // SetTime sets when the session counts as made, to the second.
 func (s *Session) SetTime(t time.Time) error {
-	return s.with(func(p *C.SSL_SESSION) { C.scb_session_set_time(p, C.int64_t(t.Unix())) })
+	return s.withRef(func(p *C.SSL_SESSION, _ *C.SSL_CTX) (gone bool) {
+		C.scb_session_set_time(p, C.int64_t(t.Unix()))
+		return false
+	})
 }
 
 // SetTimeout sets the lifetime, to the second.
@@ -301,10 +304,11 @@ func (s *Session) SetTimeout(d time.Duration) (err error) {
 	if d < 0 {
 		return fmt.Errorf("libssl: set session timeout: negative: %v", d)
 	}
-	dead := s.with(func(p *C.SSL_SESSION) {
+	dead := s.withRef(func(p *C.SSL_SESSION, _ *C.SSL_CTX) (gone bool) {
 		if C.scb_session_set_timeout(p, C.int64_t(d/time.Second)) != C.SCB_OK {
 			err = &Error{Op: "set session timeout"}
 		}
+		return false
 	})
 	if dead != nil {
 		return dead
@@ -419,16 +423,18 @@ func (s *Session) handOver(flag CopyFlag) (*C.SSL_SESSION, error) {
 	return s.disown(), nil
 }
 
-// withRef runs f, which calls unknown code, on the live object: under a
-// reference, not under the lock. f reports whether that reference has gone.
-func (s *Session) withRef(f func(p *C.SSL_SESSION, ctx *C.SSL_CTX) (gone bool)) {
+// withRef runs f under a reference and not under the lock. f calls unknown code, or a function that takes the lock of the
+// SSL_CTX whose cache has the session: a remove handler runs under that lock and may use the Session. f reports whether
+// the reference has gone.
+func (s *Session) withRef(f func(p *C.SSL_SESSION, ctx *C.SSL_CTX) (gone bool)) error {
 	var p *C.SSL_SESSION
 	var ctx *C.SSL_CTX
-	s.with(func(live *C.SSL_SESSION) {
+	err := s.with(func(live *C.SSL_SESSION) {
 		C.scb_session_up_ref(live)
 		p, ctx = live, s.ctx
 	})
-	if p != nil && !f(p, ctx) {
+	if err == nil && !f(p, ctx) {
 		C.scb_session_free(p)
 	}
+	return err
 }

@@ -265,9 +265,12 @@ func (sc *SessionCache) Close(ctx context.Context) error {
 	if !sc.ended.CompareAndSwap(false, true) {
 		return ErrClosed
 	}
-	sc.ctx.setters.Lock()
-	sc.uninstall()
-	sc.ctx.setters.Unlock()
+	if _, err := sc.ctx.acquire(); err == nil {
+		sc.ctx.setters.Lock()
+		sc.uninstall()
+		sc.ctx.setters.Unlock()
+		sc.ctx.release()
+	}
 	return sc.guard.Close(ctx)
 }
 

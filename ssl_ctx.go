@@ -35,7 +35,8 @@ type Context struct {
 	handlers handlers
 	over     atomic.Pointer[layer] // UseStore's; set and removed under setters
 
-	// The order of locks: setters, ticketKeys, id, ref.
+	// The order of locks: setters, ticketKeys, id, ref. A method acquires the SSL_CTX before it takes one of the first three
+	// and releases it after, because the last release frees the SSL_CTX, which calls remove handlers.
 	setters        sync.Mutex // one change of handlers, layer, ticket keys or early data at a time
 	stopTicketKeys func()     // under setters; not nil once UseTicketKeys was called
 	maxEarlyData   uint32     // under setters
@@ -203,13 +204,13 @@ func (c *Context) inherit(old *Context) {
 // detach takes the handlers of an SSL_CTX that C made away and puts back what C
 // had there.
 func (c *Context) detach() {
-	c.setters.Lock()
-	defer c.setters.Unlock()
 	p, err := c.acquire()
 	if err != nil {
 		return
 	}
 	defer c.release()
+	c.setters.Lock()
+	defer c.setters.Unlock()
 	if l := c.layer(); l != nil {
 		l.uninstall()
 	}

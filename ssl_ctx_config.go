@@ -259,6 +259,10 @@ func (c *Context) SetMaxEarlyData(n uint32) error {
 	case c.made && c.role == ClientRole:
 		return unsupported("early data on a client's Context: the session it offers says how much")
 	}
+	if _, err := c.acquire(); err != nil {
+		return err
+	}
+	defer c.release()
 	c.setters.Lock()
 	defer c.setters.Unlock()
 	if c.stopTicketKeys != nil && n > 0 {
@@ -290,6 +294,10 @@ func (c *Context) SetSessionIDContext(sid []byte) error {
 	if len(sid) > C.SSL_MAX_SID_CTX_LENGTH {
 		return fmt.Errorf("libssl: session id context: %d bytes, at most %d", len(sid), C.SSL_MAX_SID_CTX_LENGTH)
 	}
+	if _, err := c.acquire(); err != nil {
+		return err
+	}
+	defer c.release()
 	c.id.mu.Lock()
 	defer c.id.mu.Unlock()
 	return c.setIDContext(append([]byte(nil), sid...), len(sid) > 0)
@@ -308,9 +316,16 @@ func (c *Context) setIDContext(sid []byte, explicit bool) error {
 // sessionIDContext is the id context in force, computed from the policy where
 // none was set.
 func (c *Context) sessionIDContext() ([]byte, error) {
+	_, closed := c.acquire() // connections of a closed Context go on with what was computed
+	if closed == nil {
+		defer c.release()
+	}
 	c.id.mu.Lock()
 	defer c.id.mu.Unlock()
 	if len(c.id.sid) == 0 {
+		if closed != nil {
+			return nil, closed
+		}
 		if err := c.computeIDContext(); err != nil {
 			return nil, err
 		}
@@ -334,6 +349,10 @@ func (c *Context) policyChanged(err error) error {
 	if err != nil {
 		return err
 	}
+	if _, err := c.acquire(); err != nil {
+		return err
+	}
+	defer c.release()
 	c.id.mu.Lock()
 	defer c.id.mu.Unlock()
 	if len(c.id.sid) == 0 || c.id.explicit {

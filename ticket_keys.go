@@ -35,6 +35,10 @@ func (c *Context) UseTicketKeys(r *ticket.Ring) error {
 	case c.made && c.role == ClientRole:
 		return unsupported("ticket keys on a client's Context")
 	}
+	if _, err := c.acquire(); err != nil {
+		return err
+	}
+	defer c.release()
 	c.setters.Lock()
 	defer c.setters.Unlock()
 	if l := c.layer(); l != nil {
@@ -69,6 +73,10 @@ func (c *Context) UseTicketKeys(r *ticket.Ring) error {
 }
 
 func (c *Context) setTicketKeys(r *ticket.Ring) error {
+	if _, err := c.acquire(); err != nil {
+		return err
+	}
+	defer c.release()
 	c.ticketKeys.Lock() // or an older state of the ring might come last
 	defer c.ticketKeys.Unlock()
 	keys, err := r.TicketKeys()

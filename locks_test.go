@@ -1,0 +1,144 @@
+package libssl
+
+import (
+	"crypto/tls"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/libssl-go/libssl/tests/tlstest"
+	"github.com/stretchr/testify/require"
+)
+
+// lockedServer is a TLS 1.2 server with the internal cache, and a client for it.
+func lockedServer(t *testing.T) (client, server *Context) {
+	t.Helper()
+	ca := tlstest.NewCA(t, "ca")
+	cert, key := ca.Leaf(t, "server.test")
+	server, err := NewContext(ServerRole)
+	require.NoError(t, err)
+	t.Cleanup(func() { server.Close() })
+	require.NoError(t, server.UseCertificatePEM(cert, key))
+	require.NoError(t, server.SetVersions(tls.VersionTLS12, tls.VersionTLS12))
+	require.NoError(t, server.SetSessionIDContext([]byte("locks")))
+	server.SetOptions(OpNoTicket)
+	client, err = NewContext(ClientRole)
+	require.NoError(t, err)
+	t.Cleanup(func() { client.Close() })
+	require.NoError(t, client.SetVerify(VerifyNone))
+	return client, server
+}
+
+// shakeHands returns both ends of a connection, and the result of the server's handshake.
+func shakeHands(t *testing.T, client, server *Context) (c, s *Conn, result chan error) {
+	t.Helper()
+	a, b := net.Pipe()
+	c, err := Client(a, client, "")
+	require.NoError(t, err)
+	s, err = Server(b, server)
+	require.NoError(t, err)
+	result = make(chan error, 1)
+	go func() { result <- s.Handshake() }()
+	return c, s, result
+}
+
+// serverSession is the session of a connection that has ended.
+func serverSession(t *testing.T, client, server *Context) *Session {
+	t.Helper()
+	c, s, result := shakeHands(t, client, server)
+	require.NoError(t, c.Handshake())
+	require.NoError(t, <-result)
+	sess, err := s.Session()
+	require.NoError(t, err)
+	go c.Read(make([]byte, 1))
+	s.Close()
+	c.Close()
+	return sess
+}
+
+// inTime ends the process where f does not end: the locks that it waits for would also block every cleanup.
+func inTime(f func()) {
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		panic("deadlock")
+	}
+}
+
+// The last use of a closed Context frees the SSL_CTX and calls remove handlers. No lock of the Context may be held then.
+func TestContext_FreesWithoutALock(t *testing.T) {
+	client, server := lockedServer(t)
+	serverSession(t, client, server).Release()
+	var calls int
+	server.SetSessRemoveCallback(func(ctx *Context, _ *Session) {
+		calls++
+		ctx.SetSessNewCallback(nil)
+		require.ErrorIs(t, ctx.SetSessionIDContext([]byte("other")), ErrReentrant)
+		require.ErrorIs(t, ctx.SetMaxEarlyData(0), ErrReentrant)
+	})
+	inTime(func() { server.trySetHandler(0, false, func() { server.Close() }) })
+	require.Equal(t, 1, calls)
+}
+
+// The setters of a Session take the lock of the SSL_CTX whose cache has it, under which a remove handler may use the Session.
+func TestSession_SettersHoldNoLockOfItsOwn(t *testing.T) {
+	client, server := lockedServer(t)
+	server.SetSessionCacheSize(3)
+	sess := serverSession(t, client, server)
+	defer sess.Release()
+	require.NoError(t, sess.SetTimeout(9*time.Hour)) // so that others are evicted
+	setting, set := make(chan struct{}), make(chan error, 1)
+	told := false
+	server.SetSessRemoveCallback(func(_ *Context, evicted *Session) {
+		if told {
+			return
+		}
+		told = true
+		require.NotEqual(t, sess.ID(), evicted.ID())
+		go func() {
+			close(setting)
+			set <- sess.SetTimeout(3 * time.Hour)
+		}()
+		<-setting
+		time.Sleep(50 * time.Millisecond) // if that is too short the fault goes unnoticed
+		sess.ID()
+	})
+	inTime(func() {
+		for range 3 {
+			serverSession(t, client, server).Release()
+		}
+	})
+	require.True(t, told)
+	require.NoError(t, <-set)
+}
+
+// Abort frees the SSL while its goroutine holds the locks of Handshake and Read, and that calls the remove handler.
+func TestConn_IsClosedInTheRemoveHandlerOfItsAbort(t *testing.T) {
+	client, server := lockedServer(t)
+	var conn *Conn
+	server.SetSessNewCallback(func(ssl *SSL, _ *Session) bool {
+		conn = ssl.Conn()
+		require.NoError(t, conn.Abort())
+		return false
+	})
+	results := make(chan error, 5)
+	server.SetSessRemoveCallback(func(*Context, *Session) {
+		_, err := conn.Read(make([]byte, 1))
+		results <- err
+		_, err = conn.Write([]byte("x"))
+		results <- err
+		results <- conn.Handshake()
+		results <- conn.CloseWrite()
+		results <- conn.Close()
+	})
+	c, _, result := shakeHands(t, client, server)
+	go c.Handshake()
+	inTime(func() { <-result })
+	c.Close()
+	require.Len(t, results, cap(results))
+	for range cap(results) {
+		require.Error(t, <-results)
+	}
+}
