@@ -23,8 +23,7 @@ type handshakeState struct {
 	err   error         // what ended it
 }
 
-// earlyState is how far a handshake is that early data may come before, under
-// hmu.
+// earlyState is how far a handshake is that early data may come before.
 type earlyState uint8
 
 const (
@@ -97,8 +96,8 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 	return n, err
 }
 
-// enterEarly checks a step of the handshake against those before, under hmu.
-// over says that there is nothing to do.
+// enterEarly checks a step of the handshake against the steps before. over reports that there is nothing to do. The
+// handshake is locked.
 func (hs *handshakeState) enterEarly(op C.int) (over bool, err error) {
 	switch {
 	case hs.done.Load():

@@ -224,8 +224,8 @@ const (
 
 // Close ends the connection. It sends close_notify unless a Write is blocked, and then reads and drops, for at most 100 ms,
 // what the peer has sent. A socket that is closed with unread data, such as TLS 1.3 tickets, is reset, and the peer loses
-// what it has not read. Close marks the shutdown, so the session stays resumable. Corresponds to SSL_shutdown(3) and SSL_free(3). From a
-// handler it takes effect when the handler has returned.
+// what it has not read. Close marks the shutdown, so the session stays resumable. From a handler it takes effect when the
+// handler has returned. Corresponds to SSL_shutdown(3) and SSL_free(3).
 func (c *Conn) Close() error { return c.close(closeQuietly) }
 
 // Abort ends the connection as a broken peer would: without a close_notify, and OpenSSL drops the session and calls the

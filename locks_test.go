@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/tlstest"
 	"github.com/stretchr/testify/require"
 )
@@ -29,14 +30,18 @@ func lockedServer(t *testing.T) (client, server *Context) {
 	return client, server
 }
 
-// shakeHands returns both ends of a connection, and the result of the server's handshake.
-func shakeHands(t *testing.T, client, server *Context) (c, s *Conn, result chan error) {
+// shakeHands returns both ends of a connection, and the result of the server handshake, which begins after the functions in
+// before have run.
+func shakeHands(t *testing.T, client, server *Context, before ...func()) (c, s *Conn, result chan error) {
 	t.Helper()
 	a, b := net.Pipe()
 	c, err := Client(a, client, "")
 	require.NoError(t, err)
 	s, err = Server(b, server)
 	require.NoError(t, err)
+	for _, f := range before {
+		f()
+	}
 	result = make(chan error, 1)
 	go func() { result <- s.Handshake() }()
 	return c, s, result
@@ -141,4 +146,25 @@ func TestConn_IsClosedInTheRemoveHandlerOfItsAbort(t *testing.T) {
 	for range cap(results) {
 		require.Error(t, <-results)
 	}
+}
+
+// A connection outlives its Context. If the cache is closed after the Context, the connection's handshake must no longer
+// store its session.
+func TestSessionCache_ClosesAfterItsContext(t *testing.T) {
+	client, server := lockedServer(t)
+	st := memstore.New(memstore.Options{})
+	sc, err := server.UseStore(st, nil)
+	require.NoError(t, err)
+	c, s, result := shakeHands(t, client, server, func() {
+		require.NoError(t, server.Close())
+		require.NoError(t, sc.Close(t.Context()))
+	})
+	require.NoError(t, c.Handshake())
+	require.NoError(t, <-result)
+	require.False(t, s.SessionReused())
+	go c.Read(make([]byte, 1))
+	s.Close()
+	c.Close()
+	require.Zero(t, sc.Stats().Stored)
+	require.Zero(t, st.Len())
 }

@@ -265,13 +265,19 @@ func (sc *SessionCache) Close(ctx context.Context) error {
 	if !sc.ended.CompareAndSwap(false, true) {
 		return ErrClosed
 	}
-	if _, err := sc.ctx.acquire(); err == nil {
-		sc.ctx.setters.Lock()
-		sc.uninstall()
-		sc.ctx.setters.Unlock()
-		sc.ctx.release()
-	}
+	sc.detach()
 	return sc.guard.Close(ctx)
+}
+
+// detach takes the layer off the Context, which may be closed: its connections may live on.
+func (sc *SessionCache) detach() {
+	c := sc.ctx
+	if _, err := c.acquire(); err == nil { // before the lock: see Context
+		defer c.release()
+	}
+	c.setters.Lock()
+	defer c.setters.Unlock()
+	sc.uninstall()
 }
 
 // uninstall implements layer. It works once.

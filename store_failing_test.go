@@ -102,7 +102,7 @@ func TestStore_FailingGetIsAMiss(t *testing.T) {
 	})
 }
 
-// promptSpy is a spy that is store.Prompt while prompt is set.
+// promptSpy is a spy whose Prompt answers true while prompt is set.
 type promptSpy struct {
 	*spy
 	prompt atomic.Bool
