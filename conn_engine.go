@@ -27,11 +27,11 @@ type engine struct {
 	broken bool         // OpenSSL failed: nothing more can be written
 	slot   bool         // the step under way holds a slot
 
+	handlers atomic.Int32 // handlers running inside a step; here it fills a gap
 	conn     *Conn
 	handle   cgo.Handle
 	identity *C.scb_conn // never dereferenced, so it stays when ssl is freed
 	cleanup  runtime.Cleanup
-	handlers atomic.Int32 // handlers running inside a step
 }
 
 var conns cgo.Registry[Conn]

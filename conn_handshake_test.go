@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store"
 	"github.com/stretchr/testify/require"
 )
 
@@ -129,6 +130,29 @@ func TestHandshakeContext_CancelledAtItsEndIsFinal(t *testing.T) {
 	_, err := s.Read(make([]byte, 1))
 	require.ErrorIs(t, err, context.Canceled)
 	require.Zero(t, s.ConnectionState())
+}
+
+func TestHandshakeContext_CancelledWhileParkedMakesNoSession(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		server, _ := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t)})
+		sess := f.visit(t, server, nil).next
+		st.OnGet = func(context.Context, store.ID) (store.Record, error) {
+			cancel()
+			return store.Record{}, store.ErrNotFound
+		}
+		cn, sn := tcpPipe(t)
+		defer sn.Close()
+		c, s := f.ends(t, cn, &lastRead{Conn: sn}, server, sess)
+		answered := make(chan error, 1)
+		go func() { answered <- c.Handshake() }()
+		require.ErrorIs(t, s.HandshakeContext(ctx), context.Canceled)
+		sn.Close()
+		require.Error(t, receive(t, "the client", answered))
+		require.Len(t, st.asked(&st.puts), f.tickets, "those of the first visit")
+	})
 }
 
 func TestHandshakeContext_CancelledBeforehandDoesNothing(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -106,6 +107,49 @@ func TestConn_ForgottenIsCollectedAndCounted(t *testing.T) {
 		now := libssl.LiveResources()
 		return now.ForgottenConns == before.ForgottenConns+int64(2*len(transports)) && now.Conns == before.Conns
 	})
+}
+
+// The remove handlers of an SSL_CTX that ends with a forgotten Conn may wait for another cleanup of the collector.
+func TestConn_ForgottenFreesOffTheCollectorsGoroutine(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS12)
+	collected := make(chan bool, 1)
+	func() {
+		server := f.server(t)
+		server.SetOptions(libssl.OpNoTicket)
+		server.SetSessRemoveCallback(func(*libssl.Context, *libssl.Session) {
+			other := make(chan struct{})
+			runtime.AddCleanup(new([64]byte), func(ch chan struct{}) { close(ch) }, other)
+			for range 10_000 {
+				runtime.GC()
+				select {
+				case <-other:
+					collected <- true
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+			collected <- false
+		})
+		cn, sn := tcpPipe(t)
+		s, err := libssl.Server(sn, server)
+		require.NoError(t, err)
+		c, err := libssl.Client(cn, f.client, serverName)
+		require.NoError(t, err)
+		defer c.Close()
+		require.NoError(t, exchange(c, s))
+		require.NoError(t, server.Close())
+	}()
+	forgotten.ForgottenConns++
+	var ok bool
+	collect(t, func() bool {
+		select {
+		case ok = <-collected:
+			return true
+		default:
+			return false
+		}
+	})
+	require.True(t, ok)
 }
 
 func TestConn_RefusesWhatItCannotBe(t *testing.T) {

@@ -126,7 +126,7 @@ func TestStore_SingleUseGivenUpWhileParked(t *testing.T) {
 			if name != "cancel" {
 				require.Error(t, receive(t, "the handshake", failed))
 			}
-			// A cancelled handshake may have ended first, and stored new tickets.
+			// A cancelled handshake ends before the Take: its entry is put back later.
 			wait(t, "the entry", func() bool {
 				_, err := st.mem.Get(t.Context(), before.ID)
 				return err == nil && cache.Stats().PutBack == 1
