@@ -297,6 +297,7 @@ struct scb_conn {
     int starved;                /* a read can only ask for more input */
     int early;                  /* the result of SSL_read_early_data */
     uint32_t early_sent;        /* early data that a client has written */
+    uint32_t owed;              /* at most so many bytes of answers to the peer wait to be sent; Go counts them */
     scb_conn *outer;            /* the step around this one, on the same thread */
 };
 

@@ -105,6 +105,7 @@ type stepped struct {
 	n           int   // plaintext moved
 	taken       int   // ciphertext taken from the input
 	output      bool  // there is output to send
+	owing       bool  // no step was made: answers to the peer must be sent first
 	noMoreEarly bool  // the end of early data was read
 	tickets     bool  // a TLS 1.3 server's handshake is complete, and the output begins with its tickets
 	err         error // ErrClosed, or OpenSSL's failure
@@ -190,8 +191,18 @@ func (e *engine) read(p, in []byte) stepped {
 	if len(in) == 0 && e.ssl.starved != 0 {
 		return stepped{code: C.SSL_ERROR_WANT_READ}
 	}
-	return e.step(C.SCB_OP_READ, p, in, wire.Small)
+	if e.ssl.owed > maxOwed {
+		return stepped{owing: true}
+	}
+	spilt := e.ssl.spill_len // which a step moves to the output first
+	s := e.step(C.SCB_OP_READ, p, in, wire.Small)
+	e.ssl.owed += C.uint32_t(e.ssl.out_len + e.ssl.spill_len - spilt)
+	return s
 }
+
+// maxOwed bounds how many bytes of answers wait to be sent while reading goes on. A peer can ask for one with each record,
+// a KeyUpdate, and read none of them.
+const maxOwed = 64 << 10
 
 var (
 	errHalfClosed = errors.New("libssl: write after CloseWrite")
@@ -241,6 +252,8 @@ func (e *engine) TakeOutput() *wire.Buffer {
 	e.out = nil
 	if e.ssl != nil && e.ssl.spill_len > 0 {
 		e.step(C.SCB_OP_DRAIN, nil, nil, wire.Bulk)
+	} else if e.ssl != nil {
+		e.ssl.owed = 0
 	}
 	return out
 }

@@ -37,7 +37,8 @@ type writeSide struct {
 // flush sends the output of steps.
 func (c *Conn) flush() error { return c.write.out.Flush(c.nc, &c.tls) }
 
-// Read reads decrypted data, after a handshake if there was none.
+// Read reads decrypted data, after a handshake if there was none. It waits for a Write that is blocked once the peer has
+// asked for more than 64 KiB of answers, such as KeyUpdates, without reading them.
 func (c *Conn) Read(p []byte) (int, error) {
 	if err := c.Handshake(); err != nil {
 		return 0, err
@@ -59,6 +60,12 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, r.err
 		}
 		s := c.tls.read(p, r.in.Pending())
+		if s.owing {
+			if err := c.flush(); err != nil {
+				return 0, c.end.closedError(err)
+			}
+			continue
+		}
 		r.in.Taken(s.taken)
 		c.closeIfPostponed()
 		if s.err == ErrClosed {

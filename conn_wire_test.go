@@ -8,6 +8,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"regexp"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -265,4 +268,72 @@ func TestWrite_PastDeadlineSendsNothing(t *testing.T) {
 		}
 		require.NoError(t, exchange(c, s))
 	})
+}
+
+// held is a transport whose Writes wait for release, once hold is set.
+type held struct {
+	net.Conn
+	read    atomic.Int64
+	hold    atomic.Bool
+	waiting chan struct{} // one for each Write that waits
+	release chan struct{}
+}
+
+func (s *held) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	s.read.Add(int64(n))
+	return n, err
+}
+
+func (s *held) Write(p []byte) (int, error) {
+	if s.hold.Load() {
+		s.waiting <- struct{}{}
+		<-s.release
+	}
+	return s.Conn.Write(p)
+}
+
+// A peer that asks for more answers than it reads stops being read.
+func TestConn_AnswersThatNobodyReadsAreBounded(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	server := f.server(t)
+	require.NoError(t, server.SetCipherSuites("TLS_AES_128_GCM_SHA256"))
+	cn, sn := tcpPipe(t)
+	transport := &held{Conn: sn, waiting: make(chan struct{}, 1000), release: make(chan struct{})}
+	var log bytes.Buffer
+	c := tls.Client(cn, &tls.Config{RootCAs: f.ca.Pool(), ServerName: serverName, KeyLogWriter: &log})
+	s, err := libssl.Server(transport, server)
+	require.NoError(t, err)
+	t.Cleanup(func() { closeBoth(cn, s) })
+	require.NoError(t, bothHandshake(c, s))
+
+	transport.hold.Store(true)
+	wrote := make(chan error, 1)
+	go func() { _, err := s.Write([]byte("x")); wrote <- err }()
+	receive(t, "the Write to wait", transport.waiting)
+	updates, secret := keyUpdates(t, clientSecret(t, log.String()), 20_000)
+	go cn.Write(append(updates, seal(t, secret, 23, []byte("the end"))...))
+	before := transport.read.Load()
+	answer := make(chan string, 1)
+	go func() {
+		b := make([]byte, 100)
+		n, _ := s.Read(b)
+		answer <- string(b[:n])
+	}()
+	stacks := make([]byte, 1<<20)
+	wait(t, "the reader to wait, or to read all", func() bool {
+		all := transport.read.Load()-before > int64(len(updates))
+		return all || regexp.MustCompile(`(?s)wire\.\(\*Writer\)\.Flush\([^\n]*\n[^\n]*\n[^\n]*flush[^\n]*\n[^\n]*\n[^\n]*\(\*Conn\)\.Read\(`).Match(stacks[:runtime.Stack(stacks, true)])
+	})
+	require.Less(t, transport.read.Load()-before, int64(250_000))
+	close(transport.release)
+	got := make(chan int64)
+	go func() {
+		n, _ := io.Copy(io.Discard, cn)
+		got <- n
+	}()
+	require.NoError(t, receive(t, "the Write", wrote))
+	require.Equal(t, "the end", receive(t, "the Read", answer))
+	require.NoError(t, s.Close())
+	require.Greater(t, receive(t, "the answers", got), int64(len(updates)), "each update was answered")
 }

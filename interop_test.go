@@ -299,21 +299,37 @@ func TestInterop_KeyUpdate(t *testing.T) {
 	t.Cleanup(func() { closeBoth(c, s) })
 	require.NoError(t, bothHandshake(c, s))
 	go echo(s)
-	var secret []byte
-	for line := range strings.Lines(log.String()) {
-		if fields := strings.Fields(line); fields[0] == "CLIENT_TRAFFIC_SECRET_0" {
-			secret, err = hex.DecodeString(fields[2])
-			require.NoError(t, err)
-		}
-	}
-	require.Len(t, secret, 32)
-	keyUpdate := []byte{24, 0, 0, 1, 1} // requests an answer of its kind
-	_, err = cn.Write(seal(t, secret, 22, keyUpdate))
+	updates, secret := keyUpdates(t, clientSecret(t, log.String()), 1)
+	_, err = cn.Write(updates)
 	require.NoError(t, err)
-	_, err = cn.Write(seal(t, expand(t, secret, "traffic upd", 32), 23, []byte("still there?")))
+	_, err = cn.Write(seal(t, secret, 23, []byte("still there?")))
 	require.NoError(t, err)
 	got := make([]byte, 12)
 	_, err = io.ReadFull(c, got)
 	require.NoError(t, err)
 	require.Equal(t, "still there?", string(got))
+}
+
+// clientSecret is the client's first traffic secret in a key log.
+func clientSecret(t *testing.T, log string) (secret []byte) {
+	t.Helper()
+	for line := range strings.Lines(log) {
+		if fields := strings.Fields(line); fields[0] == "CLIENT_TRAFFIC_SECRET_0" {
+			var err error
+			secret, err = hex.DecodeString(fields[2])
+			require.NoError(t, err)
+		}
+	}
+	require.Len(t, secret, 32)
+	return secret
+}
+
+// keyUpdates makes n records that each ask for an answer, and the secret after them.
+func keyUpdates(t *testing.T, secret []byte, n int) (records, next []byte) {
+	t.Helper()
+	for range n {
+		records = append(records, seal(t, secret, 22, []byte{24, 0, 0, 1, 1})...)
+		secret = expand(t, secret, "traffic upd", 32)
+	}
+	return records, secret
 }

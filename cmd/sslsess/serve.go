@@ -88,6 +88,7 @@ type serveFlags struct {
 	tls, tickets     *string
 	clientCA         string
 	handshakeTimeout time.Duration
+	idleTimeout      time.Duration
 	maxConns         int
 	backend, http    string
 }
@@ -108,6 +109,7 @@ func serve(fs *flag.FlagSet) action {
 	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 10*time.Second, "the longest `duration` of a handshake")
 	fs.IntVar(&f.maxConns, "max-conns", 0, "serve at most `N` connections at once, the others wait; 0 means no limit")
 	fs.StringVar(&f.backend, "backend", "", "forward the bytes to this `host:port`")
+	fs.DurationVar(&f.idleTimeout, "idle-timeout", 10*time.Minute, "with -backend, end a connection on which neither side has sent data for this `duration`")
 	fs.StringVar(&f.http, "http", "", "`address` of a plain HTTP server for a page with live numbers, /healthz, /stats and /metrics")
 	return func(ctx context.Context, std stdio, args []string) error {
 		if err := wantArgs(args, 0, 0); err != nil {
@@ -132,6 +134,8 @@ func (f *serveFlags) check() error {
 		return usagef("-keyring and -plaintext exclude each other")
 	case f.keyring == envRing || f.keyring == storeRing:
 		return usagef("-keyring %s names nothing: it is a file, env:NAME or store:FILE", f.keyring)
+	case f.idleTimeout <= 0:
+		return usagef("-idle-timeout must be more than 0")
 	case f.handshakeTimeout <= 0:
 		return usagef("-handshake-timeout must be more than 0")
 	case f.maxConns < 0:
@@ -217,7 +221,7 @@ func (f *serveFlags) listenAndServe(ctx context.Context, std stdio, sslCtx *libs
 		s.slots = make(chan struct{}, f.maxConns)
 	}
 	if f.backend != "" {
-		s.run(ctx, l, func(c *conn) { s.forward(ctx, c, f.backend) }, func(context.Context) {})
+		s.run(ctx, l, func(c *conn) { s.forward(ctx, c, f.backend, f.idleTimeout) }, func(context.Context) {})
 		return nil
 	}
 	web := newWeb(s)
@@ -631,8 +635,8 @@ func (w *web) Addr() net.Addr { return &net.TCPAddr{} } // unused, but net.Liste
 // ---- forwarding ---------------------------------------------------------------------
 
 // forward copies bytes between c and the backend in both directions, until both
-// directions have ended or one has failed.
-func (s *server) forward(ctx context.Context, c *conn, addr string) {
+// directions have ended, one has failed, or neither has moved for the time of idle.
+func (s *server) forward(ctx context.Context, c *conn, addr string, idle time.Duration) {
 	defer c.Close()
 	d := net.Dialer{Timeout: dialTimeout}
 	nc, err := d.DialContext(ctx, "tcp", addr)
@@ -651,15 +655,32 @@ func (s *server) forward(ctx context.Context, c *conn, addr string) {
 		b.Close()
 		c.NetConn().Close()
 	}
+	t := time.AfterFunc(idle, cut)
+	defer t.Stop()
+	moving := func(r io.Reader) io.Reader { return movingReader{r, func() { t.Reset(idle) }} }
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		if _, err := io.Copy(b, c); err != nil || b.CloseWrite() != nil {
+		if _, err := io.Copy(b, moving(c)); err != nil || b.CloseWrite() != nil {
 			cut()
 		}
 	}()
-	if _, err := io.Copy(c, b); err != nil || c.CloseWrite() != nil {
+	if _, err := io.Copy(c, moving(b)); err != nil || c.CloseWrite() != nil {
 		cut()
 	}
 	<-sent
+}
+
+// movingReader calls moved when data has come.
+type movingReader struct {
+	io.Reader
+	moved func()
+}
+
+func (r movingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if n > 0 {
+		r.moved()
+	}
+	return n, err
 }

@@ -427,6 +427,27 @@ func TestServe_BackendCutsAreSeenOnBothSides(t *testing.T) {
 	assert.Error(t, <-backendSaw, "the client's cut looks like an end")
 }
 
+func TestServe_BackendThatIsIdleIsCut(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	backendSaw := make(chan error, 1)
+	addr := backend(t, func(c *net.TCPConn) {
+		_, err := io.Copy(c, c)
+		backendSaw <- err
+	})
+	n := f.serve("-backend", addr, "-idle-timeout", "1s")
+	c := f.dial(f.client("1.3"), n.addr)
+	_, err := c.Write([]byte("hello"))
+	require.NoError(t, err)
+	got := make([]byte, 5)
+	_, err = io.ReadFull(c, got)
+	require.NoError(t, err)
+	require.Equal(t, "hello", string(got))
+	_, err = io.ReadAll(c)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.Error(t, <-backendSaw)
+}
+
 func TestServe_BackendIsAway(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
