@@ -90,9 +90,6 @@ static int lssl_check_ctx(SSL_CTX *ctx)
         return lssl_fail(LSSL_EUNSUPPORTED, "the SSL_CTX is for DTLS");
     if (SSL_CTX_get_mode(ctx) & SSL_MODE_ASYNC)
         return lssl_fail(LSSL_EUNSUPPORTED, "the SSL_CTX has SSL_MODE_ASYNC: Go cannot run in ASYNC jobs");
-    if (SSL_CTX_sess_get_new_cb(ctx) != NULL || SSL_CTX_sess_get_get_cb(ctx) != NULL
-        || SSL_CTX_sess_get_remove_cb(ctx) != NULL)
-        return lssl_fail(LSSL_EBUSY, "the SSL_CTX has a session callback or a store already");
     return LSSL_OK;
 }
 

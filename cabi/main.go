@@ -138,6 +138,11 @@ func (c *cache) open(sslCtx unsafe.Pointer, url string, o *C.struct_lssl_options
 	if c.ctx, err = libssl.AttachContext(sslCtx); err != nil {
 		return fail(C.LSSL_EBUSY, err)
 	}
+	// After an lssl_close the SSL_CTX may still point to this library's callbacks, for the SSLs that live. They count as
+	// none.
+	if c.ctx.SessNewCallback() != nil || c.ctx.SessGetCallback() != nil || c.ctx.SessRemoveCallback() != nil {
+		return fail(C.LSSL_EBUSY, errors.New("the SSL_CTX has a session callback"))
+	}
 	if o.id_context != nil {
 		if err := c.ctx.SetSessionIDContext(C.GoBytes(o.id_context, C.int(o.id_context_len))); err != nil {
 			return err

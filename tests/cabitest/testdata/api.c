@@ -246,6 +246,26 @@ static void test_refusals(void)
     SSL_CTX_free(ctx);
 }
 
+/* A server that is never without connections closes its store and opens another. */
+static void test_store_replaced_while_serving(int version)
+{
+    SSL_CTX *ctx = server_ctx(version);
+    struct lssl_cache *cache = use(ctx, "memory:", 0);
+    SSL *alive = SSL_new(ctx);
+    SSL_SESSION *offer = NULL;
+
+    CHECK(alive != NULL && !visit(ctx, &offer) && visit(ctx, &offer));
+    CHECK(lssl_close(cache, 1000) == LSSL_OK);
+    CHECK(!visit(ctx, &offer));
+    cache = use(ctx, sqlite_url, 0);
+    CHECK(!visit(ctx, &offer) && visit(ctx, &offer));
+    CHECK(stats(cache).hits == 1);
+    CHECK(lssl_close(cache, 1000) == LSSL_OK);
+    SSL_free(alive);
+    SSL_SESSION_free(offer);
+    SSL_CTX_free(ctx);
+}
+
 /* ---- what it is for -------------------------------------------------------------- */
 
 static void test_resumes(int version, const char *url, unsigned int flags)
@@ -461,11 +481,13 @@ int main(int argc, char **argv)
     key = argv[2];
     snprintf(sqlite_url, sizeof(sqlite_url), "sqlite:%s", argv[3]);
     test_refusals();
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
+        test_store_replaced_while_serving(versions[i]);
         for (unsigned int flags = 0; flags <= LSSL_PARK; flags += LSSL_PARK) {
             test_resumes(versions[i], "memory:", flags);
             test_resumes(versions[i], sqlite_url, flags);
         }
+    }
     test_single_use();
     test_threads();
     test_async();
