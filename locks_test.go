@@ -8,6 +8,7 @@ import (
 
 	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/tlstest"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -80,8 +81,8 @@ func TestContext_FreesWithoutALock(t *testing.T) {
 	server.SetSessRemoveCallback(func(ctx *Context, _ *Session) {
 		calls++
 		ctx.SetSessNewCallback(nil)
-		require.ErrorIs(t, ctx.SetSessionIDContext([]byte("other")), ErrReentrant)
-		require.ErrorIs(t, ctx.SetMaxEarlyData(0), ErrReentrant)
+		assert.ErrorIs(t, ctx.SetSessionIDContext([]byte("other")), ErrReentrant)
+		assert.ErrorIs(t, ctx.SetMaxEarlyData(0), ErrReentrant)
 	})
 	inTime(func() { server.trySetHandler(0, false, func() { server.Close() }) })
 	require.Equal(t, 1, calls)
@@ -91,17 +92,15 @@ func TestContext_FreesWithoutALock(t *testing.T) {
 func TestSession_SettersHoldNoLockOfItsOwn(t *testing.T) {
 	client, server := lockedServer(t)
 	server.SetSessionCacheSize(3)
+	serverSession(t, client, server).Release()
 	sess := serverSession(t, client, server)
 	defer sess.Release()
-	require.NoError(t, sess.SetTimeout(9*time.Hour)) // so that others are evicted
+	require.NoError(t, sess.SetTimeout(9*time.Hour)) // neither the oldest nor the first to expire: another is evicted
 	setting, set := make(chan struct{}), make(chan error, 1)
 	told := false
 	server.SetSessRemoveCallback(func(_ *Context, evicted *Session) {
-		if told {
-			return
-		}
 		told = true
-		require.NotEqual(t, sess.ID(), evicted.ID())
+		assert.NotEqual(t, sess.ID(), evicted.ID())
 		go func() {
 			close(setting)
 			set <- sess.SetTimeout(3 * time.Hour)
@@ -111,11 +110,14 @@ func TestSession_SettersHoldNoLockOfItsOwn(t *testing.T) {
 		sess.ID()
 	})
 	inTime(func() {
-		for range 3 {
-			serverSession(t, client, server).Release()
+		for range 2 { // SEMANTICS F3.10: before 3.0 the cache has room for one more
+			if !told {
+				serverSession(t, client, server).Release()
+			}
 		}
 	})
 	require.True(t, told)
+	server.SetSessRemoveCallback(nil)
 	require.NoError(t, <-set)
 }
 
@@ -125,7 +127,7 @@ func TestConn_IsClosedInTheRemoveHandlerOfItsAbort(t *testing.T) {
 	var conn *Conn
 	server.SetSessNewCallback(func(ssl *SSL, _ *Session) bool {
 		conn = ssl.Conn()
-		require.NoError(t, conn.Abort())
+		assert.NoError(t, conn.Abort())
 		return false
 	})
 	results := make(chan error, 5)
