@@ -158,7 +158,7 @@ func (c *Conn) ConnectionState() tls.ConnectionState {
 	i := C.scb_conn_get_info(c.tls.ssl)
 	s := tls.ConnectionState{
 		Version:            uint16(i.version),
-		HandshakeComplete:  c.hs.done.Load(),
+		HandshakeComplete:  c.hs.complete(),
 		DidResume:          i.reused != 0,
 		CipherSuite:        uint16(i.cipher),
 		CurveID:            tls.CurveID(i.group),
@@ -208,7 +208,7 @@ func (c *Conn) SetSession(s *Session) (err error) {
 	}
 	c.hs.mu.Lock()
 	defer c.hs.mu.Unlock()
-	if c.hs.done.Load() || c.hs.err != nil {
+	if c.hs.complete() || c.hs.err != nil {
 		return errors.New("libssl: SetSession after the handshake")
 	}
 	c.tls.mu.Lock()

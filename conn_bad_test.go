@@ -92,6 +92,53 @@ func TestHandshake_PeerDisconnectsAtEveryByte(t *testing.T) {
 	})
 }
 
+// gated is a socket whose Reads after the first wait for open.
+type gated struct {
+	*net.TCPConn
+	reads int
+	open  chan struct{}
+}
+
+func (g *gated) Read(p []byte) (int, error) {
+	if g.reads++; g.reads > 1 {
+		<-g.open
+	}
+	return g.TCPConn.Read(p)
+}
+
+// A client that goes on writing hears why it was refused, although the server does not read that any more.
+func TestHandshake_AlertArrivesBesideDataUnderWay(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	server := f.server(t)
+	require.NoError(t, server.SetVerify(libssl.VerifyRequirePeer))
+	for range 5 {
+		cn, sn := tcpPipe(t)
+		gate := &gated{TCPConn: sn.(*net.TCPConn), open: make(chan struct{})}
+		s, err := libssl.Server(gate, server)
+		require.NoError(t, err)
+		c := tls.Client(cn, &tls.Config{RootCAs: f.ca.Pool(), ServerName: serverName})
+		refused, closed := make(chan error, 1), make(chan error, 1)
+		go func() { refused <- s.Handshake() }()
+		require.NoError(t, c.Handshake())
+		_, err = c.Write(make([]byte, 100_000))
+		require.NoError(t, err)
+		close(gate.open)
+		require.Error(t, receive(t, "the refusal", refused))
+		go func() { closed <- s.Close() }()
+		select { // a server that does not wait for the client resets the connection now
+		case err := <-closed:
+			closed <- err
+		case <-time.After(20 * time.Millisecond):
+		}
+		_, err = c.Write([]byte("more"))
+		require.NoError(t, err, "after which many a client reads no more")
+		_, err = c.Read(make([]byte, 1))
+		require.ErrorContains(t, err, "certificate required")
+		c.Close()
+		require.NoError(t, receive(t, "the Close", closed))
+	}
+}
+
 func TestHandshake_Garbage(t *testing.T) {
 	f := newFleet(t, tls.VersionTLS13)
 	server := f.server(t)

@@ -230,6 +230,13 @@ func (e *engine) write(p, in []byte) stepped {
 	return e.step(C.SCB_OP_WRITE, p, in, size)
 }
 
+// failed reports whether OpenSSL has failed, and with that has sent an alert or received one.
+func (e *engine) failed() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.broken
+}
+
 // closeNotify makes the alert, once. If that fails the connection ends all the same.
 func (e *engine) closeNotify() error {
 	e.mu.Lock()

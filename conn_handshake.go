@@ -17,11 +17,19 @@ import (
 // handshakeState is how far the handshake is. One goroutine at a time takes it on, under mu.
 type handshakeState struct {
 	mu    sync.Mutex
-	done  atomic.Bool
+	stage atomic.Uint32 // one of the constants below
 	early earlyState
 	took  time.Duration // in all calls together: early data and timeouts make several
 	err   error         // what ended it
 }
+
+const (
+	handshakeNew      = iota
+	handshakeAnswered // output was sent
+	handshakeComplete
+)
+
+func (hs *handshakeState) complete() bool { return hs.stage.Load() == handshakeComplete }
 
 // earlyState is how far a handshake is that early data may come before.
 type earlyState uint8
@@ -42,7 +50,7 @@ func (c *Conn) Handshake() error { return c.HandshakeContext(context.Background(
 // HandshakeContext is Handshake, given up when ctx is done, which closes the underlying connection. A store is asked for a
 // session under ctx too.
 func (c *Conn) HandshakeContext(ctx context.Context) error {
-	if c.hs.done.Load() {
+	if c.hs.complete() {
 		return nil
 	}
 	_, err := c.advance(ctx, C.SCB_OP_HANDSHAKE, nil)
@@ -85,13 +93,13 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 		hs.err = err
 	} else if err == nil {
 		if op == C.SCB_OP_HANDSHAKE {
-			hs.done.Store(true)
+			hs.stage.Store(handshakeComplete)
 		}
 	} else if ne, ok := err.(net.Error); (!ok || !ne.Timeout()) && err != io.EOF {
 		hs.err = err
 	}
-	if hs.done.Load() || hs.err != nil {
-		c.tls.endVisit(ctx, ending{complete: hs.done.Load(), took: hs.took})
+	if hs.complete() || hs.err != nil {
+		c.tls.endVisit(ctx, ending{complete: hs.complete(), took: hs.took})
 	}
 	return n, err
 }
@@ -100,7 +108,7 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 // handshake is locked.
 func (hs *handshakeState) enterEarly(op C.int) (over bool, err error) {
 	switch {
-	case hs.done.Load():
+	case hs.complete():
 		if op == C.SCB_OP_READ_EARLY {
 			err = io.EOF
 		} else if op == C.SCB_OP_WRITE_EARLY {
@@ -145,6 +153,9 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 		if s.tickets {
 			c.sendTickets()
 		} else if s.output {
+			if s.err == nil {
+				c.hs.stage.Store(handshakeAnswered)
+			}
 			sent = c.flush()
 		}
 		switch {

@@ -207,7 +207,7 @@ var errEarlyCloseWrite = errors.New("libssl: CloseWrite before the handshake is 
 // CloseWrite sends close_notify: the peer reads io.EOF, and this side can go on reading. Corresponds to SSL_shutdown(3),
 // called once.
 func (c *Conn) CloseWrite() error {
-	if !c.hs.done.Load() {
+	if !c.hs.complete() {
 		return errEarlyCloseWrite
 	}
 	if c.tls.inHandler() {
@@ -227,11 +227,12 @@ func (c *Conn) CloseWrite() error {
 const (
 	closeNotifyTimeout = 5 * time.Second // crypto/tls has the same
 	drainTimeout       = 100 * time.Millisecond
+	maxDrain           = 1 << 20
 )
 
-// Close ends the connection. It sends close_notify unless a Write is blocked, and then reads and drops, for at most 100 ms,
-// what the peer has sent. A socket that is closed with unread data, such as TLS 1.3 tickets, is reset, and the peer loses
-// what it has not read. Close marks the shutdown, so the session stays resumable. From a handler it takes effect when the
+// Close ends the connection. It sends close_notify unless a Write is blocked, and then reads and drops, for at most 100 ms
+// and up to 1 MiB, what the peer has sent. A socket that is closed with unread data, such as TLS 1.3 tickets, is reset, and
+// the peer loses what it has not read: so also after a failure, the alert. Close marks the shutdown, so the session stays resumable. From a handler it takes effect when the
 // handler has returned. Corresponds to SSL_shutdown(3) and SSL_free(3).
 func (c *Conn) Close() error { return c.close(closeQuietly) }
 
@@ -266,7 +267,7 @@ func (c *Conn) finish() error {
 	if quietly {
 		abort = 0
 	}
-	if quietly && c.hs.done.Load() && c.write.mu.TryLock() {
+	if quietly && c.write.mu.TryLock() {
 		c.sayGoodbye()
 		c.write.mu.Unlock()
 	}
@@ -277,14 +278,19 @@ func (c *Conn) finish() error {
 		c.read.mu.Unlock()
 	}
 	if c.hs.mu.TryLock() { // or the handshake under way ends its visit
-		c.tls.endVisit(context.Background(), ending{complete: c.hs.done.Load(), took: c.hs.took})
+		c.tls.endVisit(context.Background(), ending{complete: c.hs.complete(), took: c.hs.took})
 		c.hs.mu.Unlock()
 	}
 	return err
 }
 
-// sayGoodbye sends close_notify and drains. The write side is locked.
+// sayGoodbye sends close_notify and drains. After a failure it sends what is left of the alert, and drains where the peer
+// may be sending: a client that has had no answer to its ClientHello waits for one. The write side is locked.
 func (c *Conn) sayGoodbye() {
+	stage, failed := c.hs.stage.Load(), c.tls.failed()
+	if stage == handshakeNew || stage == handshakeAnswered && !failed {
+		return
+	}
 	// The deadline is also for a goroutine that is sending tickets, or a reader's answer.
 	c.nc.SetWriteDeadline(time.Now().Add(closeNotifyTimeout))
 	if c.write.out.FlushLast(c.nc, &c.tls, func() { c.tls.closeNotify() }) != nil {
@@ -295,7 +301,7 @@ func (c *Conn) sayGoodbye() {
 		return
 	}
 	defer c.read.mu.Unlock()
-	if c.read.err == nil {
-		wire.Drain(c.nc, drainTimeout)
+	if failed || c.read.err == nil {
+		wire.Drain(c.nc, drainTimeout, maxDrain)
 	}
 }

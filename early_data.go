@@ -33,7 +33,7 @@ func (c *Conn) WriteEarlyData(p []byte) (int, error) {
 	switch {
 	case err != nil:
 		return 0, err
-	case c.hs.done.Load():
+	case c.hs.complete():
 		return 0, errEarlyLate
 	case limit == 0:
 		return 0, unsupported("early data without a session that allows it")

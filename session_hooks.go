@@ -177,7 +177,7 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 // keep has the record of a new session stored: after the step where there is one, else at once, or later where the thread
 // is an event loop's or the handshake is over.
 func (sc *SessionCache) keep(conn *Conn, rec store.Record) {
-	if conn != nil && !conn.hs.done.Load() {
+	if conn != nil && !conn.hs.complete() {
 		if v := sc.visitOf(conn); v != nil {
 			v.created = append(v.created, rec)
 			return

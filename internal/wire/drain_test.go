@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -41,14 +42,16 @@ func TestDrain_ReadsToTheEndWithinItsLimit(t *testing.T) {
 		writes     int // of one byte, each after a pause, before the peer closes
 		closeErr   error
 		noDeadline bool
+		most       int
 		elapsed    time.Duration
 		read       int
 	}{
-		"the peer closes":  {3, nil, false, 3 * pause, 3},
-		"the peer goes on": {100, nil, false, limit, 4},
-		"no half-close":    {100, errHalf, false, 0, 0},
-		"no deadline":      {100, nil, true, 0, 0},
-		"closed already":   {0, nil, false, 0, 0},
+		"the peer closes":  {3, nil, false, 0, 3 * pause, 3},
+		"the peer goes on": {100, nil, false, 0, limit, 4},
+		"enough":           {100, nil, false, 2, 2 * pause, 2},
+		"no half-close":    {100, errHalf, false, 0, 0, 0},
+		"no deadline":      {100, nil, true, 0, 0, 0},
+		"closed already":   {0, nil, false, 0, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -64,7 +67,7 @@ func TestDrain_ReadsToTheEndWithinItsLimit(t *testing.T) {
 					}
 				}()
 				begin := time.Now()
-				Drain(halfPipe{near, &closed, &read, tt.closeErr, tt.noDeadline}, limit)
+				Drain(halfPipe{near, &closed, &read, tt.closeErr, tt.noDeadline}, limit, cmp.Or(tt.most, 1000))
 				elapsed := time.Since(begin)
 				require.NoError(t, near.Close())
 				require.Equal(t, tt.elapsed, elapsed)
@@ -78,7 +81,7 @@ func TestDrain_ReadsToTheEndWithinItsLimit(t *testing.T) {
 
 func TestDrain_NeedsAHalfClose(t *testing.T) {
 	read := false
-	Drain(readConn{read: func([]byte) (int, error) { read = true; return 0, io.EOF }}, time.Minute)
+	Drain(readConn{read: func([]byte) (int, error) { read = true; return 0, io.EOF }}, time.Minute, 1)
 	require.False(t, read)
 }
 
@@ -94,7 +97,7 @@ func TestDrain_LetsThePeerReadAll(t *testing.T) {
 		far.Close()
 		got <- string(b)
 	}()
-	Drain(near, time.Minute)
+	Drain(near, time.Minute, 1<<20)
 	require.Equal(t, "last words", <-got)
 	n, err := near.Read(make([]byte, 1))
 	require.Zero(t, n)

@@ -121,18 +121,20 @@ func (r *Reader) filled(b *Buffer, n int, err error) error {
 	return nil // an error that came with data comes back with the next read
 }
 
-// Drain half-closes nc and reads to the end of its stream, for at most limit. Closing a socket that has unread input resets
-// it, and the peer then loses what it has not read.
-func Drain(nc net.Conn, limit time.Duration) {
+// Drain half-closes nc and reads to the end of its stream, for at most limit, and most bytes or a little more. Closing a
+// socket that has unread input resets it, and the peer then loses what it has not read.
+func Drain(nc net.Conn, limit time.Duration, most int) {
 	half, ok := nc.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil || nc.SetReadDeadline(time.Now().Add(limit)) != nil {
 		return
 	}
-	b := Get(Record)
+	b := Get(Small)
 	defer Put(b)
-	for {
-		if _, err := nc.Read(b.b); err != nil {
+	for most > 0 {
+		n, err := nc.Read(b.b)
+		if err != nil {
 			return
 		}
+		most -= n
 	}
 }
