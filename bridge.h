@@ -373,6 +373,8 @@ typedef struct scb_ticket_key {
 } scb_ticket_key;
 /* Copies n keys, newest first. */
 int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, scb_errs **errs);
+/* How long tickets resume, renewed or not, from their full handshake on. */
+int scb_ctx_set_ticket_lifetime(SSL_CTX *ctx, int64_t seconds, scb_errs **errs);
 
 /* ---- session.c: SSL_SESSION ---------------------------------------------- */
 

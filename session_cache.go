@@ -41,7 +41,7 @@ type StoreOptions struct {
 	WriteBehind bool
 
 	// MaxLifetime bounds a session's life from its first full handshake on, over
-	// all renewals; 0 is 24 h.
+	// all renewals, also that of UseTicketKeys' tickets; 0 is 24 h.
 	MaxLifetime time.Duration
 
 	// SingleUse takes TLS 1.3 entries out of the store instead of reading them,
@@ -148,6 +148,9 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 		}
 	}
 	sc.optionsSet = c.SetOptions(0) &^ options
+	if err := c.setTicketLifetime(sc.opt.MaxLifetime); err != nil {
+		return nil, err
+	}
 	var over layer = sc
 	c.over.Store(&over)
 	C.scb_ctx_hook_hello(p, cbool(c.made))

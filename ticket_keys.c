@@ -22,6 +22,7 @@ typedef struct scb_tickets {
     CRYPTO_RWLOCK *lock;
     scb_ticket_key *keys; /* newest first */
     size_t n;
+    int64_t lifetime;     /* seconds from the full handshake on, over all renewals */
 } scb_tickets;
 
 static int scb_tickets_idx = -1;
@@ -86,7 +87,7 @@ static int scb_seal_ticket(scb_tickets *t, unsigned char name[16], unsigned char
 }
 
 /* The answer 2 makes OpenSSL give the client a new ticket, under the key that
- * seals now. */
+ * seals now. TLS 1.2 has it renew only what an older key has sealed. */
 static int scb_open_ticket(scb_tickets *t, const unsigned char name[16], const unsigned char *iv,
                            EVP_CIPHER_CTX *cipher, scb_mac_ctx *mac)
 {
@@ -119,12 +120,62 @@ static int scb_ticket_key_cb(SSL *ssl, unsigned char name[16], unsigned char *iv
     return ret;
 }
 
+/* ---- the time of the full handshake, in the ticket ------------------------ */
+
+/* A session that was resumed brings the time with it, also to its renewal. */
+static int scb_ticket_made_cb(SSL *ssl, void *arg)
+{
+    SSL_SESSION *s = SSL_get_session(ssl);
+    int64_t now = (int64_t)time(NULL);
+    void *data;
+    size_t len;
+
+    (void)arg;
+    if (!SSL_SESSION_get0_ticket_appdata(s, &data, &len))
+        return 0;
+    return len > 0 || SSL_SESSION_set1_ticket_appdata(s, &now, sizeof(now));
+}
+
+static int scb_ticket_is_young(SSL *ssl, SSL_SESSION *s)
+{
+    SSL_CTX *ctx = scb_ssl_origin(ssl);
+    scb_tickets *t = ctx == NULL ? NULL : SSL_CTX_get_ex_data(ctx, scb_tickets_idx);
+    int64_t origin, lifetime;
+    void *data;
+    size_t len;
+
+    if (t == NULL || !SSL_SESSION_get0_ticket_appdata(s, &data, &len) || len != sizeof(origin))
+        return 0;
+    memcpy(&origin, data, sizeof(origin));
+    scb_read_lock(t->lock);
+    lifetime = t->lifetime;
+    scb_unlock(t->lock);
+    return (int64_t)time(NULL) - origin < lifetime;
+}
+
+/* Clients use a ticket of TLS 1.3 once (RFC 8446 C.4), so each one is renewed. */
+static SSL_TICKET_RETURN scb_ticket_opened_cb(SSL *ssl, SSL_SESSION *s, const unsigned char *name, size_t name_len,
+                                              SSL_TICKET_STATUS status, void *arg)
+{
+    (void)name, (void)name_len, (void)arg;
+    if (status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW)
+        return SSL_TICKET_RETURN_IGNORE_RENEW;
+    if (!scb_ticket_is_young(ssl, s))
+        return SSL_TICKET_RETURN_IGNORE_RENEW;
+    if (status == SSL_TICKET_SUCCESS_RENEW || SSL_version(ssl) == TLS1_3_VERSION)
+        return SSL_TICKET_RETURN_USE_RENEW;
+    return SSL_TICKET_RETURN_USE;
+}
+
+/* ---- setting the keys ------------------------------------------------------ */
+
 static scb_tickets *scb_tickets_of(SSL_CTX *ctx)
 {
     scb_tickets *t = SSL_CTX_get_ex_data(ctx, scb_tickets_idx);
 
     if (t != NULL || (t = OPENSSL_zalloc(sizeof(*t))) == NULL)
         return t;
+    t->lifetime = 24 * 3600;
     if ((t->lock = CRYPTO_THREAD_lock_new()) != NULL && SSL_CTX_set_ex_data(ctx, scb_tickets_idx, t))
         return t;
     scb_tickets_free(t);
@@ -154,5 +205,21 @@ int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, 
 #else
     SSL_CTX_set_tlsext_ticket_key_cb(ctx, scb_ticket_key_cb);
 #endif
+    SSL_CTX_set_session_ticket_cb(ctx, scb_ticket_made_cb, scb_ticket_opened_cb, NULL);
+    return SCB_OK;
+}
+
+int scb_ctx_set_ticket_lifetime(SSL_CTX *ctx, int64_t seconds, scb_errs **errs)
+{
+    scb_tickets *t;
+
+    ERR_clear_error();
+    if ((t = scb_tickets_of(ctx)) == NULL) {
+        scb_take_errs(errs);
+        return SCB_FAIL;
+    }
+    scb_write_lock(t->lock);
+    t->lifetime = seconds;
+    scb_unlock(t->lock);
     return SCB_OK;
 }

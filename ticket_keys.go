@@ -6,6 +6,7 @@ import "C"
 import (
 	"errors"
 	"runtime"
+	"time"
 	"unsafe"
 	"weak"
 
@@ -16,7 +17,9 @@ import (
 // keys of r: every server with the same ring, certificate and policy resumes
 // them, without a store. A change of the ring reaches the Context at
 // once, while it serves; a ticket under an older key of the ring is accepted and
-// renewed. Corresponds to SSL_CTX_set_tlsext_ticket_key_evp_cb(3), and to
+// renewed. In TLS 1.3 each resumption brings new tickets, because clients use a ticket once. A ticket and its renewals
+// resume for 24 h after the full handshake, or for MaxLifetime where the Context has a store. The time travels in the
+// ticket's application data, SSL_SESSION_set1_ticket_appdata(3), so C code must not use that. Corresponds to SSL_CTX_set_tlsext_ticket_key_evp_cb(3), and to
 // SSL_CTX_set_tlsext_ticket_key_cb(3) on 1.1.1.
 //
 // It clears OpNoTicket and, where no id context was set, has one computed as
@@ -70,6 +73,12 @@ func (c *Context) UseTicketKeys(r *ticket.Ring) error {
 	})
 	runtime.AddCleanup(c, func(stop func()) { stop() }, c.stopTicketKeys)
 	return nil
+}
+
+func (c *Context) setTicketLifetime(d time.Duration) error {
+	return c.do("set ticket lifetime", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		return C.scb_ctx_set_ticket_lifetime(p, C.int64_t(d/time.Second), errs)
+	})
 }
 
 func (c *Context) setTicketKeys(r *ticket.Ring) error {

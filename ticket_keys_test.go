@@ -51,6 +51,54 @@ func TestUseTicketKeys_ServersWithOneRingResume(t *testing.T) {
 	})
 }
 
+// A client that uses each ticket once, as RFC 8446 C.4 wants, resumes each time.
+func TestUseTicketKeys_EachResumptionBringsATicket(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	server := f.sealed(t, newRing(t))
+	next := f.visit(t, server, nil).next
+	for range 5 {
+		v := f.visit(t, server, next)
+		require.True(t, v.resumed)
+		require.NotEqual(t, storedTicket(t, next), storedTicket(t, v.next))
+		next = v.next
+	}
+}
+
+func storedTicket(t testing.TB, s *libssl.Session) []byte {
+	return sessionField(t, derOf(t, s), fieldTicket)
+}
+
+// Renewals do not make a session older than MaxLifetime, whichever of UseStore and UseTicketKeys comes first.
+func TestUseTicketKeys_RenewalsEndWithTheLifetime(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		for _, storeFirst := range []bool{true, false} {
+			ring := newRing(t)
+			server := f.server(t)
+			if !storeFirst {
+				require.NoError(t, server.UseTicketKeys(ring))
+			}
+			useStore(t, server, memstore.New(memstore.Options{}), &libssl.StoreOptions{MaxLifetime: 3 * time.Second})
+			if storeFirst {
+				require.NoError(t, server.UseTicketKeys(ring))
+			}
+			begin := time.Now()
+			next := f.visit(t, server, nil).next
+			require.True(t, f.visit(t, server, next).resumed)
+			for {
+				require.NoError(t, ring.Rotate()) // so that TLS 1.2 renews too
+				v := f.visit(t, server, next)
+				if !v.resumed {
+					break
+				}
+				require.Less(t, time.Since(begin), 10*time.Second)
+				next = v.next
+				time.Sleep(100 * time.Millisecond)
+			}
+			require.GreaterOrEqual(t, time.Since(begin), 2*time.Second)
+		}
+	})
+}
+
 // A ticket under an older key is accepted and renewed; one under a key that has left the ring is not.
 func TestUseTicketKeys_RotationRenews(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
