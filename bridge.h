@@ -185,6 +185,7 @@ typedef struct scb_ctx {
     long uses;                  /* SSLs, and calls under way that may run a remove handler */
     unsigned int to_uninstall;  /* trampolines to take out when uses is 0 */
     unsigned int uninstalled;   /* trampolines taken out: so the pointer is NULL */
+    int asks;                   /* SCB_ASKS_*: atomic */
     scb_fn before[SCB_KINDS];   /* functions that the trampolines have replaced */
     unsigned char *alpn;
     size_t alpn_len;
@@ -269,6 +270,19 @@ int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32]);
 /* ---- alpn.c: ALPN -------------------------------------------------------- */
 
 int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len);
+
+/* ---- server_name.c: the server name of a ClientHello --------------------- */
+
+int scb_name_init(void);
+
+/* For C only. */
+/* Notes the server_name extension of a ClientHello. Answers 0, or the alert with
+ * which the handshake has to end. */
+int scb_name_note(SSL *ssl, const unsigned char *ext, size_t len);
+/* Is the extension the one that was noted? */
+int scb_name_holds(SSL *ssl, const unsigned char *ext, size_t len);
+/* The name that was noted, "" for none; NULL if no ClientHello was seen. */
+const char *scb_name_of(SSL *ssl);
 
 /* ---- ssl_io.c: connections that Go drives -------------------------------- */
 
@@ -355,13 +369,20 @@ typedef struct scb_hello {
     size_t random_len, session_id_len, server_name_len, versions_len, psk_len, ticket_len;
     int tls13, tickets; /* enabled on this side */
     int first;          /* of its handshake, not the one after a HelloRetryRequest */
+    int judged;         /* the SSL_CTX was chosen by the first one, whose name this one has */
+    int switched;       /* the SSL_CTX is not the one that the SSL was made with */
 } scb_hello;
+/* Answers to a ClientHello. The negative of an alert ends the handshake with it. */
 #define SCB_HELLO_GO_ON 1
 #define SCB_HELLO_PARK 0
+#define SCB_HELLO_UNSEEN 2 /* there is no Context to ask */
 void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
-void scb_ctx_hook_names(SSL_CTX *ctx);
-void scb_ssl_switch(SSL *ssl, SSL_CTX *ctx);
-int scb_ssl_set_id_context(SSL *ssl, const unsigned char *sid, unsigned int len);
+/* The hook asks Go for the sake of a server-name handler, a store, or both. */
+#define SCB_ASKS_NAME 1
+#define SCB_ASKS_STORE 2
+void scb_ctx_set_asks(SSL_CTX *ctx, int what, int on);
+/* SCB_FAIL leaves the SSL half switched: the handshake must end. */
+int scb_ssl_switch(SSL *ssl, SSL_CTX *ctx, const unsigned char *sid, unsigned int sid_len);
 
 /* ---- ticket_keys.c: stateless tickets ------------------------------------ */
 

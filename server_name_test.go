@@ -1,12 +1,14 @@
 package libssl_test
 
 import (
+	"context"
 	"net"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/tests/tlstest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -55,16 +57,27 @@ func TestServerName_SwitchKeepsTheHandlers(t *testing.T) {
 	}
 }
 
-func TestServerName_ClosedContextStays(t *testing.T) {
-	client, first := modes[0].pair(t, false)
-	_, gone := modes[0].pair(t, false)
-	require.NoError(t, gone.Close())
-	var told []error
-	first.OnCallbackError(func(e *libssl.CallbackError) { told = append(told, e) })
-	first.SetServerNameCallback(func(*libssl.SSL, string) *libssl.Context { return gone })
-	offer(t, client, first, nil)
-	require.Len(t, told, 1)
-	require.ErrorIs(t, told[0], net.ErrClosed)
+// The Context that was chosen is closed while the handshake is parked: nothing takes its place.
+func TestServerName_ChosenContextIsClosedMeanwhile(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		front, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t)})
+		chosen := f.server(t)
+		front.SetServerNameCallback(func(*libssl.SSL, string) *libssl.Context { return chosen })
+		var told []error
+		front.OnCallbackError(func(e *libssl.CallbackError) { told = append(told, e) })
+		first := f.visit(t, front, nil)
+		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+			chosen.Close()
+			return st.mem.Get(ctx, id)
+		}
+		cn, sn := tcpPipe(t)
+		c, s := f.ends(t, cn, sn, front, first.next)
+		require.ErrorContains(t, agree(c, s), "unrecognized name")
+		require.Len(t, told, 1)
+		require.ErrorIs(t, told[0], net.ErrClosed)
+		require.EqualValues(t, 1, cache.Stats().Suspended)
+	})
 }
 
 func TestServerName_SwitchesCertificateAndPolicy(t *testing.T) {

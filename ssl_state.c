@@ -9,6 +9,9 @@
 
 const char *scb_ssl_servername(SSL *ssl)
 {
+    /* There OpenSSL would say the name of the session. */
+    if (SSL_is_server(ssl) && SSL_session_reused(ssl) && SSL_version(ssl) < TLS1_3_VERSION && scb_name_of(ssl) != NULL)
+        return scb_name_of(ssl);
     return SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
 }
 
@@ -35,7 +38,7 @@ scb_conn_info scb_conn_get_info(scb_conn *c)
     const SSL_CIPHER *cipher = SSL_get_current_cipher(c->ssl);
 
     memset(&info, 0, sizeof(info));
-    info.server_name = SSL_get_servername(c->ssl, TLSEXT_NAMETYPE_host_name);
+    info.server_name = scb_ssl_servername(c->ssl);
     SSL_get0_alpn_selected(c->ssl, &info.alpn, &info.alpn_len);
     info.version = (uint16_t)SSL_version(c->ssl);
     info.cipher = cipher == NULL ? 0 : SSL_CIPHER_get_protocol_id(cipher);

@@ -1,7 +1,9 @@
 package callbacks_test
 
 import (
+	"crypto/x509"
 	"testing"
+	"unsafe"
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/tests/internal/cref"
@@ -9,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// SSL_set_SSL_CTX leaves an SSL the verification that it was made with: mode, depth and callback. A switch by the server
+// SSL_set_SSL_CTX leaves an SSL the verification that it was made with: mode, callback and parameters. A switch by the server
 // name has to carry over those of the Context that is chosen, be they stricter or laxer.
 func TestServerName_SwitchCarriesThePolicyOver(t *testing.T) {
 	ca := tlstest.NewCA(t, "clients")
@@ -25,6 +27,17 @@ func TestServerName_SwitchCarriesThePolicyOver(t *testing.T) {
 			cert, key := by.Leaf(t, "client")
 			require.NoError(t, client.UseCertificatePEM(append(cert, chain...), key))
 		}
+	}
+	demands := func(demand func(sslCtx unsafe.Pointer) bool) settings {
+		return func(t testing.TB, ctx *libssl.Context) {
+			asks(t, ctx)
+			require.True(t, demand(ctx.Pointer()))
+		}
+	}
+	ofHost := func(sslCtx unsafe.Pointer) bool { return cref.DemandHost(sslCtx, "other") }
+	onlyClient := func(t testing.TB, client *libssl.Context) {
+		cert, key := ca.LeafWith(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, "client")
+		require.NoError(t, client.UseCertificatePEM(cert, key))
 	}
 	for _, c := range []struct {
 		name          string
@@ -48,6 +61,14 @@ func TestServerName_SwitchCarriesThePolicyOver(t *testing.T) {
 			asks(t, ctx)
 			cref.LetAllIn(ctx.Pointer())
 		}, asks, shows(tlstest.NewCA(t, "stranger")), false},
+		{"revocation lists", asks, demands(cref.DemandCRLs), shows(ca), false},
+		{"no revocation lists", demands(cref.DemandCRLs), asks, shows(ca), true},
+		{"purpose", asks, demands(cref.DemandServer), onlyClient, false},
+		{"no purpose", demands(cref.DemandServer), asks, onlyClient, true},
+		{"name", asks, demands(ofHost), shows(ca), false},
+		{"no name", demands(ofHost), asks, shows(ca), true},
+		{"verify store", asks, demands(cref.TrustNone), shows(ca), false},
+		{"no verify store", demands(cref.TrustNone), asks, shows(ca), true},
 	} {
 		for _, m := range storeModes() {
 			t.Run(c.name+"/"+m.name, func(t *testing.T) {

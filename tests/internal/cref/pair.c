@@ -57,6 +57,23 @@ void cref_let_all_in(SSL_CTX *ctx)
     SSL_CTX_set_verify(ctx, SSL_CTX_get_verify_mode(ctx), content_cb);
 }
 
+/* Sets what a chain must fulfil; 0 and NULL leave a parameter as it is. */
+int cref_demand(SSL_CTX *ctx, unsigned long flags, int purpose, const char *host)
+{
+    X509_VERIFY_PARAM *param = SSL_CTX_get0_param(ctx);
+
+    return X509_VERIFY_PARAM_set_flags(param, flags) && (purpose == 0 || X509_VERIFY_PARAM_set_purpose(param, purpose))
+           && (host == NULL || X509_VERIFY_PARAM_set1_host(param, host, 0));
+}
+
+/* A verify store of its own, which is empty. */
+int cref_trust_none(SSL_CTX *ctx)
+{
+    X509_STORE *none = X509_STORE_new();
+
+    return none != NULL && SSL_CTX_set0_verify_cert_store(ctx, none);
+}
+
 static SSL_TICKET_RETURN renew_cb(SSL *ssl, SSL_SESSION *s, const unsigned char *name, size_t len,
                                   SSL_TICKET_STATUS status, void *arg)
 {
@@ -235,4 +252,15 @@ void cref_pair_free(cref_pair *p, int clean)
     SSL_free(p->server);
     OPENSSL_free(p);
     ERR_clear_error();
+}
+
+/* A server's handshake on a blocking socket, and nothing after it. */
+int cref_accept(SSL_CTX *ctx, int fd)
+{
+    SSL *ssl = SSL_new(ctx);
+    int ok = ssl != NULL && SSL_set_fd(ssl, fd) && SSL_accept(ssl) == 1;
+
+    SSL_free(ssl);
+    ERR_clear_error();
+    return ok;
 }
