@@ -135,21 +135,22 @@ static int scb_client_hello_cb(SSL *ssl, int *alert, void *arg)
 }
 
 /*
- * The hook deals with the name. This callback makes OpenSSL confirm the name to the
- * client and note it in the session. It also sees the second ClientHello where
- * the SSL_CTX that was chosen for the first has no hook.
+ * The hook deals with the name. In a full handshake this callback makes OpenSSL
+ * confirm the name to the client and note it in the session. It also sees the
+ * second ClientHello where the SSL_CTX that was chosen for the first has no hook.
  */
 static int scb_servername_cb(SSL *ssl, int *alert, void *arg)
 {
     const char *judged = scb_name_of(ssl), *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
-    int resumed12 = SSL_session_reused(ssl) && SSL_version(ssl) < TLS1_3_VERSION; /* name is the session's */
+    int resumed = SSL_session_reused(ssl);
 
     (void)arg;
-    if (judged != NULL && !resumed12 && strcmp(judged, name == NULL ? "" : name) != 0) {
+    /* In a resumption of TLS 1.2 name is the session's. */
+    if (judged != NULL && !(resumed && SSL_version(ssl) < TLS1_3_VERSION) && strcmp(judged, name == NULL ? "" : name) != 0) {
         *alert = SSL_AD_ILLEGAL_PARAMETER;
         return SSL_TLSEXT_ERR_ALERT_FATAL;
     }
-    return SSL_TLSEXT_ERR_OK;
+    return resumed ? SSL_TLSEXT_ERR_NOACK : SSL_TLSEXT_ERR_OK; /* RFC 6066, section 3 */
 }
 
 void scb_ctx_hook_hello(SSL_CTX *ctx, int names)

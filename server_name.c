@@ -1,5 +1,5 @@
 /*
- * server_name.c: the server name of a handshake's first ClientHello. OpenSSL
+ * server_name.c: the server name in the first ClientHello of a handshake. OpenSSL
  * forgets it with the second one, and in a resumption of TLS 1.2 it says the name
  * of the session instead.
  */

@@ -94,7 +94,7 @@ func (h *hosts) serve(t testing.TB, byC bool) (peer net.Conn, ended <-chan error
 	return peer, done
 }
 
-// What a server chose by the first ClientHello holds for the second: another name, a new one and none are refused.
+// The choice by the first ClientHello holds for the second: another name, a new one and none are refused.
 func TestServerName_SecondHello(t *testing.T) {
 	settings := map[string]func(t testing.TB, h *hosts){
 		"plain": func(testing.TB, *hosts) {},

@@ -84,3 +84,23 @@ func TestServerName_SwitchCarriesThePolicyOver(t *testing.T) {
 		}
 	}
 }
+
+// RFC 6066, section 3: a server confirms the name in a full handshake, and not in a resumption.
+func TestServerName_IsNotConfirmedInAResumption(t *testing.T) {
+	for _, e := range engines {
+		for _, m := range modes {
+			t.Run(e.name+" SSLs/"+m.name, func(t *testing.T) {
+				server, client := m.server(t), newClient(t)
+				cref.WatchNames(client.Pointer())
+				first := e.link(t, client, server, nil).closed()
+				defer first.session.Release()
+				require.Equal(t, 1, cref.NamesConfirmed())
+				second := e.link(t, client, server, first.session).closed()
+				defer second.session.Release()
+				require.True(t, second.reused)
+				require.Equal(t, 1, cref.NamesConfirmed())
+				require.Equal(t, name, second.session.ServerName())
+			})
+		}
+	}
+}

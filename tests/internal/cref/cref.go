@@ -166,6 +166,12 @@ func DemandHost(sslCtx unsafe.Pointer, host string) bool {
 // TrustNone gives the context a verify store that is empty, beside its own.
 func TrustNone(sslCtx unsafe.Pointer) bool { return C.cref_trust_none((*C.SSL_CTX)(sslCtx)) == 1 }
 
+// WatchNames counts, from 0 on, the servers that confirm the server name of a client of the context.
+func WatchNames(sslCtx unsafe.Pointer) { C.cref_watch_names((*C.SSL_CTX)(sslCtx)) }
+
+// NamesConfirmed is that count.
+func NamesConfirmed() int { return int(C.cref_names_confirmed()) }
+
 // VerifyResult is SSL_get_verify_result.
 func VerifyResult(ssl unsafe.Pointer) int { return int(C.SSL_get_verify_result((*C.SSL)(ssl))) }
 

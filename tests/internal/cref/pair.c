@@ -88,6 +88,43 @@ void cref_renew_tickets(SSL_CTX *ctx)
     SSL_CTX_set_session_ticket_cb(ctx, NULL, renew_cb, NULL);
 }
 
+static long names_confirmed;
+
+static int has_name(const unsigned char *p, const unsigned char *end)
+{
+    if (end - p < 2)
+        return 0;
+    for (p += 2; end - p >= 4; p += 4 + (p[2] << 8 | p[3]))
+        if (p[0] == 0 && p[1] == TLSEXT_TYPE_server_name)
+            return 1;
+    return 0;
+}
+
+static void names_cb(int write_p, int version, int type, const void *buf, size_t len, SSL *ssl, void *arg)
+{
+    const unsigned char *p = buf, *end = p + len;
+
+    (void)version, (void)ssl, (void)arg;
+    if (write_p || type != SSL3_RT_HANDSHAKE || len < 4)
+        return;
+    if (p[0] == SSL3_MT_ENCRYPTED_EXTENSIONS)
+        names_confirmed += has_name(p + 4, end);
+    else if (p[0] == SSL3_MT_SERVER_HELLO && len > 38 && (size_t)(42 + p[38]) <= len)
+        names_confirmed += has_name(p + 42 + p[38], end);
+}
+
+/* Counts the servers that confirm the name of a client of ctx. */
+void cref_watch_names(SSL_CTX *ctx)
+{
+    names_confirmed = 0;
+    SSL_CTX_set_msg_callback(ctx, names_cb);
+}
+
+long cref_names_confirmed(void)
+{
+    return names_confirmed;
+}
+
 int cref_set_early_data(SSL_CTX *ctx, uint32_t max)
 {
     return SSL_CTX_set_max_early_data(ctx, max);
