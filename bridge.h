@@ -213,6 +213,25 @@ void scb_set_fn(SSL_CTX *ctx, int which, scb_fn f);
 /* Has C changed the pointer since scb_install or scb_uninstall_when_idle? */
 int scb_changed_by_c(scb_ctx *c, int which, void **fn);
 
+/* ---- server_name.c: the server name of a ClientHello --------------------- */
+
+int scb_name_init(void);
+
+/* For C only. */
+/* Notes the server_name extension of a ClientHello. Answers 0, or the alert with
+ * which the handshake has to end. */
+int scb_name_note(SSL *ssl, const unsigned char *ext, size_t len);
+/* Is the extension the one that was noted? */
+int scb_name_holds(SSL *ssl, const unsigned char *ext, size_t len);
+/* The name that was noted, "" for none; NULL if no ClientHello was seen. */
+const char *scb_name_of(SSL *ssl);
+/* May a session resume under the name in the ClientHello? It may under the name
+ * that it was made under, and under others for which the same certificate is good.
+ * For callbacks in which OpenSSL looks a session up. */
+int scb_name_resumes(SSL *ssl, SSL_SESSION *s);
+/* As crypto/tls: whole-label wildcards only, and never the common name. */
+#define SCB_HOST_FLAGS (X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT)
+
 /* ---- sess_callbacks.c: the trampolines ----------------------------------- */
 
 int scb_init(void);
@@ -270,19 +289,6 @@ int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32]);
 /* ---- alpn.c: ALPN -------------------------------------------------------- */
 
 int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len);
-
-/* ---- server_name.c: the server name of a ClientHello --------------------- */
-
-int scb_name_init(void);
-
-/* For C only. */
-/* Notes the server_name extension of a ClientHello. Answers 0, or the alert with
- * which the handshake has to end. */
-int scb_name_note(SSL *ssl, const unsigned char *ext, size_t len);
-/* Is the extension the one that was noted? */
-int scb_name_holds(SSL *ssl, const unsigned char *ext, size_t len);
-/* The name that was noted, "" for none; NULL if no ClientHello was seen. */
-const char *scb_name_of(SSL *ssl);
 
 /* ---- ssl_io.c: connections that Go drives -------------------------------- */
 
@@ -387,6 +393,8 @@ int scb_ssl_switch(SSL *ssl, SSL_CTX *ctx, const unsigned char *sid, unsigned in
 /* ---- ticket_keys.c: stateless tickets ------------------------------------ */
 
 int scb_tickets_init(void);
+/* Has the sessions in tickets judged by their server name. */
+void scb_ctx_hook_tickets(SSL_CTX *ctx);
 typedef struct scb_ticket_key {
     unsigned char name[16], aes[32], hmac[32];
     int64_t not_before; /* the key seals from then on */
@@ -435,6 +443,7 @@ int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
 #define SCB_ENTRY_OTHER_VERSION 4
 #define SCB_ENTRY_OTHER_CONTEXT 5
 #define SCB_ENTRY_EXPIRED 6
+#define SCB_ENTRY_OTHER_NAME 7
 typedef struct scb_checked {
     SSL_SESSION *sess;          /* NULL: see why */
     int why;

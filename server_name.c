@@ -7,6 +7,8 @@
 
 #include <openssl/crypto.h>
 #include <openssl/tls1.h>
+#include <openssl/x509v3.h>
+#include <strings.h>
 
 /* The server_name extension, as it came. */
 typedef struct scb_name {
@@ -79,4 +81,32 @@ const char *scb_name_of(SSL *ssl)
     if (n == NULL)
         return NULL;
     return n->len > SCB_NAME_AT ? (const char *)n->ext + SCB_NAME_AT : "";
+}
+
+static int scb_cert_covers(X509 *x, const char *name, size_t len)
+{
+    return x != NULL && X509_check_host(x, name, len, SCB_HOST_FLAGS, NULL) == 1;
+}
+
+int scb_name_resumes(SSL *ssl, SSL_SESSION *s)
+{
+    const char *was = SSL_SESSION_get0_hostname(s), *now;
+    X509 *current = SSL_get_certificate(ssl);
+    const unsigned char *ext;
+    size_t len;
+    int ok = 0;
+
+    if (was == NULL || !SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &ext, &len) || len <= SCB_NAME_AT)
+        return 1;
+    now = (const char *)ext + SCB_NAME_AT;
+    len -= SCB_NAME_AT;
+    if (strlen(was) == len && strncasecmp(was, now, len) == 0)
+        return 1;
+    if (current == NULL)
+        return 0;
+    for (long op = SSL_CERT_SET_FIRST; !ok && SSL_set_current_cert(ssl, op); op = SSL_CERT_SET_NEXT)
+        ok = scb_cert_covers(SSL_get_certificate(ssl), was, strlen(was))
+             && scb_cert_covers(SSL_get_certificate(ssl), now, len);
+    SSL_select_current_cert(ssl, current);
+    return ok;
 }

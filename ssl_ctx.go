@@ -130,6 +130,7 @@ func NewContext(r Role) (*Context, error) {
 	}
 	if r == ServerRole {
 		C.scb_ctx_hook_hello(p, 1)
+		C.scb_ctx_hook_tickets(p)
 	}
 	c := &Context{role: r, made: true}
 	c.ref.p = p

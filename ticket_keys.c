@@ -119,6 +119,25 @@ static int scb_ticket_key_cb(SSL *ssl, unsigned char name[16], unsigned char *iv
     return ret;
 }
 
+/* A ticket of another server name is as good as none. */
+static SSL_TICKET_RETURN scb_opened_cb(SSL *ssl, SSL_SESSION *sess, const unsigned char *name, size_t name_len,
+                                       SSL_TICKET_STATUS status, void *arg)
+{
+    SSL_TICKET_RETURN ret = SSL_TICKET_RETURN_IGNORE_RENEW;
+
+    (void)name, (void)name_len, (void)arg;
+    ERR_set_mark();
+    if (sess != NULL && scb_name_resumes(ssl, sess))
+        ret = status == SSL_TICKET_SUCCESS_RENEW ? SSL_TICKET_RETURN_USE_RENEW : SSL_TICKET_RETURN_USE;
+    ERR_pop_to_mark();
+    return ret;
+}
+
+void scb_ctx_hook_tickets(SSL_CTX *ctx)
+{
+    SSL_CTX_set_session_ticket_cb(ctx, NULL, scb_opened_cb, NULL);
+}
+
 static scb_tickets *scb_tickets_of(SSL_CTX *ctx)
 {
     scb_tickets *t = SSL_CTX_get_ex_data(ctx, scb_tickets_idx);
@@ -149,6 +168,7 @@ int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, 
     t->n = n;
     scb_unlock(t->lock);
     OPENSSL_clear_free(old, old_n * sizeof(*old));
+    scb_ctx_hook_tickets(ctx);
 #ifdef SCB_HAVE_TICKET_EVP
     SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, scb_ticket_key_cb);
 #else

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/internal/cref"
 	"github.com/libssl-go/libssl/tests/tlstest"
 	"github.com/stretchr/testify/require"
@@ -102,5 +103,26 @@ func TestServerName_IsNotConfirmedInAResumption(t *testing.T) {
 				require.Equal(t, name, second.session.ServerName())
 			})
 		}
+	}
+}
+
+// A session made under a name resumes under no other one that the certificate is not good for.
+func TestServerName_BindsSessionsOfSSLsOfC(t *testing.T) {
+	for _, m := range modes {
+		t.Run(m.name, func(t *testing.T) {
+			server, client := m.server(t), newClient(t)
+			if m.asks {
+				useStore(t, server, memstore.New(memstore.Options{}), nil)
+			}
+			first := linkC(t, client, server, nil).closed()
+			defer first.session.Release()
+			for _, host := range []string{"other.test", name} {
+				p, err := cref.NewPair(client.Pointer(), server.Pointer(), host, first.session.Pointer())
+				require.NoError(t, err)
+				require.True(t, p.Run())
+				require.Equal(t, host == name, p.Reused(), host)
+				p.Free(true)
+			}
+		})
 	}
 }
