@@ -355,7 +355,11 @@ scb_conn_info scb_conn_get_info(scb_conn *c);
 #define SCB_CERTS_VERIFIED 1
 size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out);
 SSL_SESSION *scb_conn_get1_session(scb_conn *c);
-int scb_conn_set_session(scb_conn *c, SSL_SESSION *s);
+/* Reasons why a client that verifies must not offer a session. */
+#define SCB_OFFER_UNVERIFIED (-3)
+#define SCB_OFFER_OTHER_NAME (-4)
+#define SCB_OFFER_EXPIRED (-5) /* the certificate */
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, const char *name, int name_kind);
 /* The amount of early data that the offered session allows. */
 uint32_t scb_conn_early_limit(scb_conn *c);
 int scb_conn_early_accepted(scb_conn *c);
