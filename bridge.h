@@ -185,6 +185,7 @@ typedef struct scb_ctx {
     long uses;                  /* SSLs, and calls under way that may run a remove handler */
     unsigned int to_uninstall;  /* trampolines to take out when uses is 0 */
     unsigned int uninstalled;   /* trampolines taken out: so the pointer is NULL */
+    int asks;                   /* SCB_ASKS_*: atomic */
     scb_fn before[SCB_KINDS];   /* functions that the trampolines have replaced */
     unsigned char *alpn;
     size_t alpn_len;
@@ -211,6 +212,25 @@ void scb_keep_installed(scb_ctx *c, int which); /* revokes scb_uninstall_when_id
 void scb_set_fn(SSL_CTX *ctx, int which, scb_fn f);
 /* Has C changed the pointer since scb_install or scb_uninstall_when_idle? */
 int scb_changed_by_c(scb_ctx *c, int which, void **fn);
+
+/* ---- server_name.c: the server name of a ClientHello --------------------- */
+
+int scb_name_init(void);
+
+/* For C only. */
+/* Notes the server_name extension of a ClientHello. Answers 0, or the alert with
+ * which the handshake has to end. */
+int scb_name_note(SSL *ssl, const unsigned char *ext, size_t len);
+/* Is the extension the one that was noted? */
+int scb_name_holds(SSL *ssl, const unsigned char *ext, size_t len);
+/* The name that was noted, "" for none; NULL if no ClientHello was seen. */
+const char *scb_name_of(SSL *ssl);
+/* May a session resume under the name in the ClientHello? It may under the name
+ * that it was made under, and under others for which the same certificate is good.
+ * For callbacks in which OpenSSL looks a session up. */
+int scb_name_resumes(SSL *ssl, SSL_SESSION *s);
+/* As crypto/tls: whole-label wildcards only, and never the common name. */
+#define SCB_HOST_FLAGS (X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT)
 
 /* ---- sess_callbacks.c: the trampolines ----------------------------------- */
 
@@ -336,7 +356,11 @@ scb_conn_info scb_conn_get_info(scb_conn *c);
 #define SCB_CERTS_VERIFIED 1
 size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out);
 SSL_SESSION *scb_conn_get1_session(scb_conn *c);
-int scb_conn_set_session(scb_conn *c, SSL_SESSION *s);
+/* Reasons why a client that verifies must not offer a session. */
+#define SCB_OFFER_UNVERIFIED (-3)
+#define SCB_OFFER_OTHER_NAME (-4)
+#define SCB_OFFER_EXPIRED (-5) /* the certificate */
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, const char *name, int name_kind);
 /* The amount of early data that the offered session allows. */
 uint32_t scb_conn_early_limit(scb_conn *c);
 int scb_conn_early_accepted(scb_conn *c);
@@ -356,17 +380,26 @@ typedef struct scb_hello {
     size_t random_len, session_id_len, server_name_len, versions_len, psk_len, ticket_len;
     int tls13, tickets; /* enabled on this side */
     int first;          /* of its handshake, not the one after a HelloRetryRequest */
+    int judged;         /* the SSL_CTX was chosen by the first one, whose name this one has */
+    int switched;       /* the SSL_CTX is not the one that the SSL was made with */
 } scb_hello;
+/* Answers to a ClientHello. The negative of an alert ends the handshake with it. */
 #define SCB_HELLO_GO_ON 1
 #define SCB_HELLO_PARK 0
+#define SCB_HELLO_UNSEEN 2 /* there is no Context to ask */
 void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
-void scb_ctx_hook_names(SSL_CTX *ctx);
-void scb_ssl_switch(SSL *ssl, SSL_CTX *ctx);
-int scb_ssl_set_id_context(SSL *ssl, const unsigned char *sid, unsigned int len);
+/* The hook asks Go for the sake of a server-name handler, a store, or both. */
+#define SCB_ASKS_NAME 1
+#define SCB_ASKS_STORE 2
+void scb_ctx_set_asks(SSL_CTX *ctx, int what, int on);
+/* SCB_FAIL leaves the SSL half switched: the handshake must end. */
+int scb_ssl_switch(SSL *ssl, SSL_CTX *ctx, const unsigned char *sid, unsigned int sid_len);
 
 /* ---- ticket_keys.c: stateless tickets ------------------------------------ */
 
 int scb_tickets_init(void);
+/* Has the sessions in tickets judged by their server name. */
+void scb_ctx_hook_tickets(SSL_CTX *ctx);
 typedef struct scb_ticket_key {
     unsigned char name[16], aes[32], hmac[32];
     int64_t not_before; /* the key seals from then on */
@@ -417,6 +450,7 @@ int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
 #define SCB_ENTRY_OTHER_VERSION 4
 #define SCB_ENTRY_OTHER_CONTEXT 5
 #define SCB_ENTRY_EXPIRED 6
+#define SCB_ENTRY_OTHER_NAME 7
 typedef struct scb_checked {
     SSL_SESSION *sess;          /* NULL: see why */
     int why;

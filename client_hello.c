@@ -71,20 +71,52 @@ int scb_ssl_set_attached(SSL *ssl, uint64_t attached_handle)
 
 /* ---- the hook ------------------------------------------------------------ */
 
+static int scb_asks(SSL *ssl)
+{
+    scb_ctx *c = scb_ctx_of_ssl(ssl);
+
+    return c == NULL ? 0 : __atomic_load_n(&c->asks, __ATOMIC_RELAXED);
+}
+
+/* A handshake whose SSL_CTX a handler chooses must not go on without it. */
+static int scb_unasked(SSL *ssl, int *alert)
+{
+    *alert = SSL_AD_INTERNAL_ERROR;
+    return scb_asks(ssl) & SCB_ASKS_NAME ? SSL_CLIENT_HELLO_ERROR : SSL_CLIENT_HELLO_SUCCESS;
+}
+
+/* Answers 0, or the alert with which the handshake has to end: what the first
+ * ClientHello was judged by holds for the second. */
+static int scb_see_name(SSL *ssl, scb_hello *h)
+{
+    if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &h->server_name, &h->server_name_len)) {
+        h->server_name = NULL;
+        h->server_name_len = 0;
+    }
+    h->first = SSL_get_pending_cipher(ssl) == NULL; /* an earlier hello sets it; SSL_clear resets it */
+    h->judged = !h->first && scb_name_of(ssl) != NULL;
+    if (!h->judged)
+        return scb_name_note(ssl, h->server_name, h->server_name_len);
+    return scb_name_holds(ssl, h->server_name, h->server_name_len) ? 0 : SSL_AD_ILLEGAL_PARAMETER;
+}
+
 static int scb_client_hello_cb(SSL *ssl, int *alert, void *arg)
 {
     scb_hello h;
     long max = SSL_get_max_proto_version(ssl);
     uint64_t options = SSL_get_options(ssl);
+    int ret;
 
-    (void)alert, (void)arg;
-    if (!scb_may_call_go())
-        return SSL_CLIENT_HELLO_SUCCESS;
+    (void)arg;
     memset(&h, 0, sizeof(h));
+    if ((*alert = scb_see_name(ssl, &h)) != 0)
+        return SSL_CLIENT_HELLO_ERROR;
+    if (!scb_asks(ssl))
+        return SSL_CLIENT_HELLO_SUCCESS;
+    if (!scb_may_call_go())
+        return scb_unasked(ssl, alert);
     h.random_len = SSL_client_hello_get0_random(ssl, &h.random);
     h.session_id_len = SSL_client_hello_get0_session_id(ssl, &h.session_id);
-    if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &h.server_name, &h.server_name_len))
-        h.server_name = NULL;
     if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_supported_versions, &h.versions, &h.versions_len))
         h.versions = NULL;
     if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_psk, &h.psk, &h.psk_len))
@@ -93,31 +125,49 @@ static int scb_client_hello_cb(SSL *ssl, int *alert, void *arg)
         h.ticket = NULL;
     h.tls13 = (max == 0 || max >= TLS1_3_VERSION) && !(options & SSL_OP_NO_TLSv1_3);
     h.tickets = !(options & SSL_OP_NO_TICKET);
-    h.first = SSL_get_pending_cipher(ssl) == NULL; /* an earlier hello sets it; SSL_clear resets it */
-    if (scbGoClientHello(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, &h) == SCB_HELLO_PARK)
-        return SSL_CLIENT_HELLO_RETRY;
-    return SSL_CLIENT_HELLO_SUCCESS;
+    h.switched = SSL_get_SSL_CTX(ssl) != scb_ssl_origin(ssl);
+    ret = scbGoClientHello(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, &h);
+    if (ret == SCB_HELLO_UNSEEN)
+        return scb_unasked(ssl, alert);
+    if (ret < 0)
+        *alert = -ret;
+    return ret < 0 ? SSL_CLIENT_HELLO_ERROR : ret == SCB_HELLO_PARK ? SSL_CLIENT_HELLO_RETRY : SSL_CLIENT_HELLO_SUCCESS;
 }
 
-/* Go deals with the name at the ClientHello. This callback makes OpenSSL confirm
- * the name to the client and note it in the session, from which a resumed TLS 1.2
- * connection has its name. */
+/*
+ * The hook deals with the name. In a full handshake this callback makes OpenSSL
+ * confirm the name to the client and note it in the session. It also sees the
+ * second ClientHello where the SSL_CTX that was chosen for the first has no hook.
+ */
 static int scb_servername_cb(SSL *ssl, int *alert, void *arg)
 {
-    (void)ssl, (void)alert, (void)arg;
-    return SSL_TLSEXT_ERR_OK;
+    const char *judged = scb_name_of(ssl), *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+    int resumed = SSL_session_reused(ssl);
+
+    (void)arg;
+    /* In a resumption of TLS 1.2 name is the session's. */
+    if (judged != NULL && !(resumed && SSL_version(ssl) < TLS1_3_VERSION) && strcmp(judged, name == NULL ? "" : name) != 0) {
+        *alert = SSL_AD_ILLEGAL_PARAMETER;
+        return SSL_TLSEXT_ERR_ALERT_FATAL;
+    }
+    return resumed ? SSL_TLSEXT_ERR_NOACK : SSL_TLSEXT_ERR_OK; /* RFC 6066, section 3 */
 }
 
 void scb_ctx_hook_hello(SSL_CTX *ctx, int names)
 {
     SSL_CTX_set_client_hello_cb(ctx, scb_client_hello_cb, NULL);
     if (names) /* else C may have a callback of its own there, and OpenSSL has no getter */
-        scb_ctx_hook_names(ctx);
+        SSL_CTX_set_tlsext_servername_callback(ctx, scb_servername_cb);
 }
 
-void scb_ctx_hook_names(SSL_CTX *ctx)
+void scb_ctx_set_asks(SSL_CTX *ctx, int what, int on)
 {
-    SSL_CTX_set_tlsext_servername_callback(ctx, scb_servername_cb);
+    int *asks = &scb_ctx_of(ctx)->asks;
+
+    if (on)
+        __atomic_or_fetch(asks, what, __ATOMIC_RELAXED);
+    else
+        __atomic_and_fetch(asks, ~what, __ATOMIC_RELAXED);
 }
 
 /* ---- the switch ---------------------------------------------------------- */
@@ -128,20 +178,23 @@ static int scb_verify_cb(int ok, X509_STORE_CTX *chain)
     return ok;
 }
 
-/* SSL_set_SSL_CTX carries the certificates over, but not the policy on client
- * certificates. SSL_set_verify ignores a NULL callback and would leave the one
- * of the former context. */
-void scb_ssl_switch(SSL *ssl, SSL_CTX *ctx)
+/* SSL_set_SSL_CTX carries the certificates and the verify store over, but not the
+ * policy on client certificates. The parameters become those that an SSL made with
+ * ctx has: nothing of the former context's is left. SSL_set_verify ignores a NULL
+ * callback and would leave the one of the former context. */
+int scb_ssl_switch(SSL *ssl, SSL_CTX *ctx, const unsigned char *sid, unsigned int sid_len)
 {
     SSL_verify_cb verify = SSL_CTX_get_verify_callback(ctx);
+    X509_VERIFY_PARAM *param = SSL_get0_param(ssl);
+    uint32_t inherits = X509_VERIFY_PARAM_get_inh_flags(param);
+    int ok;
 
-    SSL_set_SSL_CTX(ssl, ctx);
+    ok = SSL_set_SSL_CTX(ssl, ctx) == ctx;
+    X509_VERIFY_PARAM_set_inh_flags(param, X509_VP_FLAG_OVERWRITE | X509_VP_FLAG_RESET_FLAGS);
+    ok = ok && X509_VERIFY_PARAM_inherit(param, SSL_CTX_get0_param(ctx));
+    X509_VERIFY_PARAM_set_inh_flags(param, inherits);
     SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ctx), verify != NULL ? verify : scb_verify_cb);
-    SSL_set_verify_depth(ssl, SSL_CTX_get_verify_depth(ctx));
+    ok = ok && SSL_set_session_id_context(ssl, sid, sid_len);
     scb_clear_errs();
-}
-
-int scb_ssl_set_id_context(SSL *ssl, const unsigned char *sid, unsigned int len)
-{
-    return SSL_set_session_id_context(ssl, sid, len);
+    return ok ? SCB_OK : SCB_FAIL;
 }

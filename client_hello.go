@@ -4,6 +4,7 @@ package libssl
 import "C"
 
 import (
+	"errors"
 	"unsafe"
 
 	"github.com/libssl-go/libssl/internal/hello"
@@ -16,11 +17,23 @@ import (
 //
 // It runs when the ClientHello has arrived, before any session is looked up, so
 // that sessions of one host are refused under another unless both share an id
-// context. It is called once per ClientHello, also when that names no server
-// (name is ""). A handler that blocks keeps its OS thread. Corresponds to SSL_CTX_set_client_hello_cb(3) with SSL_set_SSL_CTX(3).
+// context. It is called once for each handshake, also when that names no server
+// (name is ""). A handler that blocks keeps its OS thread. Corresponds to
+// SSL_CTX_set_client_hello_cb(3) with SSL_set_SSL_CTX(3).
+//
+// No client is served under a policy that was not chosen. A handler that panics, or
+// names a Context that is for clients or cannot be used, ends the handshake with
+// the alert internal_error. If the Context is closed the alert is
+// unrecognized_name. A client that changes the name in its second ClientHello, after a
+// HelloRetryRequest, is refused with illegal_parameter.
+//
+// A Context of an SSL_CTX that C made may be named too. If C has set a servername
+// callback there, it also hears of the ClientHello, and has to refuse a changed
+// name itself.
 func (c *Context) SetServerNameCallback(f func(ssl *SSL, name string) *Context) {
 	c.do("set server name callback", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
 		c.handlers.serverName.Store(ptrTo(f, f != nil))
+		C.scb_ctx_set_asks(p, C.SCB_ASKS_NAME, cbool(f != nil))
 		if f != nil {
 			C.scb_ctx_hook_hello(p, 1)
 		}
@@ -35,12 +48,11 @@ func (c *Context) SetServerNameCallback(f func(ssl *SSL, name string) *Context) 
 func scbGoClientHello(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, ext *C.scb_hello) C.int {
 	ctx, conn := find(ctxHandle, connHandle)
 	if ctx == nil {
-		return C.SCB_HELLO_GO_ON
+		return C.SCB_HELLO_UNSEEN
 	}
 	if conn != nil && conn.tls.visit != nil {
 		if chosen, again := conn.tls.visit.parkedFor(); again {
-			ctx.switchTo(chosen, ssl)
-			return C.SCB_HELLO_GO_ON
+			return ctx.obey(ssl, ext, chosen)
 		}
 	}
 	bytes := func(p *C.uchar, n C.size_t) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(p)), int(n)) }
@@ -54,62 +66,89 @@ func scbGoClientHello(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, ext *C.scb_h
 		TLS13:      ext.tls13 != 0,
 		Tickets:    ext.tickets != 0,
 		First:      ext.first != 0,
+		Judged:     ext.judged != 0,
 	}
 	var chosen *Context
+	var answer C.int
 	if l := ctx.layer(); l != nil {
-		var park bool
-		if chosen, park = l.hello(ctx, conn, ssl, h); park {
-			return C.SCB_HELLO_PARK
-		}
+		chosen, answer = l.hello(ctx, conn, ssl, h)
 	} else {
-		chosen = ctx.choose(conn, ssl, &h)
+		chosen, answer = ctx.choose(conn, ssl, &h)
 	}
-	// A switch waits for the hook's last call: the hook that is called next is
-	// the new context's (SEMANTICS F6.5).
-	ctx.switchTo(chosen, ssl)
-	return C.SCB_HELLO_GO_ON
+	if answer != C.SCB_HELLO_GO_ON {
+		return answer
+	}
+	return ctx.obey(ssl, ext, chosen)
 }
 
 // choose asks the server-name handler for the Context that should serve, nil to
-// stay.
-func (c *Context) choose(conn *Conn, ssl *C.SSL, h *hello.Hello) (chosen *Context) {
+// stay. The answer is C's: to go on, or an alert.
+func (c *Context) choose(conn *Conn, ssl *C.SSL, h *hello.Hello) (chosen *Context, answer C.int) {
+	if h.Judged { // by the handshake's first ClientHello
+		return currentContext(ssl), C.SCB_HELLO_GO_ON
+	}
 	f := c.handlers.serverName.Load()
 	if f == nil {
-		return nil
+		return nil, C.SCB_HELLO_GO_ON
 	}
 	v := &SSL{p: ssl, conn: conn, ctx: c}
 	conn.enterHandler()
-	chosen = c.callServerName(*f, v, h.Name())
+	chosen, returned := c.callServerName(*f, v, h.Name())
 	conn.leaveHandler()
 	v.dead.Store(true)
-	return chosen
+	if !returned {
+		return nil, -C.SSL_AD_INTERNAL_ERROR
+	}
+	return chosen, C.SCB_HELLO_GO_ON
 }
 
-func (c *Context) callServerName(f func(*SSL, string) *Context, v *SSL, name string) (chosen *Context) {
-	returned := false
+func (c *Context) callServerName(f func(*SSL, string) *Context, v *SSL, name string) (chosen *Context, returned bool) {
 	defer c.recoverHandler("servername", &returned, func() { v.dead.Store(true) })
 	chosen = f(v, name)
 	returned = true
-	return chosen
+	return chosen, returned
 }
 
-// switchTo makes chosen's certificates, client policy and id context the
-// connection's.
-func (c *Context) switchTo(chosen *Context, ssl *C.SSL) {
-	if chosen == nil || chosen == c {
-		return
+// obey makes chosen's certificates, client policy and id context the
+// connection's, and answers C. It waits for the hook's last call: the hook that is
+// called next is the new context's (SEMANTICS F6.5).
+func (c *Context) obey(ssl *C.SSL, ext *C.scb_hello, chosen *Context) C.int {
+	switch {
+	case ext.judged != 0:
+		return C.SCB_HELLO_GO_ON // the first ClientHello has switched
+	case chosen != nil && chosen != c:
+	case ext.switched != 0 && c.handlers.serverName.Load() != nil:
+		chosen = c // SSL_clear has left the SSL where its last connection was
+	default:
+		return C.SCB_HELLO_GO_ON
 	}
-	p, err := chosen.acquire()
+	err := chosen.takeOver(ssl)
+	if err == nil {
+		return C.SCB_HELLO_GO_ON
+	}
+	c.reportMisuse("servername", err)
+	if errors.Is(err, ErrClosed) {
+		return -C.SSL_AD_UNRECOGNIZED_NAME
+	}
+	return -C.SSL_AD_INTERNAL_ERROR
+}
+
+// takeOver switches an SSL of another Context to c.
+func (c *Context) takeOver(ssl *C.SSL) error {
+	if c.made && c.role == ClientRole {
+		return unsupported("a client's Context for a server name")
+	}
+	p, err := c.acquire()
 	if err != nil {
-		c.reportMisuse("servername", err)
-		return
+		return err
 	}
-	defer chosen.release()
-	sid, err := chosen.sessionIDContext()
+	defer c.release()
+	sid, err := c.sessionIDContext()
 	if err != nil {
-		c.reportMisuse("servername", err)
-		return
+		return err
 	}
-	C.scb_ssl_switch(ssl, p)
-	C.scb_ssl_set_id_context(ssl, bytesPtr(sid), C.uint(len(sid)))
+	if C.scb_ssl_switch(ssl, p, bytesPtr(sid), C.uint(len(sid))) != C.SCB_OK {
+		return &Error{Op: "switch"}
+	}
+	return nil
 }

@@ -196,6 +196,15 @@ func (c *Conn) certificates(which C.int) (certs []*x509.Certificate) {
 
 // SetSession offers a session for resumption: a client's, before its handshake.
 // s stays the caller's. Corresponds to SSL_set_session(3).
+//
+// A resumption verifies nothing, so a client that verifies offers only sessions
+// that were verified, and for the name it asks for now. It is an error if the
+// certificate in the session did not pass verification when the session
+// was made, as with VerifyNone, or is not good for that name. Nothing is
+// offered then, and the handshake is a full one. Nor is anything offered if that
+// certificate has expired, which is no error, as with an expired session. The roots
+// that count are those of the Context that the session was made with. If C has a
+// verify callback that accepts what OpenSSL refuses, it has to set X509_V_OK.
 func (c *Conn) SetSession(s *Session) (err error) {
 	if !c.client {
 		return unsupported("SetSession on a server's connection")
@@ -216,9 +225,22 @@ func (c *Conn) SetSession(s *Session) (err error) {
 	if c.tls.ssl == nil {
 		return ErrClosed
 	}
+	name := C.CString(c.serverName)
+	defer C.free(unsafe.Pointer(name))
+	kind := C.int(C.SCB_NAME_DNS)
+	if c.serverName == "" {
+		kind = C.SCB_NAME_NONE
+	} else if _, ok := addressOf(c.serverName); ok {
+		kind = C.SCB_NAME_IP
+	}
 	dead := s.with(func(p *C.SSL_SESSION) {
-		if C.scb_conn_set_session(c.tls.ssl, p) != C.SCB_OK {
+		switch C.scb_conn_set_session(c.tls.ssl, p, name, kind) {
+		case C.SCB_FAIL:
 			err = c.tls.failure("set session")
+		case C.SCB_OFFER_UNVERIFIED:
+			err = errors.New("libssl: set session: its server was not verified when it was made")
+		case C.SCB_OFFER_OTHER_NAME:
+			err = fmt.Errorf("libssl: set session: its server was not verified for %q", c.serverName)
 		}
 	})
 	if dead != nil {

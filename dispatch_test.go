@@ -28,9 +28,6 @@ func TestHandlers_PanicCountsAsAbsent(t *testing.T) {
 		"remove": func(c *libssl.Context) {
 			c.SetSessRemoveCallback(func(*libssl.Context, *libssl.Session) { panics() })
 		},
-		"servername": func(c *libssl.Context) {
-			c.SetServerNameCallback(func(*libssl.SSL, string) *libssl.Context { panics(); return nil })
-		},
 		"keylog": func(c *libssl.Context) {
 			c.SetKeyLogWriter(writerFunc(func([]byte) (int, error) { panics(); return 0, nil }))
 		},
@@ -47,7 +44,7 @@ func TestHandlers_PanicCountsAsAbsent(t *testing.T) {
 					}
 					server.OnCallbackError(report)
 					install(server)
-					calls := map[string]int{"new": m.news, "get": 0, "remove": 0, "servername": 1}
+					calls := map[string]int{"new": m.news, "get": 0, "remove": 0}
 					sess, _ := offer(t, client, server, nil)
 					if name == "keylog" {
 						require.Equal(t, how == "told", len(told) > 0)

@@ -40,8 +40,9 @@
 // remove handler may run with the lock of the SSL_CTX held, so it must not wait
 // for another goroutine that uses the same Context. Calls that would deadlock or corrupt
 // that lock answer ErrReentrant. A handler that panics counts as absent for that
-// call. It must not end its goroutine with runtime.Goexit: that cannot be stopped
-// and leaves OpenSSL half way through a call.
+// call; one that should have chosen the Context ends the handshake. It must not end
+// its goroutine with runtime.Goexit: that cannot be stopped and leaves OpenSSL half
+// way through a call.
 //
 // # Versions
 //

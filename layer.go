@@ -15,8 +15,9 @@ import (
 // inside OpenSSL.
 type layer interface {
 	// hello sees each ClientHello before OpenSSL acts on it. chosen is the Context that the server name selects, nil to
-	// stay. park suspends the handshake: lookUp runs, and then hello sees the same ClientHello again.
-	hello(ctx *Context, conn *Conn, ssl *C.SSL, h hello.Hello) (chosen *Context, park bool)
+	// stay. answer is for C. SCB_HELLO_PARK suspends the handshake: lookUp runs, and then hello sees the same ClientHello
+	// again.
+	hello(ctx *Context, conn *Conn, ssl *C.SSL, h hello.Hello) (chosen *Context, answer C.int)
 
 	// created takes over the new callback, wanted the get callback, removed the remove callback, tagID the session-id
 	// generator. The reference that wanted returns is OpenSSL's.

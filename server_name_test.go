@@ -1,12 +1,17 @@
 package libssl_test
 
 import (
+	"context"
+	"crypto/tls"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/tlstest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -55,16 +60,27 @@ func TestServerName_SwitchKeepsTheHandlers(t *testing.T) {
 	}
 }
 
-func TestServerName_ClosedContextStays(t *testing.T) {
-	client, first := modes[0].pair(t, false)
-	_, gone := modes[0].pair(t, false)
-	require.NoError(t, gone.Close())
-	var told []error
-	first.OnCallbackError(func(e *libssl.CallbackError) { told = append(told, e) })
-	first.SetServerNameCallback(func(*libssl.SSL, string) *libssl.Context { return gone })
-	offer(t, client, first, nil)
-	require.Len(t, told, 1)
-	require.ErrorIs(t, told[0], net.ErrClosed)
+// The Context that was chosen is closed while the handshake is parked: nothing takes its place.
+func TestServerName_ChosenContextIsClosedMeanwhile(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		st := newSpy()
+		front, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t)})
+		chosen := f.server(t)
+		front.SetServerNameCallback(func(*libssl.SSL, string) *libssl.Context { return chosen })
+		var told []error
+		front.OnCallbackError(func(e *libssl.CallbackError) { told = append(told, e) })
+		first := f.visit(t, front, nil)
+		st.OnGet = func(ctx context.Context, id store.ID) (store.Record, error) {
+			chosen.Close()
+			return st.mem.Get(ctx, id)
+		}
+		cn, sn := tcpPipe(t)
+		c, s := f.ends(t, cn, sn, front, first.next)
+		require.ErrorContains(t, agree(c, s), "unrecognized name")
+		require.Len(t, told, 1)
+		require.ErrorIs(t, told[0], net.ErrClosed)
+		require.EqualValues(t, 1, cache.Stats().Suspended)
+	})
 }
 
 func TestServerName_SwitchesCertificateAndPolicy(t *testing.T) {
@@ -130,4 +146,63 @@ func TestServerName_SwitchesCertificateAndPolicy(t *testing.T) {
 			require.NoError(t, exchange(cl, s))
 		}
 	})
+}
+
+// A session is good for the name that it was made under, and for others of the same certificate. ServerName is that of
+// the ClientHello of this connection.
+func TestServerName_OfAResumption(t *testing.T) {
+	const first, second, foreign = "a.test", "b.test", "c.test"
+	ca := tlstest.NewCA(t, "ca")
+	client := newClient(t, ca)
+	require.NoError(t, client.SetVerify(libssl.VerifyNone)) // it asks for what the certificate does not cover
+	for how, prepare := range map[string]func(t testing.TB, server *libssl.Context){
+		"tickets":     func(testing.TB, *libssl.Context) {},
+		"ticket keys": func(t testing.TB, server *libssl.Context) { require.NoError(t, server.UseTicketKeys(newRing(t))) },
+		"store":       func(t testing.TB, server *libssl.Context) { useStore(t, server, memstore.New(memstore.Options{}), nil) },
+		"handlers": func(t testing.TB, server *libssl.Context) {
+			server.SetOptions(libssl.OpNoTicket)
+			server.SetSessionCacheMode(libssl.CacheServer | libssl.CacheNoInternal)
+			kept := map[libssl.SessionID][]byte{}
+			server.SetSessNewCallback(func(_ *libssl.SSL, s *libssl.Session) bool { kept[s.ID()] = derOf(t, s); return false })
+			server.SetSessGetCallback(func(_ *libssl.SSL, id libssl.SessionID) (*libssl.Session, libssl.CopyFlag) {
+				if kept[id] == nil {
+					return nil, libssl.Copy // a client of TLS 1.3 sends a random id
+				}
+				return parse(t, kept[id]), libssl.Transfer
+			})
+		},
+	} {
+		for _, version := range versions {
+			for _, c := range []struct {
+				from, to string
+				resumed  bool
+			}{
+				{first, first, true}, {first, "A.test", true}, {first, second, true}, {first, "", true},
+				{"", first, true}, {foreign, foreign, true}, {first, foreign, false}, {foreign, first, false}, {foreign, "", true},
+			} {
+				t.Run(fmt.Sprintf("%s/%s/%s to %s", how, tls.VersionName(version), c.from, c.to), func(t *testing.T) {
+					server, err := libssl.NewContext(libssl.ServerRole)
+					require.NoError(t, err)
+					defer server.Close()
+					require.NoError(t, server.UseCertificatePEM(ca.Leaf(t, first, second)))
+					require.NoError(t, server.SetVersions(version, version))
+					require.NoError(t, server.SetSessionIDContext([]byte("names")))
+					prepare(t, server)
+					var sess *libssl.Session
+					for _, name := range []string{c.from, c.to} {
+						cn, sn := tcpPipe(t)
+						cl, s := wrapNamed(t, cn, sn, client, server, name)
+						if sess != nil {
+							require.NoError(t, cl.SetSession(sess))
+						}
+						require.NoError(t, exchange(cl, s))
+						require.Equal(t, name, s.ConnectionState().ServerName)
+						require.Equal(t, sess != nil && c.resumed, s.SessionReused())
+						sess = sessionOf(t, cl)
+						closeBoth(cl, s)
+					}
+				})
+			}
+		}
+	}
 }

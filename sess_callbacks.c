@@ -35,6 +35,11 @@ static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, 
         return NULL;
     ERR_set_mark();
     sess = scbGoSessGet(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, (unsigned char *)id, len);
+    /* A handler cannot know the name that its answer would resume under. */
+    if (sess != NULL && !scb_name_resumes(ssl, sess)) {
+        SSL_SESSION_free(sess);
+        sess = NULL;
+    }
     ERR_pop_to_mark();
     /* Go has dealt with the handler's flag: sess comes with one reference. */
     *copy = 0;

@@ -42,6 +42,9 @@ type NewSessionFunc func(ssl *SSL, s *Session) (keep bool)
 //
 // TLS 1.3: id is the PSK identity, asked for only if tickets are stateful
 // (OpNoTicket), and twice if the client is sent a HelloRetryRequest.
+//
+// A session that was made under another server name is a miss, unless a certificate
+// of this server is good for both names.
 type GetSessionFunc func(ssl *SSL, id SessionID) (*Session, CopyFlag)
 
 // RemoveSessionFunc is told of a session that OpenSSL gives up: evicted,

@@ -143,6 +143,8 @@ scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, co
         c.why = SCB_ENTRY_OTHER_CONTEXT;
     if (c.why == 0 && now > scb_session_time(s) + SSL_SESSION_get_timeout(s))
         c.why = SCB_ENTRY_EXPIRED;
+    if (c.why == 0 && !scb_name_resumes(ssl, s))
+        c.why = SCB_ENTRY_OTHER_NAME;
     if (c.why == 0)
         c.sess = s;
     else

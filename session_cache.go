@@ -153,6 +153,7 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	}
 	var over layer = sc
 	c.over.Store(&over)
+	C.scb_ctx_set_asks(p, C.SCB_ASKS_STORE, 1)
 	C.scb_ctx_hook_hello(p, cbool(c.made))
 	C.scb_ctx_hook_ids(p, cbool(sc.source.Tags != nil))
 	for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {
@@ -294,6 +295,7 @@ func (sc *SessionCache) uninstall() {
 		return
 	}
 	defer c.release()
+	C.scb_ctx_set_asks(p, C.SCB_ASKS_STORE, 0)
 	C.scb_ctx_hook_ids(p, 0)
 	early := uint32(0) // entries are not taken any more
 	if !c.made {

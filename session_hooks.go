@@ -104,40 +104,45 @@ func (v *storeVisit) end(ctx context.Context, e ending) {
 }
 
 // hello implements layer. It parks the handshake where the ClientHello offers a session that this fleet can have issued.
-func (sc *SessionCache) hello(ctx *Context, conn *Conn, ssl *C.SSL, h hello.Hello) (chosen *Context, park bool) {
+func (sc *SessionCache) hello(ctx *Context, conn *Conn, ssl *C.SSL, h hello.Hello) (chosen *Context, answer C.int) {
 	var a *attachedSSL
 	if conn == nil {
 		if a = attachedOf(ssl); a != nil {
 			chosen, state := a.seen(&h)
 			switch state {
 			case stillLooking:
-				return nil, true
+				return nil, C.SCB_HELLO_PARK
 			case lookedUp:
-				return chosen, false
+				return chosen, C.SCB_HELLO_GO_ON
 			}
 		}
 	}
-	chosen = ctx.choose(conn, ssl, &h)
+	if chosen, answer = ctx.choose(conn, ssl, &h); answer != C.SCB_HELLO_GO_ON {
+		return nil, answer
+	}
 	var offered [hello.MaxIdentities]hello.Candidate
 	wanted := sc.source.Known(h.Candidates(offered[:0]))
+	if len(wanted) == 0 {
+		return chosen, C.SCB_HELLO_GO_ON
+	}
 	if conn != nil {
 		v := sc.visitOf(conn)
-		if v == nil || len(wanted) == 0 {
-			return chosen, false
+		if v == nil {
+			return chosen, C.SCB_HELLO_GO_ON
 		}
 		v.want(wanted, chosen)
-		return chosen, true
+		return chosen, C.SCB_HELLO_PARK
 	}
-	if len(wanted) > 0 {
-		if a == nil {
-			a = trackSSL(ssl)
-		}
-		if a != nil {
-			a.expect(sc, ctx, &h, wanted, chosen)
-			park = sc.parks() && a.park(ssl)
+	if a == nil {
+		a = trackSSL(ssl)
+	}
+	if a != nil {
+		a.expect(sc, ctx, &h, wanted, chosen)
+		if sc.parks() && a.park(ssl) {
+			answer = C.SCB_HELLO_PARK
 		}
 	}
-	return chosen, park
+	return chosen, answer
 }
 
 // created implements layer. It encodes a new session; the record is stored after the step.

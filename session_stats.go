@@ -22,18 +22,19 @@ const (
 	RejectedVersion   = Rejection(lookup.OtherVersion)   // of the protocol
 	RejectedIDContext = Rejection(lookup.OtherIDContext) // another host or policy
 	RejectedExpired   = Rejection(lookup.Expired)
+	RejectedName      = Rejection(lookup.OtherName)      // another server name, of another certificate
 	RejectedLifetime  = Rejection(lookup.BeyondLifetime) // beyond StoreOptions.MaxLifetime
 )
 
 // The reasons of internal/lookup have the numbers that scb_session_check answers: a difference does not compile.
 var (
 	_ = [1]struct{}{}[lookup.Undecodable-C.SCB_ENTRY_UNDECODABLE]
-	_ = [1]struct{}{}[lookup.Expired-C.SCB_ENTRY_EXPIRED]
+	_ = [1]struct{}{}[lookup.OtherName-C.SCB_ENTRY_OTHER_NAME]
 )
 
 var rejectionNames = map[Rejection]string{
 	RejectedForged: "forged", RejectedNoCipher: "no cipher", RejectedOtherID: "other id", RejectedVersion: "other version",
-	RejectedIDContext: "other id context", RejectedExpired: "expired", RejectedLifetime: "beyond MaxLifetime",
+	RejectedIDContext: "other id context", RejectedExpired: "expired", RejectedName: "other name", RejectedLifetime: "beyond MaxLifetime",
 }
 
 func (r Rejection) String() string { return rejectionNames[r] }
@@ -66,7 +67,7 @@ func (c *RejectionCounts) UnmarshalJSON(b []byte) error {
 
 // Rejections are all reasons.
 func Rejections() []Rejection {
-	return []Rejection{RejectedForged, RejectedNoCipher, RejectedOtherID, RejectedVersion, RejectedIDContext, RejectedExpired, RejectedLifetime}
+	return []Rejection{RejectedForged, RejectedNoCipher, RejectedOtherID, RejectedVersion, RejectedIDContext, RejectedExpired, RejectedName, RejectedLifetime}
 }
 
 // CacheStats are a SessionCache's counters. A lookup counts once, as one of

@@ -129,7 +129,8 @@ func NewContext(r Role) (*Context, error) {
 		return nil, takeError("new context", 0, errs)
 	}
 	if r == ServerRole {
-		C.scb_ctx_hook_names(p)
+		C.scb_ctx_hook_hello(p, 1)
+		C.scb_ctx_hook_tickets(p)
 	}
 	c := &Context{role: r, made: true}
 	c.ref.p = p
@@ -215,6 +216,7 @@ func (c *Context) detach() {
 		l.uninstall()
 	}
 	c.handlers.clear()
+	C.scb_ctx_set_asks(p, C.SCB_ASKS_NAME, 0)
 	C.scb_ctx_detach(p)
 }
 

@@ -103,8 +103,7 @@ static int scb_conn_expect_name(SSL *ssl, const char *name, int kind)
         return X509_VERIFY_PARAM_set1_ip_asc(param, name);
     if (kind != SCB_NAME_DNS)
         return 1;
-    /* As crypto/tls: whole-label wildcards only, and never the common name. */
-    X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+    X509_VERIFY_PARAM_set_hostflags(param, SCB_HOST_FLAGS);
     /* From 4.0 on OpenSSL refuses an invalid host name here, before it can fail
      * to match. A client that does not verify may use one. */
     if (!X509_VERIFY_PARAM_set1_host(param, name, 0) && SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE)

@@ -3,12 +3,15 @@
  */
 #include "bridge.h"
 
-#include <openssl/x509.h>
+#include <openssl/x509v3.h>
 
 /* ---- SSLs of handlers ---------------------------------------------------- */
 
 const char *scb_ssl_servername(SSL *ssl)
 {
+    /* There OpenSSL would say the name of the session. */
+    if (SSL_is_server(ssl) && SSL_session_reused(ssl) && SSL_version(ssl) < TLS1_3_VERSION && scb_name_of(ssl) != NULL)
+        return scb_name_of(ssl);
     return SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
 }
 
@@ -35,7 +38,7 @@ scb_conn_info scb_conn_get_info(scb_conn *c)
     const SSL_CIPHER *cipher = SSL_get_current_cipher(c->ssl);
 
     memset(&info, 0, sizeof(info));
-    info.server_name = SSL_get_servername(c->ssl, TLSEXT_NAMETYPE_host_name);
+    info.server_name = scb_ssl_servername(c->ssl);
     SSL_get0_alpn_selected(c->ssl, &info.alpn, &info.alpn_len);
     info.version = (uint16_t)SSL_version(c->ssl);
     info.cipher = cipher == NULL ? 0 : SSL_CIPHER_get_protocol_id(cipher);
@@ -124,17 +127,36 @@ SSL_SESSION *scb_conn_get1_session(scb_conn *c)
     return SSL_get1_session(c->ssl);
 }
 
-int scb_conn_set_session(scb_conn *c, SSL_SESSION *s)
+/* A resumption verifies nothing. The session has the result of the full handshake;
+ * the name is the one that is asked for now. */
+static int scb_may_offer(SSL *ssl, SSL_SESSION *s, const char *name, int name_kind)
 {
-    int ret;
+    X509 *leaf = SSL_SESSION_get0_peer(s);
+
+    if (!(SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER))
+        return SCB_OK;
+    if (leaf == NULL || SSL_get_verify_result(ssl) != X509_V_OK)
+        return SCB_OFFER_UNVERIFIED;
+    if (name_kind == SCB_NAME_IP ? X509_check_ip_asc(leaf, name, 0) != 1
+                                 : X509_check_host(leaf, name, 0, SCB_HOST_FLAGS, NULL) != 1)
+        return SCB_OFFER_OTHER_NAME;
+    return X509_cmp_current_time(X509_get0_notAfter(leaf)) > 0 ? SCB_OK : SCB_OFFER_EXPIRED;
+}
+
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, const char *name, int name_kind)
+{
+    int ret = SCB_FAIL;
 
     scb_clear_errs();
     c->err = SSL_ERROR_NONE;
-    ret = SSL_set_session(c->ssl, s);
-    if (ret <= 0)
+    if (SSL_set_session(c->ssl, s) <= 0) {
         scb_take_errs(&c->errs);
+    } else if ((ret = scb_may_offer(c->ssl, s, name, name_kind)) != SCB_OK) {
+        SSL_set_session(c->ssl, NULL);
+        SSL_set_verify_result(c->ssl, X509_V_OK); /* it was the session's */
+    }
     scb_clear_errs();
-    return ret > 0 ? SCB_OK : SCB_FAIL;
+    return ret;
 }
 
 uint32_t scb_conn_early_limit(scb_conn *c)

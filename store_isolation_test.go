@@ -143,15 +143,20 @@ func TestStore_PolicyChangedLaterCounts(t *testing.T) {
 
 func TestStore_HostsDoNotShareSessions(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
-		for _, shared := range []bool{false, true} {
-			t.Run(fmt.Sprintf("shared=%t", shared), func(t *testing.T) {
+		for how, shared := range map[string]struct{ idContext, cert bool }{
+			"nothing": {false, false}, "the id context": {true, false}, "the id context and the certificate": {true, true},
+		} {
+			t.Run("they share "+how, func(t *testing.T) {
 				st, hostStore, opt := newSpy(), newSpy(), &libssl.StoreOptions{Keys: newRing(t)}
 				hosts := map[string]*libssl.Context{}
 				for _, name := range []string{"a.test", "b.test"} {
 					host := f.server(t)
-					cert, key := f.ca.Leaf(t, name)
-					require.NoError(t, host.UseCertificatePEM(cert, key))
-					if shared {
+					names := []string{name}
+					if shared.cert {
+						names = append(names, "a.test", "b.test")
+					}
+					require.NoError(t, host.UseCertificatePEM(f.ca.Leaf(t, names...)))
+					if shared.idContext {
 						require.NoError(t, host.SetSessionIDContext([]byte("both")))
 					}
 					hosts[name] = host
@@ -163,22 +168,23 @@ func TestStore_HostsDoNotShareSessions(t *testing.T) {
 					f.name = name
 					defer func() { f.name = serverName }()
 					v := f.visit(t, front, sess)
-					if !v.resumed { // in 1.2 it is otherwise the one of the session
-						require.Equal(t, name, v.state.ServerName)
-					}
+					require.Equal(t, name, v.state.ServerName)
 					return v
 				}
 				a, b := at("a.test", nil), at("b.test", nil)
 				require.True(t, at("a.test", a.next).resumed)
 				require.True(t, at("b.test", b.next).resumed)
-				require.Equal(t, shared, at("b.test", a.next).resumed)
-				require.Equal(t, shared, at("a.test", b.next).resumed)
+				require.Equal(t, shared.cert, at("b.test", a.next).resumed)
+				require.Equal(t, shared.cert, at("a.test", b.next).resumed)
 				own := at(serverName, nil) // a name without a Context: the front answers
 				require.True(t, at(serverName, own.next).resumed)
 				require.False(t, at("a.test", own.next).resumed)
 				require.False(t, at(serverName, a.next).resumed)
-				if !shared {
+				if !shared.cert {
 					require.EqualValues(t, 4, cache.Stats().Rejected)
+				}
+				if shared.idContext && !shared.cert {
+					require.EqualValues(t, 2, cache.Stats().RejectedFor[libssl.RejectedName])
 				}
 				require.NotEmpty(t, st.asked(&st.puts))
 				require.Empty(t, hostStore.asked(&hostStore.puts), "the cache is the one of the Context that made the connection")

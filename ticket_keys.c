@@ -120,9 +120,18 @@ static int scb_ticket_key_cb(SSL *ssl, unsigned char name[16], unsigned char *iv
     return ret;
 }
 
-/* ---- the time of the full handshake, in the ticket ------------------------ */
+/* ---- what a ticket must fulfil besides its seal ---------------------------- */
 
-/* A session that was resumed brings the time with it, also to its renewal. */
+/* The keys of the SSL_CTX that ssl was made with, NULL if it has none. */
+static scb_tickets *scb_tickets_of_ssl(SSL *ssl)
+{
+    SSL_CTX *ctx = scb_ssl_origin(ssl);
+
+    return ctx == NULL ? NULL : SSL_CTX_get_ex_data(ctx, scb_tickets_idx);
+}
+
+/* Puts the time of the full handshake into the ticket. A session that was
+ * resumed brings it with it, also to its renewal. */
 static int scb_ticket_made_cb(SSL *ssl, void *arg)
 {
     SSL_SESSION *s = SSL_get_session(ssl);
@@ -131,20 +140,20 @@ static int scb_ticket_made_cb(SSL *ssl, void *arg)
     size_t len;
 
     (void)arg;
+    if (scb_tickets_of_ssl(ssl) == NULL)
+        return 1;
     if (!SSL_SESSION_get0_ticket_appdata(s, &data, &len))
         return 0;
     return len > 0 || SSL_SESSION_set1_ticket_appdata(s, &now, sizeof(now));
 }
 
-static int scb_ticket_is_young(SSL *ssl, SSL_SESSION *s)
+static int scb_ticket_is_young(scb_tickets *t, SSL_SESSION *s)
 {
-    SSL_CTX *ctx = scb_ssl_origin(ssl);
-    scb_tickets *t = ctx == NULL ? NULL : SSL_CTX_get_ex_data(ctx, scb_tickets_idx);
     int64_t origin, lifetime;
     void *data;
     size_t len;
 
-    if (t == NULL || !SSL_SESSION_get0_ticket_appdata(s, &data, &len) || len != sizeof(origin))
+    if (!SSL_SESSION_get0_ticket_appdata(s, &data, &len) || len != sizeof(origin))
         return 0;
     memcpy(&origin, data, sizeof(origin));
     scb_read_lock(t->lock);
@@ -153,18 +162,29 @@ static int scb_ticket_is_young(SSL *ssl, SSL_SESSION *s)
     return (int64_t)time(NULL) - origin < lifetime;
 }
 
-/* Clients use a ticket of TLS 1.3 once (RFC 8446 C.4), so each one is renewed. */
+/* Clients use a ticket of TLS 1.3 once (RFC 8446 C.4), so each one is renewed.
+ * One that must not resume is as good as none. */
 static SSL_TICKET_RETURN scb_ticket_opened_cb(SSL *ssl, SSL_SESSION *s, const unsigned char *name, size_t name_len,
                                               SSL_TICKET_STATUS status, void *arg)
 {
+    scb_tickets *t = scb_tickets_of_ssl(ssl);
+    int resumes;
+
     (void)name, (void)name_len, (void)arg;
     if (status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW)
         return SSL_TICKET_RETURN_IGNORE_RENEW;
-    if (!scb_ticket_is_young(ssl, s))
+    ERR_set_mark();
+    resumes = scb_name_resumes(ssl, s) && (t == NULL || scb_ticket_is_young(t, s));
+    ERR_pop_to_mark();
+    if (!resumes)
         return SSL_TICKET_RETURN_IGNORE_RENEW;
-    if (status == SSL_TICKET_SUCCESS_RENEW || SSL_version(ssl) == TLS1_3_VERSION)
-        return SSL_TICKET_RETURN_USE_RENEW;
-    return SSL_TICKET_RETURN_USE;
+    return status == SSL_TICKET_SUCCESS_RENEW || SSL_version(ssl) == TLS1_3_VERSION ? SSL_TICKET_RETURN_USE_RENEW
+                                                                                    : SSL_TICKET_RETURN_USE;
+}
+
+void scb_ctx_hook_tickets(SSL_CTX *ctx)
+{
+    SSL_CTX_set_session_ticket_cb(ctx, scb_ticket_made_cb, scb_ticket_opened_cb, NULL);
 }
 
 /* ---- setting the keys ------------------------------------------------------ */
@@ -200,12 +220,12 @@ int scb_ctx_set_ticket_keys(SSL_CTX *ctx, const scb_ticket_key *keys, size_t n, 
     t->n = n;
     scb_unlock(t->lock);
     OPENSSL_clear_free(old, old_n * sizeof(*old));
+    scb_ctx_hook_tickets(ctx);
 #ifdef SCB_HAVE_TICKET_EVP
     SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, scb_ticket_key_cb);
 #else
     SSL_CTX_set_tlsext_ticket_key_cb(ctx, scb_ticket_key_cb);
 #endif
-    SSL_CTX_set_session_ticket_cb(ctx, scb_ticket_made_cb, scb_ticket_opened_cb, NULL);
     return SCB_OK;
 }
 

@@ -27,6 +27,9 @@ import (
 // TLS 1.2 clients that know no tickets. A ticket that the client holds cannot be
 // single-use: with StoreOptions.SingleUse the answer is ErrUnsupported.
 //
+// On an SSL_CTX that C made it replaces the callbacks for ticket keys and for the
+// sessions in tickets (SSL_CTX_set_session_ticket_cb).
+//
 // Locks and threads: the keys are copied into C; no handshake calls into Go for
 // them. Another ring may be given at any time.
 func (c *Context) UseTicketKeys(r *ticket.Ring) error {

@@ -23,6 +23,7 @@ type Hello struct {
 	TLS13      bool   // the server has TLS 1.3 enabled
 	Tickets    bool   // the server has tickets enabled
 	First      bool   // the handshake's first ClientHello, not the one after a HelloRetryRequest
+	Judged     bool   // the handshake's first ClientHello had the same name, by which the server's policy was chosen
 }
 
 // Candidate is a session that the client offers.

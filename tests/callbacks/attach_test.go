@@ -141,6 +141,27 @@ func TestAttachContext_ConnsIgnoreAsyncMode(t *testing.T) {
 	}
 }
 
+// In an ASYNC job the server-name handler cannot run, and no client is served under a policy that it has not chosen.
+func TestAttachContext_AsyncJobsAreNotServedUnchosen(t *testing.T) {
+	for _, m := range asking() {
+		t.Run(m.name, func(t *testing.T) {
+			sslCtx, ctx := attached(t, m)
+			defer cref.FreeContext(sslCtx)
+			defer ctx.Close()
+			cref.SetAsync(sslCtx)
+			client := newClient(t)
+			for _, f := range []func(*libssl.SSL, string) *libssl.Context{
+				func(*libssl.SSL, string) *libssl.Context { t.Error("in an ASYNC job"); return nil }, nil,
+			} {
+				ctx.SetServerNameCallback(f)
+				p := newPair(t, client, ctx, nil)
+				require.Equal(t, f == nil, p.Run())
+				p.Free(false)
+			}
+		})
+	}
+}
+
 // The server's SSL and its handlers, on a thread that C made.
 func TestAttachContext_ForeignThreadsCallGoHandlers(t *testing.T) {
 	for _, m := range asking() {

@@ -38,3 +38,26 @@ func TestGuests_ClearedSSLKeepsWhatItUsed(t *testing.T) {
 		})
 	}
 }
+
+// SSL_clear leaves an SSL with the context of its last connection. The name of the next one chooses again: a handler that
+// stays means the Context that the SSL was made with.
+func TestServerName_ChoosesAgainAfterClear(t *testing.T) {
+	for _, m := range modes {
+		t.Run(m.name, func(t *testing.T) {
+			front, chosen, client := m.server(t), m.server(t), newClient(t)
+			front.SetServerNameCallback(func(_ *libssl.SSL, host string) *libssl.Context {
+				if host == name {
+					return chosen
+				}
+				return nil
+			})
+			p := newPair(t, client, front, nil)
+			defer p.Free(true)
+			require.True(t, p.Run())
+			require.Equal(t, chosen.Pointer(), cref.CurrentContext(p.Server()))
+			require.True(t, p.Clear(client.Pointer(), nil), "the next client names no server")
+			require.True(t, p.Run())
+			require.Equal(t, front.Pointer(), cref.CurrentContext(p.Server()))
+		})
+	}
+}

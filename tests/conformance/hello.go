@@ -238,8 +238,8 @@ var helloFacts = []Fact{
 		Cases: []Case{
 			{Name: "TLS 1.2", C: "handshake no, alert 112, session callbacks 0", Go: absent, Why: neverRefuses},
 			{Name: "TLS 1.3", C: "handshake no, alert 112, session callbacks 0", Go: absent, Why: neverRefuses},
-			{Name: "TLS 1.2, a handler that panics", C: absent, Go: "full, told off 1", Why: neverRefuses},
-			{Name: "TLS 1.3, a handler that panics", C: absent, Go: "full, told off 1", Why: neverRefuses},
+			{Name: "TLS 1.2, a handler that panics", C: absent, Go: "failed, told off 1", Why: refusesUnchosen},
+			{Name: "TLS 1.3, a handler that panics", C: absent, Go: "failed, told off 1", Why: refusesUnchosen},
 			{Name: "TLS 1.2, a store that fails", C: absent, Go: "full, reported 1", Why: neverRefuses},
 			{Name: "TLS 1.3, a store that fails", C: absent, Go: "full, reported 1", Why: neverRefuses},
 			{Name: "TLS 1.2, a store that panics", C: absent, Go: "full, reported 1", Why: neverRefuses},
@@ -255,7 +255,8 @@ var helloFacts = []Fact{
 
 const (
 	namesAtTheHello = "Go's server name handler runs at the hello, before the lookup; ALPN and certificates have none"
-	neverRefuses    = "in Go nothing that fails at the hello ends a handshake: it goes on without a session"
+	neverRefuses    = "in Go no store that fails at the hello ends a handshake: it goes on without a session"
+	refusesUnchosen = "a handler that should choose the Context and panics ends the handshake"
 )
 
 // ---- F6.1 ---------------------------------------------------------------------------

@@ -156,7 +156,7 @@ func TestH2O_VirtualHostsDoNotResumeEachOther(t *testing.T) {
 			resumed, sess := l.visit(t)
 			require.False(t, resumed)
 			for _, offered := range visits {
-				l := open(t, offered.client, front, offered.name, sess)
+				l := open(t, nameless, front, offered.name, sess) // one that verifies would offer less
 				require.NoError(t, l.talk())
 				what := fmt.Sprintf("made for %q, offered to %q", made.name, offered.name)
 				require.Equal(t, made.host == offered.host, l.server.SessionReused(), what)

@@ -7,6 +7,7 @@ package cref
 
 #include <stdlib.h>
 #include "cref.h"
+#include <openssl/x509v3.h>
 */
 import "C"
 
@@ -145,6 +146,32 @@ func SetVerifyDepth(sslCtx unsafe.Pointer, n int) {
 	C.SSL_CTX_set_verify_depth((*C.SSL_CTX)(sslCtx), C.int(n))
 }
 
+// DemandCRLs makes a chain need revocation lists.
+func DemandCRLs(sslCtx unsafe.Pointer) bool {
+	return C.cref_demand((*C.SSL_CTX)(sslCtx), C.X509_V_FLAG_CRL_CHECK, 0, nil) == 1
+}
+
+// DemandServer makes a chain need to be a server's.
+func DemandServer(sslCtx unsafe.Pointer) bool {
+	return C.cref_demand((*C.SSL_CTX)(sslCtx), 0, C.X509_PURPOSE_SSL_SERVER, nil) == 1
+}
+
+// DemandHost makes a chain need to be for a host.
+func DemandHost(sslCtx unsafe.Pointer, host string) bool {
+	name := C.CString(host)
+	defer C.free(unsafe.Pointer(name))
+	return C.cref_demand((*C.SSL_CTX)(sslCtx), 0, 0, name) == 1
+}
+
+// TrustNone gives the context a verify store that is empty, beside its own.
+func TrustNone(sslCtx unsafe.Pointer) bool { return C.cref_trust_none((*C.SSL_CTX)(sslCtx)) == 1 }
+
+// WatchNames counts, from 0 on, the servers that confirm the server name of a client of the context.
+func WatchNames(sslCtx unsafe.Pointer) { C.cref_watch_names((*C.SSL_CTX)(sslCtx)) }
+
+// NamesConfirmed is that count.
+func NamesConfirmed() int { return int(C.cref_names_confirmed()) }
+
 // VerifyResult is SSL_get_verify_result.
 func VerifyResult(ssl unsafe.Pointer) int { return int(C.SSL_get_verify_result((*C.SSL)(ssl))) }
 
@@ -223,6 +250,11 @@ func (p *Pair) Free(clean bool) {
 	} else {
 		C.cref_pair_free(p.c, 0)
 	}
+}
+
+// Accept is a server's handshake on a socket, which blocks.
+func Accept(sslCtx unsafe.Pointer, fd int) bool {
+	return C.cref_accept((*C.SSL_CTX)(sslCtx), C.int(fd)) == 1
 }
 
 // CurrentContext is SSL_get_SSL_CTX.

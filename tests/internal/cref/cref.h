@@ -48,7 +48,11 @@ void cref_flush(SSL_CTX *ctx);
 void cref_sni_switch(SSL_CTX *ctx, SSL_CTX *to);
 void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to);
 void cref_let_all_in(SSL_CTX *ctx); /* a verify callback that is content with anything */
+int cref_demand(SSL_CTX *ctx, unsigned long flags, int purpose, const char *host);
+int cref_trust_none(SSL_CTX *ctx);
 void cref_renew_tickets(SSL_CTX *ctx);
+void cref_watch_names(SSL_CTX *ctx);
+long cref_names_confirmed(void);
 int cref_set_early_data(SSL_CTX *ctx, uint32_t max);
 void cref_ctx_set_async(SSL_CTX *ctx);
 int cref_in_async_job(void);
@@ -66,5 +70,6 @@ int cref_pair_renegotiate(cref_pair *p);
 int cref_pair_reused(cref_pair *p);
 SSL_SESSION *cref_pair_session(cref_pair *p);
 void cref_pair_free(cref_pair *p, int clean);
+int cref_accept(SSL_CTX *ctx, int fd);
 
 #endif

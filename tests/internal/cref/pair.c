@@ -57,6 +57,23 @@ void cref_let_all_in(SSL_CTX *ctx)
     SSL_CTX_set_verify(ctx, SSL_CTX_get_verify_mode(ctx), content_cb);
 }
 
+/* Sets what a chain must fulfil; 0 and NULL leave a parameter as it is. */
+int cref_demand(SSL_CTX *ctx, unsigned long flags, int purpose, const char *host)
+{
+    X509_VERIFY_PARAM *param = SSL_CTX_get0_param(ctx);
+
+    return X509_VERIFY_PARAM_set_flags(param, flags) && (purpose == 0 || X509_VERIFY_PARAM_set_purpose(param, purpose))
+           && (host == NULL || X509_VERIFY_PARAM_set1_host(param, host, 0));
+}
+
+/* A verify store of its own, which is empty. */
+int cref_trust_none(SSL_CTX *ctx)
+{
+    X509_STORE *none = X509_STORE_new();
+
+    return none != NULL && SSL_CTX_set0_verify_cert_store(ctx, none);
+}
+
 static SSL_TICKET_RETURN renew_cb(SSL *ssl, SSL_SESSION *s, const unsigned char *name, size_t len,
                                   SSL_TICKET_STATUS status, void *arg)
 {
@@ -69,6 +86,43 @@ static SSL_TICKET_RETURN renew_cb(SSL *ssl, SSL_SESSION *s, const unsigned char 
 void cref_renew_tickets(SSL_CTX *ctx)
 {
     SSL_CTX_set_session_ticket_cb(ctx, NULL, renew_cb, NULL);
+}
+
+static long names_confirmed;
+
+static int has_name(const unsigned char *p, const unsigned char *end)
+{
+    if (end - p < 2)
+        return 0;
+    for (p += 2; end - p >= 4; p += 4 + (p[2] << 8 | p[3]))
+        if (p[0] == 0 && p[1] == TLSEXT_TYPE_server_name)
+            return 1;
+    return 0;
+}
+
+static void names_cb(int write_p, int version, int type, const void *buf, size_t len, SSL *ssl, void *arg)
+{
+    const unsigned char *p = buf, *end = p + len;
+
+    (void)version, (void)ssl, (void)arg;
+    if (write_p || type != SSL3_RT_HANDSHAKE || len < 4)
+        return;
+    if (p[0] == SSL3_MT_ENCRYPTED_EXTENSIONS)
+        names_confirmed += has_name(p + 4, end);
+    else if (p[0] == SSL3_MT_SERVER_HELLO && len > 38 && (size_t)(42 + p[38]) <= len)
+        names_confirmed += has_name(p + 42 + p[38], end);
+}
+
+/* Counts the servers that confirm the name of a client of ctx. */
+void cref_watch_names(SSL_CTX *ctx)
+{
+    names_confirmed = 0;
+    SSL_CTX_set_msg_callback(ctx, names_cb);
+}
+
+long cref_names_confirmed(void)
+{
+    return names_confirmed;
 }
 
 int cref_set_early_data(SSL_CTX *ctx, uint32_t max)
@@ -235,4 +289,15 @@ void cref_pair_free(cref_pair *p, int clean)
     SSL_free(p->server);
     OPENSSL_free(p);
     ERR_clear_error();
+}
+
+/* A server's handshake on a blocking socket, and nothing after it. */
+int cref_accept(SSL_CTX *ctx, int fd)
+{
+    SSL *ssl = SSL_new(ctx);
+    int ok = ssl != NULL && SSL_set_fd(ssl, fd) && SSL_accept(ssl) == 1;
+
+    SSL_free(ssl);
+    ERR_clear_error();
+    return ok;
 }
