@@ -232,6 +232,17 @@ int scb_name_resumes(SSL *ssl, SSL_SESSION *s);
 /* As crypto/tls: whole-label wildcards only, and never the common name. */
 #define SCB_HOST_FLAGS (X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT)
 
+/* ---- peer.c: the client certificate of a session ------------------------- */
+
+/* When the session's client certificate expires; INT64_MAX without one, 0 if that
+ * cannot be told. */
+int64_t scb_peer_until(SSL_SESSION *s);
+
+/* For C only. */
+/* May a session resume by its client certificate? Not without one where the SSL
+ * requires one, and not outside its validity. */
+int scb_peer_resumes(SSL *ssl, SSL_SESSION *s);
+
 /* ---- sess_callbacks.c: the trampolines ----------------------------------- */
 
 int scb_init(void);
@@ -451,6 +462,7 @@ int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
 #define SCB_ENTRY_OTHER_CONTEXT 5
 #define SCB_ENTRY_EXPIRED 6
 #define SCB_ENTRY_OTHER_NAME 7
+#define SCB_ENTRY_PEER 8
 typedef struct scb_checked {
     SSL_SESSION *sess;          /* NULL: see why */
     int why;

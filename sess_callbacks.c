@@ -35,8 +35,9 @@ static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, 
         return NULL;
     ERR_set_mark();
     sess = scbGoSessGet(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, (unsigned char *)id, len);
-    /* A handler cannot know the name that its answer would resume under. */
-    if (sess != NULL && !scb_name_resumes(ssl, sess)) {
+    /* A handler cannot know the name that its answer would resume under, nor which
+     * certificate this SSL asks for. */
+    if (sess != NULL && (!scb_name_resumes(ssl, sess) || !scb_peer_resumes(ssl, sess))) {
         SSL_SESSION_free(sess);
         sess = NULL;
     }

@@ -145,6 +145,8 @@ scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, co
         c.why = SCB_ENTRY_EXPIRED;
     if (c.why == 0 && !scb_name_resumes(ssl, s))
         c.why = SCB_ENTRY_OTHER_NAME;
+    if (c.why == 0 && !scb_peer_resumes(ssl, s))
+        c.why = SCB_ENTRY_PEER;
     if (c.why == 0)
         c.sess = s;
     else

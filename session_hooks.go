@@ -160,6 +160,9 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	if end := origin.Add(sc.opt.MaxLifetime); end.Before(expires) {
 		expires = end
 	}
+	if end := time.Unix(int64(C.scb_peer_until(sess)), 0); end.Before(expires) {
+		expires = end
+	}
 	if !now.Before(expires) {
 		return
 	}

@@ -23,18 +23,20 @@ const (
 	RejectedIDContext = Rejection(lookup.OtherIDContext) // another host or policy
 	RejectedExpired   = Rejection(lookup.Expired)
 	RejectedName      = Rejection(lookup.OtherName)      // another server name, of another certificate
+	RejectedPeer      = Rejection(lookup.Peer)           // the client certificate is not valid now, or missing where one is required
 	RejectedLifetime  = Rejection(lookup.BeyondLifetime) // beyond StoreOptions.MaxLifetime
 )
 
 // The reasons of internal/lookup have the numbers that scb_session_check answers: a difference does not compile.
 var (
 	_ = [1]struct{}{}[lookup.Undecodable-C.SCB_ENTRY_UNDECODABLE]
-	_ = [1]struct{}{}[lookup.OtherName-C.SCB_ENTRY_OTHER_NAME]
+	_ = [1]struct{}{}[lookup.Peer-C.SCB_ENTRY_PEER]
 )
 
 var rejectionNames = map[Rejection]string{
 	RejectedForged: "forged", RejectedNoCipher: "no cipher", RejectedOtherID: "other id", RejectedVersion: "other version",
-	RejectedIDContext: "other id context", RejectedExpired: "expired", RejectedName: "other name", RejectedLifetime: "beyond MaxLifetime",
+	RejectedIDContext: "other id context", RejectedExpired: "expired", RejectedName: "other name", RejectedPeer: "peer",
+	RejectedLifetime: "beyond MaxLifetime",
 }
 
 func (r Rejection) String() string { return rejectionNames[r] }
