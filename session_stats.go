@@ -23,18 +23,20 @@ const (
 	RejectedIDContext = Rejection(lookup.OtherIDContext) // another host or policy
 	RejectedExpired   = Rejection(lookup.Expired)
 	RejectedName      = Rejection(lookup.OtherName)      // another server name, of another certificate
+	RejectedHello     = Rejection(lookup.OtherHello)     // the client asks for what the session has not
 	RejectedLifetime  = Rejection(lookup.BeyondLifetime) // beyond StoreOptions.MaxLifetime
 )
 
 // The reasons of internal/lookup have the numbers that scb_session_check answers: a difference does not compile.
 var (
 	_ = [1]struct{}{}[lookup.Undecodable-C.SCB_ENTRY_UNDECODABLE]
-	_ = [1]struct{}{}[lookup.OtherName-C.SCB_ENTRY_OTHER_NAME]
+	_ = [1]struct{}{}[lookup.OtherHello-C.SCB_ENTRY_OTHER_HELLO]
 )
 
 var rejectionNames = map[Rejection]string{
 	RejectedForged: "forged", RejectedNoCipher: "no cipher", RejectedOtherID: "other id", RejectedVersion: "other version",
-	RejectedIDContext: "other id context", RejectedExpired: "expired", RejectedName: "other name", RejectedLifetime: "beyond MaxLifetime",
+	RejectedIDContext: "other id context", RejectedExpired: "expired", RejectedName: "other name",
+	RejectedHello: "other hello", RejectedLifetime: "beyond MaxLifetime",
 }
 
 func (r Rejection) String() string { return rejectionNames[r] }
@@ -67,7 +69,8 @@ func (c *RejectionCounts) UnmarshalJSON(b []byte) error {
 
 // Rejections are all reasons.
 func Rejections() []Rejection {
-	return []Rejection{RejectedForged, RejectedNoCipher, RejectedOtherID, RejectedVersion, RejectedIDContext, RejectedExpired, RejectedName, RejectedLifetime}
+	return []Rejection{RejectedForged, RejectedNoCipher, RejectedOtherID, RejectedVersion, RejectedIDContext, RejectedExpired, RejectedName, RejectedHello,
+		RejectedLifetime}
 }
 
 // CacheStats are a SessionCache's counters. A lookup counts once, as one of

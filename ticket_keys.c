@@ -119,7 +119,7 @@ static int scb_ticket_key_cb(SSL *ssl, unsigned char name[16], unsigned char *iv
     return ret;
 }
 
-/* A ticket of another server name is as good as none. */
+/* A ticket of another server name, or one that does not fit, is as good as none. */
 static SSL_TICKET_RETURN scb_opened_cb(SSL *ssl, SSL_SESSION *sess, const unsigned char *name, size_t name_len,
                                        SSL_TICKET_STATUS status, void *arg)
 {
@@ -127,7 +127,7 @@ static SSL_TICKET_RETURN scb_opened_cb(SSL *ssl, SSL_SESSION *sess, const unsign
 
     (void)name, (void)name_len, (void)arg;
     ERR_set_mark();
-    if (sess != NULL && scb_name_resumes(ssl, sess))
+    if (sess != NULL && scb_name_resumes(ssl, sess) && scb_hello_fits(ssl, sess))
         ret = status == SSL_TICKET_SUCCESS_RENEW ? SSL_TICKET_RETURN_USE_RENEW : SSL_TICKET_RETURN_USE;
     ERR_pop_to_mark();
     return ret;

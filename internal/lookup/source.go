@@ -38,7 +38,7 @@ type Counters struct {
 // Reason is why an entry was not used.
 type Reason uint8
 
-// The reasons from Undecodable to OtherName have the numbers that scb_session_check answers.
+// The reasons from Undecodable to OtherHello have the numbers that scb_session_check answers.
 const (
 	Forged         Reason = iota // not authentic, damaged, or stored under another id
 	Undecodable                  // readable by another host or version only
@@ -48,6 +48,7 @@ const (
 	OtherIDContext               // of another host or policy
 	Expired
 	OtherName      // of the server, which no certificate has in common with the one now
+	OtherHello     // asks for another cipher, fragment length or master secret
 	BeyondLifetime // older than Source.MaxLifetime
 	Reasons        // how many there are
 )

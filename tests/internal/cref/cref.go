@@ -166,6 +166,11 @@ func DemandHost(sslCtx unsafe.Pointer, host string) bool {
 // TrustNone gives the context a verify store that is empty, beside its own.
 func TrustNone(sslCtx unsafe.Pointer) bool { return C.cref_trust_none((*C.SSL_CTX)(sslCtx)) == 1 }
 
+// AskForFragments has clients of the context ask for fragments of 2^(8+n) bytes at most, or of any size for 0.
+func AskForFragments(sslCtx unsafe.Pointer, n int) bool {
+	return C.cref_ask_for_fragments((*C.SSL_CTX)(sslCtx), C.int(n)) == 1
+}
+
 // WatchNames counts, from 0 on, the servers that confirm the server name of a client of the context.
 func WatchNames(sslCtx unsafe.Pointer) { C.cref_watch_names((*C.SSL_CTX)(sslCtx)) }
 
