@@ -234,7 +234,7 @@ int scb_name_resumes(SSL *ssl, SSL_SESSION *s);
 
 /* ---- peer.c: the client certificate of a session ------------------------- */
 
-/* When the session's client certificate expires; INT64_MAX without one, 0 if that
+/* When the session's client certificate expires; 0 without one, long ago if that
  * cannot be told. */
 int64_t scb_peer_until(SSL_SESSION *s);
 
@@ -405,11 +405,16 @@ void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
 void scb_ctx_set_asks(SSL_CTX *ctx, int what, int on);
 /* SCB_FAIL leaves the SSL half switched: the handshake must end. */
 int scb_ssl_switch(SSL *ssl, SSL_CTX *ctx, const unsigned char *sid, unsigned int sid_len);
+/* For C only. */
+/* Does a session have the cipher, before TLS 1.3, and the fragment length that the
+ * ClientHello asks for? Resuming it would fail the handshake otherwise. For
+ * callbacks in which OpenSSL looks a session up. */
+int scb_hello_fits(SSL *ssl, const SSL_SESSION *s);
 
 /* ---- ticket_keys.c: stateless tickets ------------------------------------ */
 
 int scb_tickets_init(void);
-/* Has the sessions in tickets judged by their server name. */
+/* Has the sessions in tickets judged by their server name and the ClientHello. */
 void scb_ctx_hook_tickets(SSL_CTX *ctx);
 typedef struct scb_ticket_key {
     unsigned char name[16], aes[32], hmac[32];
@@ -462,7 +467,8 @@ int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
 #define SCB_ENTRY_OTHER_CONTEXT 5
 #define SCB_ENTRY_EXPIRED 6
 #define SCB_ENTRY_OTHER_NAME 7
-#define SCB_ENTRY_PEER 8
+#define SCB_ENTRY_OTHER_HELLO 8
+#define SCB_ENTRY_PEER 9
 typedef struct scb_checked {
     SSL_SESSION *sess;          /* NULL: see why */
     int why;

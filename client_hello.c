@@ -170,6 +170,36 @@ void scb_ctx_set_asks(SSL_CTX *ctx, int what, int on)
         __atomic_and_fetch(asks, ~what, __ATOMIC_RELAXED);
 }
 
+/* ---- what a ClientHello asks of a session -------------------------------- */
+
+static int scb_offers_cipher(SSL *ssl, uint16_t id)
+{
+    unsigned char *list; /* OpenSSL has used up that of SSL_client_hello_get0_ciphers */
+    long len = (long)SSL_get0_raw_cipherlist(ssl, &list);
+
+    for (long i = 0; i + 1 < len; i += 2)
+        if (list[i] == id >> 8 && list[i + 1] == (id & 0xff))
+            return 1;
+    return 0;
+}
+
+int scb_hello_fits(SSL *ssl, const SSL_SESSION *s)
+{
+    const SSL_CIPHER *cipher = SSL_SESSION_get0_cipher(s);
+    int fragments = SSL_SESSION_get_max_fragment_length(s), wanted = 0;
+    const unsigned char *ext;
+    size_t len;
+
+    if (SSL_SESSION_get_protocol_version(s) < TLS1_3_VERSION
+        && (cipher == NULL || !scb_offers_cipher(ssl, SSL_CIPHER_get_protocol_id(cipher))))
+        return 0;
+    if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_max_fragment_length, &ext, &len) && len == 1)
+        wanted = ext[0];
+    if (fragments > TLSEXT_max_fragment_length_4096)
+        fragments = TLSEXT_max_fragment_length_DISABLED; /* not negotiated */
+    return fragments == wanted;
+}
+
 /* ---- the switch ---------------------------------------------------------- */
 
 static int scb_verify_cb(int ok, X509_STORE_CTX *chain)

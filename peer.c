@@ -44,10 +44,10 @@ int64_t scb_peer_until(SSL_SESSION *s)
     time_t now = time(NULL);
     int days, seconds;
     ASN1_TIME *from;
-    int64_t until = 0;
+    int64_t until = 1;
 
     if (peer == NULL)
-        return INT64_MAX;
+        return 0;
     from = ASN1_TIME_set(NULL, now);
     if (from != NULL && ASN1_TIME_diff(&days, &seconds, from, X509_get0_notAfter(peer)))
         until = (int64_t)now + (int64_t)days * 86400 + seconds;

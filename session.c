@@ -4,6 +4,7 @@
  */
 #include "bridge.h"
 
+#include <openssl/asn1.h>
 #include <openssl/err.h>
 
 SSL_SESSION *scb_session_parse(const unsigned char *der, size_t len, scb_errs **errs)
@@ -119,6 +120,35 @@ int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds)
     return SSL_SESSION_set_timeout(s, (long)seconds) > 0;
 }
 
+/* Has a session the extended master secret? OpenSSL has no getter: the flags are
+ * the field [13] of the DER. */
+static int scb_has_extms(const unsigned char *p, size_t len)
+{
+    const unsigned char *end = p + len;
+    long n;
+    int tag, class;
+
+    if (ASN1_get_object(&p, &n, &tag, &class, end - p) & 0x80)
+        return 0;
+    while (p < end && !(ASN1_get_object(&p, &n, &tag, &class, end - p) & 0x80)) {
+        if (class == V_ASN1_CONTEXT_SPECIFIC && tag == 13 && n > 0)
+            return p[n - 1] & 1;
+        p += n;
+    }
+    return 0;
+}
+
+/* With an extended master secret that is newly offered OpenSSL passes the session
+ * over. One that is dropped must fail the handshake (RFC 7627, section 5.3). */
+static int scb_is_passed_over(SSL *ssl, const SSL_SESSION *s, const unsigned char *der, size_t len)
+{
+    const unsigned char *ext;
+    size_t n;
+
+    return SSL_SESSION_get_protocol_version(s) < TLS1_3_VERSION
+           && SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_extended_master_secret, &ext, &n) && !scb_has_extms(der, len);
+}
+
 scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
                               const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now)
 {
@@ -147,6 +177,8 @@ scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, co
         c.why = SCB_ENTRY_OTHER_NAME;
     if (c.why == 0 && !scb_peer_resumes(ssl, s))
         c.why = SCB_ENTRY_PEER;
+    if (c.why == 0 && (!scb_hello_fits(ssl, s) || scb_is_passed_over(ssl, s, der, len)))
+        c.why = SCB_ENTRY_OTHER_HELLO;
     if (c.why == 0)
         c.sess = s;
     else

@@ -160,8 +160,8 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	if end := origin.Add(sc.opt.MaxLifetime); end.Before(expires) {
 		expires = end
 	}
-	if end := time.Unix(int64(C.scb_peer_until(sess)), 0); end.Before(expires) {
-		expires = end
+	if until := int64(C.scb_peer_until(sess)); until != 0 && until < expires.Unix() {
+		expires = time.Unix(until, 0)
 	}
 	if !now.Before(expires) {
 		return

@@ -23,6 +23,7 @@ const (
 	RejectedIDContext = Rejection(lookup.OtherIDContext) // another host or policy
 	RejectedExpired   = Rejection(lookup.Expired)
 	RejectedName      = Rejection(lookup.OtherName)      // another server name, of another certificate
+	RejectedHello     = Rejection(lookup.OtherHello)     // the client asks for what the session has not
 	RejectedPeer      = Rejection(lookup.Peer)           // the client certificate is not valid now, or missing where one is required
 	RejectedLifetime  = Rejection(lookup.BeyondLifetime) // beyond StoreOptions.MaxLifetime
 )
@@ -35,8 +36,8 @@ var (
 
 var rejectionNames = map[Rejection]string{
 	RejectedForged: "forged", RejectedNoCipher: "no cipher", RejectedOtherID: "other id", RejectedVersion: "other version",
-	RejectedIDContext: "other id context", RejectedExpired: "expired", RejectedName: "other name", RejectedPeer: "peer",
-	RejectedLifetime: "beyond MaxLifetime",
+	RejectedIDContext: "other id context", RejectedExpired: "expired", RejectedName: "other name",
+	RejectedHello: "other hello", RejectedPeer: "peer", RejectedLifetime: "beyond MaxLifetime",
 }
 
 func (r Rejection) String() string { return rejectionNames[r] }
@@ -69,7 +70,8 @@ func (c *RejectionCounts) UnmarshalJSON(b []byte) error {
 
 // Rejections are all reasons.
 func Rejections() []Rejection {
-	return []Rejection{RejectedForged, RejectedNoCipher, RejectedOtherID, RejectedVersion, RejectedIDContext, RejectedExpired, RejectedName, RejectedLifetime}
+	return []Rejection{RejectedForged, RejectedNoCipher, RejectedOtherID, RejectedVersion, RejectedIDContext, RejectedExpired, RejectedName, RejectedHello,
+		RejectedLifetime}
 }
 
 // CacheStats are a SessionCache's counters. A lookup counts once, as one of

@@ -174,7 +174,8 @@ static SSL_TICKET_RETURN scb_ticket_opened_cb(SSL *ssl, SSL_SESSION *s, const un
     if (status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW)
         return SSL_TICKET_RETURN_IGNORE_RENEW;
     ERR_set_mark();
-    resumes = scb_name_resumes(ssl, s) && scb_peer_resumes(ssl, s) && (t == NULL || scb_ticket_is_young(t, s));
+    resumes = scb_name_resumes(ssl, s) && scb_hello_fits(ssl, s) && scb_peer_resumes(ssl, s)
+              && (t == NULL || scb_ticket_is_young(t, s));
     ERR_pop_to_mark();
     if (!resumes)
         return SSL_TICKET_RETURN_IGNORE_RENEW;

@@ -48,6 +48,7 @@ const (
 	OtherIDContext               // of another host or policy
 	Expired
 	OtherName      // of the server, which no certificate has in common with the one now
+	OtherHello     // asks for another cipher, fragment length or master secret
 	Peer           // its client certificate is not valid now, or is missing where one is required
 	BeyondLifetime // older than Source.MaxLifetime
 	Reasons        // how many there are

@@ -235,7 +235,7 @@ var getFacts = []Fact{
 			"fails on the server, hits 1, rejected 0, undecodable 0, deleted 0",
 		), goOnly(protocol,
 			"1.2 store, EMS, hello without", "fails on the server, hits 1, rejected 0, undecodable 0, deleted 0",
-			"1.2 store, no EMS, hello with", "full handshake, hits 1, rejected 0, undecodable 0, deleted 0",
+			"1.2 store, no EMS, hello with", "full handshake, hits 0, rejected 1, undecodable 0, deleted 0",
 		)),
 		Go: badAnswers,
 		Children: map[string]func(*observer){

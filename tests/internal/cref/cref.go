@@ -13,6 +13,7 @@ import "C"
 
 import (
 	"errors"
+	"time"
 	"unsafe"
 )
 
@@ -146,6 +147,11 @@ func SetVerifyDepth(sslCtx unsafe.Pointer, n int) {
 	C.SSL_CTX_set_verify_depth((*C.SSL_CTX)(sslCtx), C.int(n))
 }
 
+// SetVerifyTime has chains judged as of a time.
+func SetVerifyTime(sslCtx unsafe.Pointer, at time.Time) {
+	C.X509_VERIFY_PARAM_set_time(C.SSL_CTX_get0_param((*C.SSL_CTX)(sslCtx)), C.time_t(at.Unix()))
+}
+
 // DemandCRLs makes a chain need revocation lists.
 func DemandCRLs(sslCtx unsafe.Pointer) bool {
 	return C.cref_demand((*C.SSL_CTX)(sslCtx), C.X509_V_FLAG_CRL_CHECK, 0, nil) == 1
@@ -165,6 +171,11 @@ func DemandHost(sslCtx unsafe.Pointer, host string) bool {
 
 // TrustNone gives the context a verify store that is empty, beside its own.
 func TrustNone(sslCtx unsafe.Pointer) bool { return C.cref_trust_none((*C.SSL_CTX)(sslCtx)) == 1 }
+
+// AskForFragments has clients of the context ask for fragments of 2^(8+n) bytes at most, or of any size for 0.
+func AskForFragments(sslCtx unsafe.Pointer, n int) bool {
+	return C.cref_ask_for_fragments((*C.SSL_CTX)(sslCtx), C.int(n)) == 1
+}
 
 // WatchNames counts, from 0 on, the servers that confirm the server name of a client of the context.
 func WatchNames(sslCtx unsafe.Pointer) { C.cref_watch_names((*C.SSL_CTX)(sslCtx)) }

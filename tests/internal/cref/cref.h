@@ -51,6 +51,7 @@ void cref_let_all_in(SSL_CTX *ctx); /* a verify callback that is content with an
 int cref_demand(SSL_CTX *ctx, unsigned long flags, int purpose, const char *host);
 int cref_trust_none(SSL_CTX *ctx);
 void cref_renew_tickets(SSL_CTX *ctx);
+int cref_ask_for_fragments(SSL_CTX *ctx, int n);
 void cref_watch_names(SSL_CTX *ctx);
 long cref_names_confirmed(void);
 int cref_set_early_data(SSL_CTX *ctx, uint32_t max);

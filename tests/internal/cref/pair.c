@@ -88,6 +88,12 @@ void cref_renew_tickets(SSL_CTX *ctx)
     SSL_CTX_set_session_ticket_cb(ctx, NULL, renew_cb, NULL);
 }
 
+/* Clients of ctx ask for fragments of 2^(8 + n) bytes at most, or of any size for 0. */
+int cref_ask_for_fragments(SSL_CTX *ctx, int n)
+{
+    return SSL_CTX_set_tlsext_max_fragment_length(ctx, (uint8_t)n);
+}
+
 static long names_confirmed;
 
 static int has_name(const unsigned char *p, const unsigned char *end)
