@@ -30,7 +30,7 @@ type Options struct {
 	Logger  *slog.Logger
 }
 
-// Store is a store.Store behind time limits, a circuit breaker and a queue. It is safe for concurrent use.
+// Store is a store.Store behind time limits, two circuit breakers and a queue. It is safe for concurrent use.
 type Store struct {
 	Stats Counters
 
@@ -40,9 +40,8 @@ type Store struct {
 	local  bool
 	opt    Options
 
-	breaker breaker
-	outage  atomic.Pointer[outage] // not nil while the breaker is open
-	queue   queue
+	lookups, writes side
+	queue           queue
 }
 
 // prompt is implemented by stores whose calls return when their context ends. Such a store is called on the goroutine of
@@ -67,7 +66,7 @@ func (p *storePanic) Error() string { return fmt.Sprintf("libssl: the store pani
 
 // New guards st.
 func New(st store.Store, opt Options) *Store {
-	s := &Store{st: st, opt: opt}
+	s := &Store{st: st, opt: opt, lookups: side{name: "lookups"}, writes: side{name: "writes"}}
 	s.taker, _ = st.(store.Taker)
 	s.prompt, _ = st.(prompt)
 	_, s.local = st.(store.Local)
@@ -84,11 +83,13 @@ func (s *Store) String() string { return fmt.Sprintf("%T", s.st) }
 // CanTake reports whether the store is a store.Taker.
 func (s *Store) CanTake() bool { return s.taker != nil }
 
-// Open reports whether the breaker is open, so that the store is left alone.
-func (s *Store) Open() bool { return s.breaker.isOpen() }
+// Open reports whether a breaker is open, so that the store gets no lookups or no writes.
+func (s *Store) Open() bool { return s.lookups.breaker.isOpen() || s.writes.breaker.isOpen() }
 
-// SetClock sets the breaker's clock. Like SetTimeouts it is for tests, while no call is under way.
-func (s *Store) SetClock(now func() time.Time) { s.breaker.now = now }
+// SetClock sets the clock of the breakers. Like SetTimeouts it is for tests, while no call is under way.
+func (s *Store) SetClock(now func() time.Time) {
+	s.lookups.breaker.now, s.writes.breaker.now = now, now
+}
 
 // SetTimeouts changes the time limits.
 func (s *Store) SetTimeouts(lookup, put time.Duration) {
@@ -110,6 +111,8 @@ const (
 	opPut
 	opDelete
 )
+
+func (op operation) isLookup() bool { return op == opGet || op == opTake }
 
 func (op operation) String() string { return [...]string{"get", "take", "put", "delete"}[op] }
 
@@ -190,12 +193,30 @@ func (s *Store) putNow(ctx context.Context, put request) error {
 	return err
 }
 
+// side is the lookups or the writes. Each has a breaker of its own: a server that is full answers the one and refuses the
+// other.
+type side struct {
+	name    string
+	breaker breaker
+	outage  atomic.Pointer[outage] // not nil while the breaker is open
+	skipped atomic.Uint64
+}
+
+// sideOf returns the side of op. Take is a lookup, because a full store takes.
+func (s *Store) sideOf(op operation) *side {
+	if op.isLookup() {
+		return &s.lookups
+	}
+	return &s.writes
+}
+
 // call makes a request that ends within timeout whatever the store does.
 func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
-	lookup := r.op == opGet || r.op == opTake
-	probe, ok := s.breaker.allow()
+	lookup, side := r.op.isLookup(), s.sideOf(r.op)
+	probe, ok := side.breaker.allow()
 	if !ok {
 		s.Stats.Skipped.Add(1)
+		side.skipped.Add(1)
 		if lookup {
 			s.Stats.LookupsSkipped.Add(1)
 		}
@@ -211,21 +232,25 @@ func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (sto
 	total, ofLookups := &s.Stats.Errors, &s.Stats.LookupErrors
 	switch {
 	case err == nil || errors.Is(err, store.ErrNotFound):
-		if s.breaker.done(probe, outcomeGood) == breakerClosed {
-			s.answersAgain()
+		good := outcomeGood
+		if r.op == opDelete {
+			good = outcomeNone // a full store still deletes
+		}
+		if side.breaker.done(probe, good) == breakerClosed {
+			s.answersAgain(side)
 		}
 		return rec, err
 	case err == errTimeout:
 		total, ofLookups = &s.Stats.Timeouts, &s.Stats.LookupTimeouts
 	case ctx.Err() != nil: // the handshake was given up
-		s.breaker.done(probe, outcomeNone)
+		side.breaker.done(probe, outcomeNone)
 		return rec, err
 	}
 	total.Add(1)
 	if lookup {
 		ofLookups.Add(1)
 	}
-	s.failed(r.op, err, s.breaker.done(probe, outcomeBad))
+	s.failed(r.op, err, side.breaker.done(probe, outcomeBad))
 	return rec, err
 }
 
