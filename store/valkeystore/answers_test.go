@@ -261,15 +261,15 @@ func FuzzAnswers(f *testing.F) {
 	srv := newStrangeServer(f)
 	empty := "_\r\n"
 	srv.answer.Store(&empty)
-	s, err := Open("valkey://"+srv.addr, Options{})
-	require.NoError(f, err)
-	f.Cleanup(func() { s.Close() })
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		text := string(answer) + "\r\n-an end\r\n" // so that the store need not wait for more
 		srv.answer.Store(&text)
+		s, err := Open("valkey://"+srv.addr, Options{}) // a fresh one: after a broken connection the library waits before it makes another
+		require.NoError(t, err)
+		defer s.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
-		_, err := s.Get(ctx, record(t, "01").ID)
+		_, err = s.Get(ctx, record(t, "01").ID)
 		require.Error(t, err, "no answer is a record")
 	})
 }
