@@ -65,7 +65,7 @@ func (c *checkedConn) Read(p []byte) (int, error) {
 	}
 }
 
-// check takes bytes of the server's.
+// check takes bytes of the server.
 func (c *checkedConn) check(b []byte) error {
 	for len(b) > 0 {
 		switch {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/mattn/go-sqlite3"
 
+	"github.com/libssl-go/libssl/internal/ownfile"
 	"github.com/libssl-go/libssl/store"
 )
 
@@ -66,8 +67,9 @@ type Store struct {
 }
 
 // Open opens the store in the file path, which it makes with mode 0600 if there is none. SQLite keeps path-wal and path-shm
-// beside it. Open refuses a file that other users can read or write, that is no SQLite database, that belongs to another
-// application, or whose tables are of another version of this package. It fails if the file cannot be written.
+// beside it. Open refuses a file that other users can read or write, or may have put there (see ticket.LoadRing). It also refuses
+// one that is no SQLite database, that belongs to another application, or whose tables are of another version of this
+// package. It fails if the file cannot be written.
 func Open(path string) (*Store, error) {
 	s, err := open(path)
 	if err != nil {
@@ -91,15 +93,15 @@ func open(path string) (_ *Store, err error) {
 	}
 	// The file must not be opened for this: POSIX drops a process's locks on a file when any descriptor of it is closed, and
 	// another Store of this process may hold some.
-	info, err := os.Stat(path)
+	found, info, err := ownfile.Self().Find(path)
+	if err == nil {
+		err = ownfile.Self().Secret(info)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := private(info); err != nil {
-		return nil, err
-	}
 
-	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: fmt.Sprintf(
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: found, RawQuery: fmt.Sprintf(
 		"mode=rw&_busy_timeout=%d&_synchronous=NORMAL&_secure_delete=on", busyTimeout.Milliseconds())}
 	db, err := sql.Open("sqlite3", dsn.String())
 	if err != nil {

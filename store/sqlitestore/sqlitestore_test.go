@@ -375,6 +375,44 @@ func TestSealingKey(t *testing.T) {
 	assert.NotEqual(t, first, other)
 }
 
+func TestOpen_RefusesWhatOthersMayHavePlanted(t *testing.T) {
+	path := newPath(t)
+	dir := filepath.Dir(path)
+	s := mustOpen(t, path)
+	_, err := s.SealingKey()
+	require.NoError(t, err)
+	link := filepath.Join(t.TempDir(), "link.db")
+	require.NoError(t, os.Symlink(path, link))
+	mustOpen(t, link)
+	refused := func(says string) {
+		t.Helper()
+		for _, p := range []string{path, link} {
+			_, err := Open(p)
+			require.ErrorContains(t, err, says)
+		}
+		_, err := s.SealingKey()
+		require.ErrorContains(t, err, says)
+	}
+	require.NoError(t, os.Chmod(dir, 0o777|fs.ModeSticky))
+	refused("lets other users change it")
+	_, err = Open(filepath.Join(dir, "fresh.db"))
+	require.ErrorContains(t, err, "lets other users change it")
+	require.NoError(t, os.Chmod(dir, 0o755))
+	if os.Geteuid() != 0 {
+		return
+	}
+	for _, name := range []string{path, path + ".key"} {
+		require.NoError(t, os.Chown(name, 65534, 65534))
+	}
+	refused("belongs to user 65534")
+	for _, name := range []string{path, path + ".key"} {
+		require.NoError(t, os.Chown(name, 0, 0))
+	}
+	require.NoError(t, os.Lchown(link, 65534, 65534))
+	_, err = Open(link)
+	require.ErrorContains(t, err, "symbolic link")
+}
+
 func TestSealingKey_Refuses(t *testing.T) {
 	path := newPath(t)
 	s := mustOpen(t, path)

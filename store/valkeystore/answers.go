@@ -13,9 +13,9 @@ import (
 	"github.com/libssl-go/libssl/store"
 )
 
-// The client library trusts the server: a negative length, an answer to no command or an event without an address panics on a
-// goroutine of the library, which ends the process, and it allocates any length that the server announces. checkedConn is
-// therefore between the library and the network. It hands over whole messages only, and breaks the connection at one
+// The client library trusts the server. A negative length, an answer to no command or an event without an address panics on a
+// goroutine of the library, which ends the process. It also allocates any length that the server announces. checkedConn
+// is therefore between the library and the network. It hands over whole messages only, and breaks the connection at one
 // that the library could not bear.
 
 // Bounds of one message.
@@ -121,7 +121,7 @@ type commandReader struct {
 	asked *questions
 	line  []byte    // of an unfinished line
 	skip  int       // bytes of an argument that are still to come, with its line end
-	count int       // of the command's arguments
+	count int       // of arguments
 	named int       // how many of names are complete
 	names [2][]byte // the beginnings of the first two arguments
 }
