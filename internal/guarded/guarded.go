@@ -41,6 +41,7 @@ type Store struct {
 	opt    Options
 
 	lookups, writes side
+	left            atomic.Int32 // calls that did not return in time and are still in the store
 	queue           queue
 }
 
@@ -55,7 +56,12 @@ var (
 	errTimeout     = errors.New("libssl: the store was too slow")
 	errExited      = errors.New("libssl: the store called runtime.Goexit")
 	errBreakerOpen = errors.New("libssl: the store is left alone after failures")
+	errStuck       = errors.New("libssl: the store is left alone until calls return")
 )
+
+// maxLeft is how many calls may be left behind in a store. Each holds a goroutine, so a store that never returns could otherwise take
+// more and more of them.
+const maxLeft = 256
 
 type storePanic struct {
 	value any
@@ -213,14 +219,20 @@ func (s *Store) sideOf(op operation) *side {
 // call makes a request that ends within timeout whatever the store does.
 func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
 	lookup, side := r.op.isLookup(), s.sideOf(r.op)
-	probe, ok := side.breaker.allow()
+	err := errBreakerOpen
+	probe, ok := false, s.left.Load() < maxLeft
+	if ok {
+		probe, ok = side.breaker.allow()
+	} else {
+		err = errStuck
+	}
 	if !ok {
 		s.Stats.Skipped.Add(1)
 		side.skipped.Add(1)
 		if lookup {
 			s.Stats.LookupsSkipped.Add(1)
 		}
-		return store.Record{}, errBreakerOpen
+		return store.Record{}, err
 	}
 	begin := time.Now()
 	rec, err := s.bounded(ctx, timeout, r)
@@ -266,10 +278,17 @@ func (s *Store) bounded(ctx context.Context, timeout time.Duration, r request) (
 		return rec, err
 	}
 	// A store that ignores its context keeps this goroutine, not the handshake's.
-	results := make(chan result, 1)
+	results := make(chan result)
 	go func() {
 		res := result{err: errExited}
-		defer func() { results <- res }()
+		defer func() {
+			select {
+			case results <- res:
+			case <-bound.Done():
+				s.left.Add(-1)
+				s.late(r, res)
+			}
+		}()
 		res.rec, res.err = s.do(bound, r)
 	}()
 	select {
@@ -278,9 +297,11 @@ func (s *Store) bounded(ctx context.Context, timeout time.Duration, r request) (
 		cancel()
 		return res.rec, res.err
 	case <-bound.Done():
+		if s.left.Add(1) == maxLeft {
+			s.log(slog.LevelError, "store does not return", slog.Int("calls", maxLeft))
+		}
 		cause := context.Cause(bound)
 		cancel()
-		go s.late(r, results)
 		return store.Record{}, cause
 	}
 }
@@ -299,8 +320,8 @@ func timedOut(bound context.Context, err error) error {
 }
 
 // late puts back what a Take brings after its time limit.
-func (s *Store) late(r request, results <-chan result) {
-	if late := <-results; r.op == opTake && late.err == nil && r.answeredBy(late.rec) {
+func (s *Store) late(r request, late result) {
+	if r.op == opTake && late.err == nil && r.answeredBy(late.rec) {
 		s.Stats.Taken.Add(1)
 		s.PutBack(context.Background(), &late.rec)
 	}

@@ -1,6 +1,6 @@
 // Package ownfile reads files that decide whom a process trusts: keys, rings of keys, and databases. Only this user and root may be able
-// to write such a file, or to put another in its place. A file that somebody planted, or that a planted link leads to, is
-// refused.
+// to write such a file, or to put another in its place. A file that another user may have planted is refused, and so is one that
+// a planted link leads to.
 package ownfile
 
 import (
