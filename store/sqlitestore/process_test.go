@@ -227,7 +227,7 @@ func TestStore_SurvivesAKill(t *testing.T) {
 		}
 		require.NoError(t, s.Put(ctx, record(10_000)))
 		var verdict string
-		require.NoError(t, s.db.QueryRow("PRAGMA integrity_check").Scan(&verdict))
+		require.NoError(t, s.now.Load().db.QueryRow("PRAGMA integrity_check").Scan(&verdict))
 		assert.Equal(t, "ok", verdict)
 		_, err = s.Purge(ctx, false)
 		require.NoError(t, err)
