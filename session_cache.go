@@ -56,9 +56,10 @@ type StoreOptions struct {
 	// Logger is told of changes in the state of the store; nil logs nothing. The
 	// records do not follow the handshakes, so an outage is a few records.
 	//
-	// Error: the store is left alone after failures, or it panicked. Warn: it
-	// failed, at most once a second, or the queue is full. Info: it answers again,
-	// with the cost of the outage. Debug: each single failure.
+	// Error: the store is left alone after failures, for lookups or for writes, or
+	// it panicked. Warn: it failed, at most once a second for each of the two, or
+	// the queue is full. Info: it answers again, with the cost of the outage.
+	// Debug: each single failure.
 	//
 	// No record holds a key, an id or a session. Like OnError the Handler must not
 	// block.

@@ -92,7 +92,7 @@ type CacheStats struct {
 
 	Untagged  uint64 // of Misses, ids that this fleet cannot have issued: never looked up
 	Suspended uint64 // handshakes that were parked for a lookup
-	Skipped   uint64 // operations left out while the breaker was open
+	Skipped   uint64 // operations left out while their breaker was open
 	Stored    uint64 // entries written
 	Removed   uint64 // entries deleted
 	Taken     uint64 // entries taken for single use
@@ -100,7 +100,7 @@ type CacheStats struct {
 	Lost      uint64 // queued operations given up
 	Parked    int    // handshakes parked now
 	Queue     int    // operations queued now
-	Open      bool   // the breaker is open
+	Open      bool   // the breaker of lookups or that of writes is open
 
 	// RejectedFor splits Rejected by its reason.
 	RejectedFor RejectionCounts

@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/libssl-go/libssl/internal/ownfile"
 )
 
 // NewServerContext makes a server Context with a certificate chain and its key,
@@ -30,13 +32,14 @@ func NewServerContext(certFile, keyFile string) (*Context, error) {
 // UseCertificateFiles loads a PEM chain, the leaf first, and its key.
 // Corresponds to SSL_CTX_use_certificate_chain_file(3) and
 // SSL_CTX_use_PrivateKey_file(3), but nothing changes unless both are good and
-// belong together. An encrypted key is an error.
+// belong together. An encrypted key is an error. So is a key that another user
+// than this process's or root may have put there: see ticket.LoadRing.
 func (c *Context) UseCertificateFiles(certFile, keyFile string) error {
 	cert, err := os.ReadFile(certFile)
 	if err != nil {
 		return fmt.Errorf("libssl: certificate: %w", err)
 	}
-	key, err := os.ReadFile(keyFile)
+	key, _, err := ownfile.Self().Read(keyFile)
 	if err != nil {
 		return fmt.Errorf("libssl: key: %w", err)
 	}

@@ -220,6 +220,21 @@ func TestContext_Stats(t *testing.T) {
 	require.Equal(t, 1, server.Stats().Misses)
 }
 
+func TestUseCertificateFiles_RefusesAPlantedKey(t *testing.T) {
+	ca := tlstest.NewCA(t, "ca")
+	certFile, keyFile := ca.LeafFiles(t, serverName)
+	_, server := modes[0].pair(t, true)
+	require.NoError(t, server.UseCertificateFiles(certFile, keyFile))
+	dir := filepath.Dir(keyFile)
+	require.NoError(t, os.Chmod(keyFile, 0o640))
+	require.NoError(t, server.UseCertificateFiles(certFile, keyFile), "a group may read it")
+	require.NoError(t, os.Chmod(dir, 0o777|fs.ModeSticky))
+	require.ErrorContains(t, server.UseCertificateFiles(certFile, keyFile), dir+": mode 0777 lets other users change it")
+	require.NoError(t, os.Chmod(dir, 0o755))
+	require.NoError(t, os.Chmod(keyFile, 0o660))
+	require.ErrorContains(t, server.UseCertificateFiles(certFile, keyFile), "lets other users change it")
+}
+
 // Each method of a closed Context says so.
 func TestContext_ClosedAnswersErrClosed(t *testing.T) {
 	ca := tlstest.NewCA(t, "ca")

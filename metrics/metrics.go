@@ -103,7 +103,7 @@ func ofCache(s libssl.CacheStats) []Metric {
 		one("libssl_handshakes_suspended_total", "Handshakes that were parked for a lookup.", Counter, float64(s.Suspended)),
 		one("libssl_handshakes_parked", "Handshakes that are parked for a lookup now.", Gauge, float64(s.Parked)),
 		one("libssl_store_queue", "Store operations that are queued now.", Gauge, float64(s.Queue)),
-		one("libssl_store_breaker_open", "1 while the circuit breaker keeps calls from a failing store, else 0.", Gauge, gauge(s.Open)),
+		one("libssl_store_breaker_open", "1 while a circuit breaker keeps lookups or writes from a failing store, else 0.", Gauge, gauge(s.Open)),
 	}
 }
 

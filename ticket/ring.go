@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/libssl-go/libssl/internal/ownfile"
 )
 
 const (
@@ -157,24 +160,13 @@ func RingFromEnv(name string) (*Ring, error) {
 	return r, nil
 }
 
-// LoadRing reads a ring from a file in the format of ParseRing. It refuses a file that users other than its owner can read
-// or write.
+// LoadRing reads a ring from a file in the format of ParseRing. It refuses a file that others than its owner can access, or
+// that another user may have put there. The file, its folder and each link on the way must belong to the effective user or
+// root, and no other user may be able to write the file or its folder. A folder with the sticky bit is no exception.
 func LoadRing(path string) (*Ring, error) {
-	f, err := os.Open(path)
+	text, err := ownfile.Self().ReadSecret(path)
 	if err != nil {
-		return nil, fmt.Errorf("ticket: key ring: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("ticket: key ring: %w", err)
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("ticket: key ring %s: mode %04o lets other users read or change the keys; make it 0600", path, mode)
-	}
-	text, err := io.ReadAll(f)
-	if err != nil {
-		return nil, fmt.Errorf("ticket: key ring: %w", err)
+		return nil, fmt.Errorf("ticket: key ring %s: %w", path, err)
 	}
 	defer clear(text)
 	r, err := ParseRing(text)
@@ -302,13 +294,24 @@ func (r *Ring) WriteTo(w io.Writer) (int64, error) {
 }
 
 // Save writes the keys to the file path with mode 0600. It replaces an existing file in one step: a process that loads the
-// file meanwhile, or after a crash, gets either the old keys or the new ones.
+// file meanwhile, or after a crash, gets either the old keys or the new ones. The new file has the owner, group and mode of the old
+// one, without access for other users, and its place, if path is a link.
 func (r *Ring) Save(path string) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("ticket: saving key ring: %w", err)
 		}
 	}()
+	owner, err := ownfile.Owner(path)
+	var info fs.FileInfo
+	switch {
+	case err == nil:
+		if path, info, err = owner.Find(path); err != nil {
+			return err
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // with mode 0600
 	if err != nil {
@@ -319,7 +322,12 @@ func (r *Ring) Save(path string) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	_, err = r.WriteTo(f)
+	if info != nil {
+		err = errors.Join(f.Chmod(info.Mode().Perm()&^0o037), ownfile.Keep(f, info))
+	}
+	if err == nil {
+		_, err = r.WriteTo(f)
+	}
 	if err == nil {
 		err = f.Sync()
 	}

@@ -357,6 +357,24 @@ func TestLoadRing_Refuses(t *testing.T) {
 	assert.ErrorContains(t, err, "line 2")
 }
 
+func TestLoadRing_RefusesWhatOthersMayHavePlanted(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "ring")
+	require.NoError(t, parse(t, keyA).Save(path))
+	require.NoError(t, os.Chmod(dir, 0o777|fs.ModeSticky))
+	_, err := LoadRing(path)
+	require.ErrorContains(t, err, dir+": mode 0777 lets other users change it")
+	require.Error(t, parse(t, keyB).Save(path))
+	require.NoError(t, os.Chmod(dir, 0o755))
+	_, err = LoadRing(path)
+	require.NoError(t, err)
+	if os.Geteuid() == 0 {
+		require.NoError(t, os.Chown(path, 65534, 65534))
+		_, err = LoadRing(path)
+		require.ErrorContains(t, err, "belongs to user 65534")
+	}
+}
+
 // No way of printing, logging or encoding may show a key, in any form.
 func TestRing_NeverPrinted(t *testing.T) {
 	r := parse(t, keyA, keyB)

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/libssl-go/libssl/internal/ownfile"
 	"github.com/libssl-go/libssl/ticket"
 )
 
@@ -75,19 +76,33 @@ func keyringRotate(fs *flag.FlagSet) action {
 		if *after > 0 {
 			notBefore = time.Now().Add(*after)
 		}
-		unlock, err := lockFile(args[0])
+		// The ring may belong to the user that serves, and root rotates it.
+		owner, err := ownfile.Owner(args[0])
+		if err != nil {
+			return err
+		}
+		file, _, err := owner.Find(args[0])
+		if err != nil {
+			return err
+		}
+		unlock, err := lockFile(file)
 		if err != nil {
 			return err
 		}
 		defer unlock()
-		ring, err := ticket.LoadRing(args[0])
+		text, err := owner.ReadSecret(file)
 		if err != nil {
-			return err
+			return fmt.Errorf("key ring %s: %w", args[0], err)
+		}
+		defer clear(text)
+		ring, err := ticket.ParseRing(text)
+		if err != nil {
+			return fmt.Errorf("key ring %s: %w", args[0], err)
 		}
 		if err := ring.RotateAt(notBefore); err != nil {
 			return err
 		}
-		if err := ring.Save(args[0]); err != nil {
+		if err := ring.Save(file); err != nil {
 			return err
 		}
 		fmt.Fprintf(std.err, "%s: %v\n", args[0], ring)

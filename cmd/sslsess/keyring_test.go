@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -62,6 +64,37 @@ func TestKeyring_RotatePutsAFreshKeyInFront(t *testing.T) {
 		before = after
 	}
 	assert.Len(t, before, 4)
+}
+
+func TestKeyring_RotateKeepsOwnerAndMode(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "ring")
+	requireOK(t, sslsess(t, "keyring", "new", path))
+	require.NoError(t, os.Chmod(path, 0o400))
+	if os.Geteuid() == 0 {
+		for _, p := range []string{path, dir} {
+			require.NoError(t, os.Chown(p, 65534, 7))
+		}
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(path, link))
+	before, err := os.Stat(path)
+	require.NoError(t, err)
+	for _, p := range []string{path, link} {
+		requireOK(t, sslsess(t, "keyring", "rotate", p))
+		after, err := os.Lstat(path)
+		require.NoError(t, err)
+		assert.Equal(t, before.Mode(), after.Mode())
+		was, is := before.Sys().(*syscall.Stat_t), after.Sys().(*syscall.Stat_t)
+		assert.Equal(t, []uint32{was.Uid, was.Gid}, []uint32{is.Uid, is.Gid})
+	}
+	info, err := os.Lstat(link)
+	require.NoError(t, err)
+	assert.NotZero(t, info.Mode()&os.ModeSymlink, "the link stays one")
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, 3, bytes.Count(text, []byte("\n")))
 }
 
 func TestKeyring_RotateAfterGivesTheKeyATime(t *testing.T) {

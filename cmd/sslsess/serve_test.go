@@ -688,7 +688,7 @@ func TestServe_OutlivesItsStore(t *testing.T) {
 		assert.False(t, v.Resumed)
 	}
 	n.says(`: level=WARN msg="store failed" operation=`)
-	n.says(`: level=ERROR msg="store left alone" error=`)
+	n.says(`: level=ERROR msg="store left alone" operations=lookups error=`)
 	assert.NotContains(t, n.errors(), "time=")
 	assert.Equal(t, 0, n.end(syscall.SIGTERM))
 }

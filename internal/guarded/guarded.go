@@ -30,7 +30,7 @@ type Options struct {
 	Logger  *slog.Logger
 }
 
-// Store is a store.Store behind time limits, a circuit breaker and a queue. It is safe for concurrent use.
+// Store is a store.Store behind time limits, two circuit breakers and a queue. It is safe for concurrent use.
 type Store struct {
 	Stats Counters
 
@@ -40,9 +40,9 @@ type Store struct {
 	local  bool
 	opt    Options
 
-	breaker breaker
-	outage  atomic.Pointer[outage] // not nil while the breaker is open
-	queue   queue
+	lookups, writes side
+	left            atomic.Int32 // calls that did not return in time and are still in the store
+	queue           queue
 }
 
 // prompt is implemented by stores whose calls return when their context ends. Such a store is called on the goroutine of
@@ -56,7 +56,12 @@ var (
 	errTimeout     = errors.New("libssl: the store was too slow")
 	errExited      = errors.New("libssl: the store called runtime.Goexit")
 	errBreakerOpen = errors.New("libssl: the store is left alone after failures")
+	errStuck       = errors.New("libssl: the store is left alone until calls return")
 )
+
+// maxLeft is how many calls may be left behind in a store. Each holds a goroutine, so a store that never returns could otherwise take
+// more and more of them.
+const maxLeft = 256
 
 type storePanic struct {
 	value any
@@ -67,7 +72,7 @@ func (p *storePanic) Error() string { return fmt.Sprintf("libssl: the store pani
 
 // New guards st.
 func New(st store.Store, opt Options) *Store {
-	s := &Store{st: st, opt: opt}
+	s := &Store{st: st, opt: opt, lookups: side{name: "lookups"}, writes: side{name: "writes"}}
 	s.taker, _ = st.(store.Taker)
 	s.prompt, _ = st.(prompt)
 	_, s.local = st.(store.Local)
@@ -84,11 +89,13 @@ func (s *Store) String() string { return fmt.Sprintf("%T", s.st) }
 // CanTake reports whether the store is a store.Taker.
 func (s *Store) CanTake() bool { return s.taker != nil }
 
-// Open reports whether the breaker is open, so that the store is left alone.
-func (s *Store) Open() bool { return s.breaker.isOpen() }
+// Open reports whether a breaker is open, so that the store gets no lookups or no writes.
+func (s *Store) Open() bool { return s.lookups.breaker.isOpen() || s.writes.breaker.isOpen() }
 
-// SetClock sets the breaker's clock. Like SetTimeouts it is for tests, while no call is under way.
-func (s *Store) SetClock(now func() time.Time) { s.breaker.now = now }
+// SetClock sets the clock of the breakers. Like SetTimeouts it is for tests, while no call is under way.
+func (s *Store) SetClock(now func() time.Time) {
+	s.lookups.breaker.now, s.writes.breaker.now = now, now
+}
 
 // SetTimeouts changes the time limits.
 func (s *Store) SetTimeouts(lookup, put time.Duration) {
@@ -110,6 +117,8 @@ const (
 	opPut
 	opDelete
 )
+
+func (op operation) isLookup() bool { return op == opGet || op == opTake }
 
 func (op operation) String() string { return [...]string{"get", "take", "put", "delete"}[op] }
 
@@ -190,16 +199,40 @@ func (s *Store) putNow(ctx context.Context, put request) error {
 	return err
 }
 
+// side is the lookups or the writes. Each has a breaker of its own: a server that is full answers the one and refuses the
+// other.
+type side struct {
+	name    string
+	breaker breaker
+	outage  atomic.Pointer[outage] // not nil while the breaker is open
+	skipped atomic.Uint64
+}
+
+// sideOf returns the side of op. Take is a lookup, because a full store takes.
+func (s *Store) sideOf(op operation) *side {
+	if op.isLookup() {
+		return &s.lookups
+	}
+	return &s.writes
+}
+
 // call makes a request that ends within timeout whatever the store does.
 func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
-	lookup := r.op == opGet || r.op == opTake
-	probe, ok := s.breaker.allow()
+	lookup, side := r.op.isLookup(), s.sideOf(r.op)
+	err := errBreakerOpen
+	probe, ok := false, s.left.Load() < maxLeft
+	if ok {
+		probe, ok = side.breaker.allow()
+	} else {
+		err = errStuck
+	}
 	if !ok {
 		s.Stats.Skipped.Add(1)
+		side.skipped.Add(1)
 		if lookup {
 			s.Stats.LookupsSkipped.Add(1)
 		}
-		return store.Record{}, errBreakerOpen
+		return store.Record{}, err
 	}
 	begin := time.Now()
 	rec, err := s.bounded(ctx, timeout, r)
@@ -211,21 +244,25 @@ func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (sto
 	total, ofLookups := &s.Stats.Errors, &s.Stats.LookupErrors
 	switch {
 	case err == nil || errors.Is(err, store.ErrNotFound):
-		if s.breaker.done(probe, outcomeGood) == breakerClosed {
-			s.answersAgain()
+		good := outcomeGood
+		if r.op == opDelete {
+			good = outcomeNone // a full store still deletes
+		}
+		if side.breaker.done(probe, good) == breakerClosed {
+			s.answersAgain(side)
 		}
 		return rec, err
 	case err == errTimeout:
 		total, ofLookups = &s.Stats.Timeouts, &s.Stats.LookupTimeouts
 	case ctx.Err() != nil: // the handshake was given up
-		s.breaker.done(probe, outcomeNone)
+		side.breaker.done(probe, outcomeNone)
 		return rec, err
 	}
 	total.Add(1)
 	if lookup {
 		ofLookups.Add(1)
 	}
-	s.failed(r.op, err, s.breaker.done(probe, outcomeBad))
+	s.failed(r.op, err, side.breaker.done(probe, outcomeBad))
 	return rec, err
 }
 
@@ -241,10 +278,17 @@ func (s *Store) bounded(ctx context.Context, timeout time.Duration, r request) (
 		return rec, err
 	}
 	// A store that ignores its context keeps this goroutine, not the handshake's.
-	results := make(chan result, 1)
+	results := make(chan result)
 	go func() {
 		res := result{err: errExited}
-		defer func() { results <- res }()
+		defer func() {
+			select {
+			case results <- res:
+			case <-bound.Done():
+				s.left.Add(-1)
+				s.late(r, res)
+			}
+		}()
 		res.rec, res.err = s.do(bound, r)
 	}()
 	select {
@@ -253,9 +297,11 @@ func (s *Store) bounded(ctx context.Context, timeout time.Duration, r request) (
 		cancel()
 		return res.rec, res.err
 	case <-bound.Done():
+		if s.left.Add(1) == maxLeft {
+			s.log(slog.LevelError, "store does not return", slog.Int("calls", maxLeft))
+		}
 		cause := context.Cause(bound)
 		cancel()
-		go s.late(r, results)
 		return store.Record{}, cause
 	}
 }
@@ -274,8 +320,8 @@ func timedOut(bound context.Context, err error) error {
 }
 
 // late puts back what a Take brings after its time limit.
-func (s *Store) late(r request, results <-chan result) {
-	if late := <-results; r.op == opTake && late.err == nil && r.answeredBy(late.rec) {
+func (s *Store) late(r request, late result) {
+	if r.op == opTake && late.err == nil && r.answeredBy(late.rec) {
 		s.Stats.Taken.Add(1)
 		s.PutBack(context.Background(), &late.rec)
 	}

@@ -2,6 +2,7 @@ package guarded
 
 import (
 	"context"
+	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -103,6 +104,41 @@ func TestStore_CallsEndWithinTheirLimit(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A store that never returns costs one goroutine a call, and a bounded number of them.
+func TestStore_BoundsTheCallsLeftBehind(t *testing.T) {
+	release := make(chan struct{})
+	st := scripted{func(context.Context, request) (store.Record, error) {
+		<-release
+		return store.Record{}, store.ErrNotFound
+	}}
+	var log journal
+	bubble(t, st, Options{Logger: log.logger(slog.LevelError)}, func(t *testing.T, s *Store, _ *failures) {
+		release = make(chan struct{}) // of the bubble
+		id, before := testID(t, 1, 32), runtime.NumGoroutine()
+		for range 3 * maxLeft {
+			_, _ = s.Get(t.Context(), id)
+			s.Put(t.Context(), &store.Record{ID: id})
+			time.Sleep(breakerPeriod)
+		}
+		synctest.Wait()
+		require.LessOrEqual(t, runtime.NumGoroutine()-before, maxLeft+1)
+		var stuck []attrs
+		for _, r := range log.records(t) {
+			if r["msg"] == "store does not return" {
+				stuck = append(stuck, r)
+			}
+		}
+		require.Len(t, stuck, 1)
+		_, err := s.Get(t.Context(), id)
+		require.Equal(t, errStuck, err)
+		close(release)
+		time.Sleep(breakerPeriod)
+		require.Zero(t, s.left.Load())
+		_, err = s.Get(t.Context(), id)
+		require.Equal(t, store.ErrNotFound, err, "it is asked again")
+	})
 }
 
 func TestStore_LateTakeIsPutBack(t *testing.T) {

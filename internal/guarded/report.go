@@ -39,21 +39,22 @@ func (s *Store) failed(op operation, err error, change breakerChange) {
 	}
 	s.Report(level, "store failed", err, attrs...)
 	if change == breakerOpened {
-		s.outage.Store(&outage{time.Now(), s.Stats.Skipped.Load(), s.Stats.Lost.Load()})
-		s.log(slog.LevelError, "store left alone", slog.Any("error", err))
+		side := s.sideOf(op)
+		side.outage.Store(&outage{time.Now(), side.skipped.Load(), s.Stats.Lost.Load()})
+		s.log(slog.LevelError, "store left alone", slog.String("operations", side.name), slog.Any("error", err))
 	}
 }
 
-// outage holds the counters at the moment when the breaker opened.
+// outage holds the counters at the moment when a breaker opened.
 type outage struct {
 	begin         time.Time
 	skipped, lost uint64
 }
 
 // answersAgain reports the cost of the outage that is over.
-func (s *Store) answersAgain() {
-	if o := s.outage.Swap(nil); o != nil {
-		s.log(slog.LevelInfo, "store answers again", slog.Duration("after", time.Since(o.begin)),
-			slog.Uint64("skipped", s.Stats.Skipped.Load()-o.skipped), slog.Uint64("lost", s.Stats.Lost.Load()-o.lost))
+func (s *Store) answersAgain(of *side) {
+	if o := of.outage.Swap(nil); o != nil {
+		s.log(slog.LevelInfo, "store answers again", slog.String("operations", of.name), slog.Duration("after", time.Since(o.begin)),
+			slog.Uint64("skipped", of.skipped.Load()-o.skipped), slog.Uint64("lost", s.Stats.Lost.Load()-o.lost))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,9 +54,8 @@ func TestStore_BreakerSparesAFailingStore(t *testing.T) {
 
 		answer = nil
 		require.Equal(t, errBreakerOpen, get())
-		require.Equal(t, errBreakerOpen, s.putNow(t.Context(), putOf(&store.Record{ID: id})))
 		require.Equal(t, breakerConsecutive, asked, "the store is left alone")
-		require.EqualValues(t, 2, s.Stats.Skipped.Load())
+		require.EqualValues(t, 1, s.Stats.Skipped.Load())
 		require.EqualValues(t, 1, s.Stats.LookupsSkipped.Load())
 		require.Empty(t, heard.heard(), "a skipped call is no failure")
 		require.EqualValues(t, breakerConsecutive, s.Stats.Errors.Load())
@@ -76,6 +76,77 @@ func TestStore_BreakerSparesAFailingStore(t *testing.T) {
 		require.Equal(t, store.ErrNotFound, get())
 		require.False(t, s.Open())
 		require.Equal(t, breakerConsecutive+2, asked)
+	})
+}
+
+// A full server answers lookups and refuses records; a server behind a lossy replica may do the opposite.
+func TestStore_BreakersOfLookupsAndWritesAreTwo(t *testing.T) {
+	id := testID(t, 1, 32)
+	for name, tt := range map[string]struct {
+		refused []operation
+		open    string
+	}{
+		"full":        {[]operation{opPut}, "writes"},
+		"read-only":   {[]operation{opPut, opDelete}, "writes"},
+		"cannot read": {[]operation{opGet, opTake}, "lookups"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var h history
+			st := localStore{recorded(&h, func(_ context.Context, r request) error {
+				if slices.Contains(tt.refused, r.op) {
+					return errDown
+				}
+				return nil
+			})}
+			var log journal
+			bubble(t, st, Options{Logger: log.logger(slog.LevelInfo)}, func(t *testing.T, s *Store, _ *failures) {
+				for range 100 {
+					s.Put(t.Context(), &store.Record{ID: id})
+					_, err := s.Get(t.Context(), id)
+					require.Equal(t, tt.open == "lookups", err != nil)
+					_, err = s.Take(t.Context(), id)
+					require.Equal(t, tt.open == "lookups", err != nil)
+				}
+				require.True(t, s.Open())
+				require.Equal(t, tt.open == "lookups", s.lookups.breaker.isOpen())
+				require.Equal(t, tt.open == "writes", s.writes.breaker.isOpen())
+				require.Len(t, log.records(t), 2, "that it failed, and that it is left alone")
+			})
+		})
+	}
+}
+
+func TestStore_FullStoreThatDeletesIsStillFull(t *testing.T) {
+	full := errDown
+	st := localStore{scripted{func(_ context.Context, r request) (store.Record, error) {
+		if r.op == opPut {
+			return store.Record{}, full
+		}
+		return store.Record{}, nil
+	}}}
+	id := testID(t, 1, 32)
+	var log journal
+	bubble(t, st, Options{Logger: log.logger(slog.LevelInfo)}, func(t *testing.T, s *Store, _ *failures) {
+		remove := func() { s.DeleteLater(id); synctest.Wait() }
+		for range 100 {
+			remove()
+			s.Put(t.Context(), &store.Record{ID: id})
+		}
+		require.True(t, s.Open(), "between two Puts the store deleted, which says nothing of its room")
+		log.records(t)
+		time.Sleep(breakerPeriod)
+		removed := s.Stats.Removed.Load()
+		remove()
+		require.Equal(t, removed+1, s.Stats.Removed.Load(), "the probe of this second")
+		require.True(t, s.Open())
+		require.Empty(t, log.records(t))
+		full = nil
+		time.Sleep(breakerPeriod)
+		s.Put(t.Context(), &store.Record{ID: id})
+		require.False(t, s.Open())
+		records := log.records(t)
+		require.Len(t, records, 1)
+		require.Equal(t, "writes", records[0]["operations"])
 	})
 }
 
@@ -158,15 +229,15 @@ func TestStore_LogsAnOutageInAFewRecords(t *testing.T) {
 			failed := func(level, op string) attrs {
 				return record(level, "store failed", "operation", op, "error", errDown.Error())
 			}
-			want := []attrs{failed("WARN", "put")}
-			s.Put(t.Context(), &store.Record{ID: id})
+			want := []attrs{failed("WARN", "get")}
+			get()
 			for range breakerConsecutive - 1 {
 				get()
 				if level == slog.LevelDebug {
 					want = append(want, failed("DEBUG", "get"))
 				}
 			}
-			want = append(want, record("ERROR", "store left alone", "error", errDown.Error()))
+			want = append(want, record("ERROR", "store left alone", "operations", "lookups", "error", errDown.Error()))
 			require.Equal(t, want, log.records(t))
 
 			get() // skipped
@@ -184,7 +255,7 @@ func TestStore_LogsAnOutageInAFewRecords(t *testing.T) {
 			time.Sleep(breakerPeriod)
 			get()
 			get()
-			require.Equal(t, []attrs{record("INFO", "store answers again",
+			require.Equal(t, []attrs{record("INFO", "store answers again", "operations", "lookups",
 				"after", float64(2*breakerPeriod), "skipped", 2.0, "lost", 1.0)}, log.records(t))
 
 			answer = errDown // and it counts anew
@@ -195,7 +266,7 @@ func TestStore_LogsAnOutageInAFewRecords(t *testing.T) {
 			answer = nil
 			time.Sleep(breakerPeriod)
 			get()
-			require.Equal(t, []attrs{record("INFO", "store answers again",
+			require.Equal(t, []attrs{record("INFO", "store answers again", "operations", "lookups",
 				"after", float64(breakerPeriod), "skipped", 0.0, "lost", 0.0)}, log.records(t))
 		})
 	}

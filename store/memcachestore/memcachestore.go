@@ -85,7 +85,7 @@ func open(addr string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	client := memcache.NewFromSelector(servers)
-	client.Timeout, client.MaxIdleConns = answerTimeout, maxCalls
+	client.Timeout, client.MaxIdleConns, client.DialContext = answerTimeout, maxCalls, dial
 	// A Get, unlike a Ping, also shows whether the client may read.
 	if _, err := client.Get(prefix + "check"); err != nil && !errors.Is(err, memcache.ErrCacheMiss) {
 		client.Close()

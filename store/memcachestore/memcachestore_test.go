@@ -32,7 +32,7 @@ func mustOpen(t *testing.T, addr string, opts Options) *Store {
 	return s
 }
 
-func record(t *testing.T, id string) store.Record {
+func record(t testing.TB, id string) store.Record {
 	t.Helper()
 	parsed, err := store.ParseID(id)
 	require.NoError(t, err)

@@ -9,13 +9,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/libssl-go/libssl/internal/ownfile"
 )
 
 const keySize = 32
 
 // SealingKey implements store.Embedded. The key is in the file PATH.key, in the format of a key ring with one key: 64
 // hexadecimal digits. The first call makes the file, with mode 0600. SealingKey refuses a file that other users can read or
-// write, or that holds anything else. Without the key the store's records are lost; without the store the key has no use.
+// write, or may have put there, or that holds anything else. Without the key the store's records are lost; without the store the key has no use.
 func (s *Store) SealingKey() ([]byte, error) {
 	path := s.path + ".key"
 	key, err := readKey(path)
@@ -35,16 +37,12 @@ func (s *Store) SealingKey() ([]byte, error) {
 }
 
 func readKey(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
+	text, err := ownfile.Self().ReadSecret(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err := private(info); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
 	}
 	defer clear(text)
 	digits := bytes.TrimSpace(text)
@@ -55,20 +53,12 @@ func readKey(path string) ([]byte, error) {
 	return key, nil
 }
 
-// private returns an error unless info is of a regular file that only its owner can access.
-func private(info fs.FileInfo) error {
-	if !info.Mode().IsRegular() {
-		return errors.New("not a regular file")
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Errorf("mode %04o lets other users access it; make it 0600", mode)
-	}
-	return nil
-}
-
 // createOnce makes the file path with the given content and mode 0600, unless it exists. The file appears under its name complete,
 // also if several processes try at once.
 func createOnce(path string, content []byte) error {
+	if err := ownfile.Self().Folder(path); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // with mode 0600
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"net/url"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/mattn/go-sqlite3"
 
+	"github.com/libssl-go/libssl/internal/ownfile"
 	"github.com/libssl-go/libssl/store"
 )
 
@@ -38,6 +40,9 @@ const (
 	sweepEvery = 16
 	sweepLimit = 64
 
+	// expectedProcesses is how many processes may put records at once before they exceed the bounds by a few.
+	expectedProcesses = 32
+
 	// List and Purge work in batches, so that other calls get their turn.
 	batch = 256
 )
@@ -52,37 +57,81 @@ const (
 // seconds, because SQLite does not flush each commit to the disk (synchronous=NORMAL). The latest records put may be gone.
 // The latest records taken may be back, which matters to single use.
 //
+// To make room in a full store, Put removes the records that expire first. A Store notices within a second of use that its file was
+// removed or replaced, and opens it anew; one call fails and says so.
+//
 // Expired records are never returned. Later Puts remove them, a few at a time: nothing runs in the background, and an idle
 // process does no work. Removed data is overwritten with zeros in the file (secure_delete). It stays in backups, and in the
 // write-ahead log beside the file until SQLite reuses that: seal secrets before you put them.
 type Store struct {
 	path    string
-	db      *sql.DB
+	opts    Options
 	readers chan struct{} // a token for each read under way
 	writer  chan struct{} // a token while a write is under way
 	puts    atomic.Uint64
 
-	get, put, del, take, add, swap, sweep, list *sql.Stmt
+	unchecked int64 // Puts until the bounds are checked again; for the holder of writer
+
+	now     atomic.Pointer[database]
+	checked atomic.Int64 // when path was last seen to lead to the database, as a time.Duration since begin
+	begin   time.Time
 }
 
-// Open opens the store in the file path, which it makes with mode 0600 if there is none. SQLite keeps path-wal and path-shm
-// beside it. Open refuses a file that other users can read or write, that is no SQLite database, that belongs to another
-// application, or whose tables are of another version of this package. It fails if the file cannot be written.
-func Open(path string) (*Store, error) {
-	s, err := open(path)
+// database is one opened file.
+type database struct {
+	db   *sql.DB
+	info fs.FileInfo
+
+	get, put, del, take, add, swap, sweep, list, totals, evict *sql.Stmt
+}
+
+// Defaults of Options.
+const (
+	DefaultMaxEntries = 1_000_000
+	DefaultMaxBytes   = 1 << 30
+)
+
+// Options bound a Store. Values of zero or less stand for the defaults. All processes that share the file should have the same.
+type Options struct {
+	// MaxEntries is how many records the store holds at most.
+	MaxEntries int
+
+	// MaxBytes is how many bytes of Data the store holds at most, never less than store.MaxData. A record takes about
+	// 150 bytes more in the file.
+	MaxBytes int64
+}
+
+// Open is OpenWith for the default options.
+func Open(path string) (*Store, error) { return OpenWith(path, Options{}) }
+
+// OpenWith opens the store in the file path, which it makes with mode 0600 if there is none. SQLite keeps path-wal and path-shm
+// beside it. Open refuses a file that other users can read or write, or may have put there (see ticket.LoadRing). It also refuses
+// one that is no SQLite database, that belongs to another application, or whose tables are of another version of this
+// package. It fails if the file cannot be written.
+func OpenWith(path string, opts Options) (*Store, error) {
+	if opts.MaxEntries <= 0 {
+		opts.MaxEntries = DefaultMaxEntries
+	}
+	if opts.MaxBytes <= 0 {
+		opts.MaxBytes = DefaultMaxBytes
+	}
+	opts.MaxBytes = max(opts.MaxBytes, store.MaxData)
+	s := &Store{opts: opts, readers: make(chan struct{}, maxReaders), writer: make(chan struct{}, 1), begin: time.Now()}
+	var db *database
+	err := errors.New("no file name")
+	if path != "" {
+		if s.path, err = filepath.Abs(path); err == nil {
+			db, err = open(s.path)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("sqlitestore: %s: %w", path, err)
 	}
+	s.now.Store(db)
 	return s, nil
 }
 
-func open(path string) (_ *Store, err error) {
-	if path == "" {
-		return nil, errors.New("no file name")
-	}
-	if path, err = filepath.Abs(path); err != nil {
-		return nil, err
-	}
+func open(path string) (_ *database, err error) {
 	// SQLite itself would make the file with mode 0644.
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		if err := createOnce(path, nil); err != nil {
@@ -91,15 +140,15 @@ func open(path string) (_ *Store, err error) {
 	}
 	// The file must not be opened for this: POSIX drops a process's locks on a file when any descriptor of it is closed, and
 	// another Store of this process may hold some.
-	info, err := os.Stat(path)
+	found, info, err := ownfile.Self().Find(path)
+	if err == nil {
+		err = ownfile.Self().Secret(info)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := private(info); err != nil {
-		return nil, err
-	}
 
-	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: fmt.Sprintf(
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: found, RawQuery: fmt.Sprintf(
 		"mode=rw&_busy_timeout=%d&_synchronous=NORMAL&_secure_delete=on", busyTimeout.Milliseconds())}
 	db, err := sql.Open("sqlite3", dsn.String())
 	if err != nil {
@@ -107,7 +156,7 @@ func open(path string) (_ *Store, err error) {
 	}
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
-	s := &Store{path: path, db: db, readers: make(chan struct{}, maxReaders), writer: make(chan struct{}, 1)}
+	s := &database{db: db, info: info}
 	defer func() {
 		if err != nil {
 			db.Close()
@@ -124,19 +173,22 @@ func open(path string) (_ *Store, err error) {
 }
 
 // prepare compiles the statements.
-func (s *Store) prepare() error {
+func (s *database) prepare() error {
 	for _, p := range []struct {
 		stmt **sql.Stmt
 		text string
 	}{
 		{&s.get, "SELECT data, expires FROM records WHERE id = ?"},
-		{&s.put, "INSERT OR REPLACE INTO records (id, data, expires) VALUES (?, ?, ?)"},
+		{&s.put, "INSERT INTO records (id, data, expires) VALUES (?1, ?2, ?3) " +
+			"ON CONFLICT (id) DO UPDATE SET data = ?2, expires = ?3"}, // not REPLACE, which fires no trigger for what it deletes
 		{&s.del, "DELETE FROM records WHERE id = ?"},
 		{&s.take, "DELETE FROM records WHERE id = ? RETURNING data, expires"},
 		{&s.add, "INSERT INTO records (id, data, expires) VALUES (?1, ?2, ?3) " +
 			"ON CONFLICT (id) DO UPDATE SET data = ?2, expires = ?3 WHERE expires <= ?4"},
 		{&s.swap, "UPDATE records SET data = ?, expires = ? WHERE id = ? AND data = ? AND expires = ?"},
 		{&s.sweep, "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE expires <= ? LIMIT ?)"},
+		{&s.totals, "SELECT entries, bytes FROM totals"},
+		{&s.evict, "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE id <> ? ORDER BY expires LIMIT ?)"},
 		{&s.list, "SELECT id, length(data), expires FROM records WHERE id > ? AND expires > ? ORDER BY id LIMIT ?"},
 	} {
 		err := retry(context.Background(), func() (err error) {
@@ -150,8 +202,19 @@ func (s *Store) prepare() error {
 	return nil
 }
 
+// counting keeps the number of the records and of their bytes, which SQLite would have to count. Each Open counts once.
+const counting = `
+	CREATE TABLE IF NOT EXISTS totals (one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1), entries INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+	CREATE TRIGGER IF NOT EXISTS records_insert AFTER INSERT ON records BEGIN
+		UPDATE totals SET entries = entries + 1, bytes = bytes + length(NEW.data); END;
+	CREATE TRIGGER IF NOT EXISTS records_delete AFTER DELETE ON records BEGIN
+		UPDATE totals SET entries = entries - 1, bytes = bytes - length(OLD.data); END;
+	CREATE TRIGGER IF NOT EXISTS records_update AFTER UPDATE ON records BEGIN
+		UPDATE totals SET bytes = bytes - length(OLD.data) + length(NEW.data); END;
+	INSERT OR REPLACE INTO totals SELECT 1, count(*), coalesce(sum(length(data)), 0) FROM records`
+
 // setUp makes the tables in an empty file, and checks those of any other.
-func (s *Store) setUp() (err error) {
+func (s *database) setUp() (err error) {
 	ctx := context.Background()
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
@@ -193,6 +256,9 @@ func (s *Store) setUp() (err error) {
 			return err
 		}
 	}
+	if _, err := conn.ExecContext(ctx, counting); err != nil {
+		return err
+	}
 	if _, err := conn.ExecContext(ctx, "COMMIT"); err != nil {
 		return err
 	}
@@ -209,7 +275,7 @@ func (s *Store) setUp() (err error) {
 
 // Close closes the file. Calls under way finish or fail.
 func (s *Store) Close() error {
-	if err := s.db.Close(); err != nil {
+	if err := s.now.Load().db.Close(); err != nil {
 		return fmt.Errorf("sqlitestore: close: %w", err)
 	}
 	return nil
@@ -217,21 +283,21 @@ func (s *Store) Close() error {
 
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, id store.ID) (store.Record, error) {
-	return s.record(ctx, "get", s.readers, s.get, id)
+	return s.record(ctx, "get", s.readers, func(db *database) *sql.Stmt { return db.get }, id)
 }
 
 // Take implements store.Taker.
 func (s *Store) Take(ctx context.Context, id store.ID) (store.Record, error) {
-	return s.record(ctx, "take", s.writer, s.take, id)
+	return s.record(ctx, "take", s.writer, func(db *database) *sql.Stmt { return db.take }, id)
 }
 
 // record runs a statement that returns the data and expires of one record.
-func (s *Store) record(ctx context.Context, op string, slots chan struct{}, stmt *sql.Stmt, id store.ID) (store.Record, error) {
+func (s *Store) record(ctx context.Context, op string, slots chan struct{}, stmt func(*database) *sql.Stmt, id store.ID) (store.Record, error) {
 	r := store.Record{ID: id}
 	var expires int64
 	found := false
-	err := s.do(ctx, op, slots, func() error {
-		rows, err := stmt.Query(id.Bytes())
+	err := s.do(ctx, op, slots, func(db *database) error {
+		rows, err := stmt(db).Query(id.Bytes())
 		if err != nil {
 			return err
 		}
@@ -259,21 +325,24 @@ func (s *Store) Put(ctx context.Context, r store.Record) error {
 	if err := r.Validate(); err != nil {
 		return err
 	}
-	return s.do(ctx, "put", s.writer, func() error {
-		if _, err := s.put.Exec(r.ID.Bytes(), blob(r.Data), r.Expires.UnixMilli()); err != nil {
+	return s.do(ctx, "put", s.writer, func(db *database) error {
+		if _, err := db.put.Exec(r.ID.Bytes(), blob(r.Data), r.Expires.UnixMilli()); err != nil {
 			return err
 		}
 		if s.puts.Add(1)%sweepEvery == 0 {
-			s.sweep.Exec(time.Now().UnixMilli(), sweepLimit) // an error does not matter: the record is stored, and a later Put sweeps again
+			db.sweep.Exec(time.Now().UnixMilli(), sweepLimit) // an error does not matter: the record is stored, and a later Put sweeps again
 		}
-		return nil
+		if s.unchecked--; s.unchecked > 0 {
+			return nil
+		}
+		return s.trim(db, r.ID)
 	})
 }
 
 // Delete implements store.Store.
 func (s *Store) Delete(ctx context.Context, id store.ID) error {
-	return s.do(ctx, "delete", s.writer, func() error {
-		_, err := s.del.Exec(id.Bytes())
+	return s.do(ctx, "delete", s.writer, func(db *database) error {
+		_, err := db.del.Exec(id.Bytes())
 		return err
 	})
 }
@@ -286,18 +355,18 @@ func (s *Store) Swap(ctx context.Context, old, next store.Record) (bool, error) 
 	id, data, expires := next.ID.Bytes(), blob(next.Data), next.Expires.UnixMilli()
 	switch old.ID {
 	case next.ID:
-		return s.changes(ctx, "swap", s.swap, data, expires, id, blob(old.Data), old.Expires.UnixMilli())
+		return s.changes(ctx, func(db *database) *sql.Stmt { return db.swap }, data, expires, id, blob(old.Data), old.Expires.UnixMilli())
 	case store.ID{}:
-		return s.changes(ctx, "swap", s.add, id, data, expires, time.Now().UnixMilli())
+		return s.changes(ctx, func(db *database) *sql.Stmt { return db.add }, id, data, expires, time.Now().UnixMilli())
 	}
 	return false, ctx.Err()
 }
 
-// changes runs a statement that changes one record or none, and reports whether it did.
-func (s *Store) changes(ctx context.Context, op string, stmt *sql.Stmt, args ...any) (bool, error) {
+// changes runs a statement of Swap, and reports whether it changed a record.
+func (s *Store) changes(ctx context.Context, stmt func(*database) *sql.Stmt, args ...any) (bool, error) {
 	var n int64
-	err := s.do(ctx, op, s.writer, func() error {
-		res, err := stmt.Exec(args...)
+	err := s.do(ctx, "swap", s.writer, func(db *database) error {
+		res, err := stmt(db).Exec(args...)
 		if err != nil {
 			return err
 		}
@@ -326,9 +395,9 @@ func (s *Store) List(ctx context.Context, f func(id store.ID, size int, expires 
 	for {
 		// Read a whole batch before calling f: f may call the store, which it must not do while rows are open.
 		var items []item
-		err := s.do(ctx, "list", s.readers, func() error {
+		err := s.do(ctx, "list", s.readers, func(db *database) error {
 			items = items[:0]
-			rows, err := s.list.Query(last, time.Now().UnixMilli(), batch)
+			rows, err := db.list.Query(last, time.Now().UnixMilli(), batch)
 			if err != nil {
 				return err
 			}
@@ -370,8 +439,8 @@ func (s *Store) Purge(ctx context.Context, expiredOnly bool) (int, error) {
 	total := 0
 	for {
 		var n int64
-		err := s.do(ctx, "purge", s.writer, func() error {
-			res, err := s.sweep.Exec(until, batch)
+		err := s.do(ctx, "purge", s.writer, func(db *database) error {
+			res, err := db.sweep.Exec(until, batch)
 			if err != nil {
 				return err
 			}
@@ -388,12 +457,17 @@ func (s *Store) Purge(ctx context.Context, expiredOnly bool) (int, error) {
 // do waits for a slot and runs f, which makes one short use of the database. It repeats f while another process keeps the
 // database busy. All waiting ends with ctx and holds no thread. f itself gets no context: statements take microseconds,
 // and database/sql and the driver are slower with statements that can be interrupted.
-func (s *Store) do(ctx context.Context, op string, slots chan struct{}, f func() error) error {
+func (s *Store) do(ctx context.Context, op string, slots chan struct{}, f func(*database) error) error {
 	err := ctx.Err()
+	if err == nil {
+		err = s.follow()
+	}
 	if err == nil {
 		select {
 		case slots <- struct{}{}:
-			err = retry(ctx, f)
+			if err = retry(ctx, func() error { return f(s.now.Load()) }); err != nil && !busy(err) {
+				s.checked.Store(-int64(checkEvery)) // the file may be gone
+			}
 			<-slots
 		case <-ctx.Done():
 			err = ctx.Err()
@@ -403,6 +477,58 @@ func (s *Store) do(ctx context.Context, op string, slots chan struct{}, f func()
 		return fmt.Errorf("sqlitestore: %s: %w", op, err)
 	}
 	return nil
+}
+
+// errReplaced tells the caller, and so the log, why the records are gone.
+var errReplaced = errors.New("the file was removed or replaced, and was opened anew")
+
+// checkEvery is how often follow looks.
+const checkEvery = 500 * time.Millisecond
+
+// follow opens the file anew if another has its name, or none. Otherwise this process would go on with a file that no other process
+// can see. The call that finds the change fails with errReplaced.
+func (s *Store) follow() error {
+	last, now := s.checked.Load(), int64(time.Since(s.begin))
+	if now-last < int64(checkEvery) || !s.checked.CompareAndSwap(last, now) {
+		return nil
+	}
+	old := s.now.Load()
+	if info, err := os.Stat(s.path); err == nil && os.SameFile(info, old.info) {
+		return nil
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	fresh, err := open(s.path)
+	if err != nil {
+		return err
+	}
+	if !s.now.CompareAndSwap(old, fresh) {
+		return fresh.db.Close()
+	}
+	return errors.Join(errReplaced, old.db.Close())
+}
+
+// trim removes records other than the one called id until the bounds are kept: those that expire first, which are the oldest if
+// all live equally long. It checks again when processes could have filled a part of the room that is left.
+func (s *Store) trim(db *database, id store.ID) error {
+	for {
+		var entries, bytes int64
+		if err := db.totals.QueryRow().Scan(&entries, &bytes); err != nil {
+			return err
+		}
+		over, left := entries-int64(s.opts.MaxEntries), s.opts.MaxBytes-bytes
+		if over <= 0 && left >= 0 {
+			s.unchecked = min(-over, left/store.MaxData) / expectedProcesses
+			return nil
+		}
+		res, err := db.evict.Exec(id.Bytes(), min(max(over, 1), batch))
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return err
+		}
+	}
 }
 
 // retry runs f until the database is not busy, ctx ends, or maxBusy has passed.

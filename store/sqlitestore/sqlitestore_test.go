@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -133,7 +134,7 @@ func TestOpen_Settings(t *testing.T) {
 	s := mustOpen(t, path)
 	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "1", "secure_delete": "1", "busy_timeout": "5"} {
 		var got string
-		require.NoError(t, s.db.QueryRow("PRAGMA "+pragma).Scan(&got))
+		require.NoError(t, s.now.Load().db.QueryRow("PRAGMA "+pragma).Scan(&got))
 		assert.Equal(t, want, got, pragma)
 	}
 }
@@ -252,12 +253,12 @@ func TestPut_WaitsForALock(t *testing.T) {
 // On a full disk writes fail with an error that says so. Records can be read, and deleted, which makes room.
 func TestPut_DiskIsFull(t *testing.T) {
 	s := mustOpen(t, newPath(t))
-	s.db.SetMaxOpenConns(1) // the bound that stands for the disk is per connection
+	s.now.Load().db.SetMaxOpenConns(1) // the bound that stands for the disk is per connection
 	large := record(1)
 	large.Data = make([]byte, store.MaxData)
 	require.NoError(t, s.Put(ctx, large))
 	var pages int
-	require.NoError(t, s.db.QueryRow("PRAGMA max_page_count = 1").Scan(&pages)) // as many as there are
+	require.NoError(t, s.now.Load().db.QueryRow("PRAGMA max_page_count = 1").Scan(&pages)) // as many as there are
 	more := large
 	more.ID = newID(2)
 	for range 3 {
@@ -375,6 +376,44 @@ func TestSealingKey(t *testing.T) {
 	assert.NotEqual(t, first, other)
 }
 
+func TestOpen_RefusesWhatOthersMayHavePlanted(t *testing.T) {
+	path := newPath(t)
+	dir := filepath.Dir(path)
+	s := mustOpen(t, path)
+	_, err := s.SealingKey()
+	require.NoError(t, err)
+	link := filepath.Join(t.TempDir(), "link.db")
+	require.NoError(t, os.Symlink(path, link))
+	mustOpen(t, link)
+	refused := func(says string) {
+		t.Helper()
+		for _, p := range []string{path, link} {
+			_, err := Open(p)
+			require.ErrorContains(t, err, says)
+		}
+		_, err := s.SealingKey()
+		require.ErrorContains(t, err, says)
+	}
+	require.NoError(t, os.Chmod(dir, 0o777|fs.ModeSticky))
+	refused("lets other users change it")
+	_, err = Open(filepath.Join(dir, "fresh.db"))
+	require.ErrorContains(t, err, "lets other users change it")
+	require.NoError(t, os.Chmod(dir, 0o755))
+	if os.Geteuid() != 0 {
+		return
+	}
+	for _, name := range []string{path, path + ".key"} {
+		require.NoError(t, os.Chown(name, 65534, 65534))
+	}
+	refused("belongs to user 65534")
+	for _, name := range []string{path, path + ".key"} {
+		require.NoError(t, os.Chown(name, 0, 0))
+	}
+	require.NoError(t, os.Lchown(link, 65534, 65534))
+	_, err = Open(link)
+	require.ErrorContains(t, err, "symbolic link")
+}
+
 func TestSealingKey_Refuses(t *testing.T) {
 	path := newPath(t)
 	s := mustOpen(t, path)
@@ -435,4 +474,99 @@ func BenchmarkStore(b *testing.B) {
 			}
 		}
 	})
+}
+
+func TestPut_KeepsWithinTheBounds(t *testing.T) {
+	path := newPath(t)
+	count := func(s *Store) (n, bytes int) {
+		require.NoError(t, s.List(ctx, func(_ store.ID, size int, _ time.Time) error { n++; bytes += size; return nil }))
+		return n, bytes
+	}
+	few, err := OpenWith(path, Options{MaxEntries: 3})
+	require.NoError(t, err)
+	defer few.Close()
+	put := func(s *Store, n, size int) {
+		r := record(n)
+		r.Data, r.Expires = make([]byte, size), time.Now().Add(time.Hour+time.Duration(n)*time.Second)
+		require.NoError(t, s.Put(ctx, r))
+	}
+	for n := range 10 {
+		put(few, n, 10)
+		put(few, n, 20) // replaces, and is counted once
+		entries, _ := count(few)
+		require.LessOrEqual(t, entries, 3)
+	}
+	for n := range 10 {
+		_, err := few.Get(ctx, newID(n))
+		require.Equal(t, n >= 7, err == nil, "the oldest go: %d", n)
+	}
+	require.NoError(t, few.Delete(ctx, newID(9)))
+	put(few, 10, 10)
+	_, err = few.Get(ctx, newID(7))
+	require.NoError(t, err, "there was room")
+
+	small, err := OpenWith(path, Options{MaxBytes: 1}) // which is store.MaxData
+	require.NoError(t, err)
+	defer small.Close()
+	for n := range 20 {
+		put(small, 20+n, 10_000)
+		_, bytes := count(small)
+		require.LessOrEqual(t, bytes, store.MaxData)
+	}
+	entries, _ := count(small)
+	require.Equal(t, 6, entries)
+	put(small, 50, store.MaxData)
+	entries, _ = count(small)
+	require.Equal(t, 1, entries)
+}
+
+// Without it, processes that run would go on with a file that those started later cannot see.
+func TestStore_FollowsItsName(t *testing.T) {
+	for name, change := range map[string]func(t *testing.T, path string){
+		"removed": func(t *testing.T, path string) {
+			for _, end := range []string{"", "-wal", "-shm"} {
+				require.NoError(t, os.Remove(path+end))
+			}
+		},
+		"replaced": func(t *testing.T, path string) {
+			other := newPath(t)
+			s, err := Open(other)
+			require.NoError(t, err)
+			require.NoError(t, s.Put(ctx, record(3)))
+			require.NoError(t, s.Close())
+			require.NoError(t, os.Remove(path+"-wal"))
+			require.NoError(t, os.Remove(path+"-shm"))
+			require.NoError(t, os.Rename(other, path))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := newPath(t)
+			a, b := mustOpen(t, path), mustOpen(t, path)
+			key, err := a.SealingKey()
+			require.NoError(t, err)
+			require.NoError(t, a.Put(ctx, record(1)))
+			change(t, path)
+			begin := time.Now()
+			told := map[string]int{}
+			for time.Since(begin) < 1100*time.Millisecond {
+				for s, opened := range map[string]*Store{"a": a, "b": b} {
+					if _, err := opened.Get(ctx, newID(1)); errors.Is(err, errReplaced) {
+						told[s]++
+					} else if told[s] > 0 {
+						require.ErrorIs(t, err, store.ErrNotFound)
+					}
+				}
+				time.Sleep(time.Millisecond)
+			}
+			require.Equal(t, map[string]int{"a": 1, "b": 1}, told, "once each")
+			require.NoError(t, a.Put(ctx, record(2)))
+			for _, s := range []*Store{b, mustOpen(t, path)} {
+				_, err = s.Get(ctx, newID(2))
+				require.NoError(t, err)
+			}
+			again, err := a.SealingKey()
+			require.NoError(t, err)
+			require.Equal(t, key, again)
+		})
+	}
 }

@@ -34,6 +34,9 @@ const (
 	// vanished without closing its connections.
 	answerTimeout = 2 * time.Second
 
+	// connBuffer is the size of the client library's buffers of a connection. A record fits.
+	connBuffer = 96 << 10
+
 	// refreshInterval is how often the client asks sentinels and clusters which nodes serve, in case a notification was lost.
 	refreshInterval = 5 * time.Second
 )
@@ -118,7 +121,7 @@ func explained(err error) error {
 	switch {
 	case errors.As(err, &e) && e.Timeout(): // context.DeadlineExceeded is one too
 		return fmt.Errorf("no answer from a Valkey or Redis server (with TLS where the URL begins with valkeys: or rediss:): %w", err)
-	case strings.Contains(err.Error(), "unknown message type"):
+	case errors.Is(err, errProtocol):
 		return fmt.Errorf("the server speaks another protocol, not Valkey's: %w", err)
 	}
 	return err
@@ -129,6 +132,10 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 	o := valkey.ClientOption{
 		Dialer:           net.Dialer{Timeout: dialTimeout},
 		ConnWriteTimeout: answerTimeout,
+
+		ReadBufferEachConn:  connBuffer,
+		WriteBufferEachConn: connBuffer,
+
 		AlwaysPipelining: true, // otherwise a call that shares its connection with no other breaks it when its context ends
 		DisableCache:     true,
 		ClientName:       "libssl",
@@ -230,6 +237,9 @@ func (d *dialer) dial(ctx context.Context, addr string, netDialer *net.Dialer, t
 			r.nc, r.err = (&tls.Dialer{NetDialer: netDialer, Config: tlsConfig}).DialContext(bound, "tcp", addr)
 		} else {
 			r.nc, r.err = netDialer.DialContext(bound, "tcp", addr)
+		}
+		if r.err == nil {
+			r.nc = newCheckedConn(r.nc)
 		}
 		select {
 		case dialled <- r:

@@ -41,6 +41,8 @@ type kernel = records.Store
 
 // New returns a store that uses client, however that is configured: see valkey.ClientOption. With AlwaysPipelining, calls return
 // soonest after their context ends. Close leaves the client open. New uses only the Prefix of opts.
+//
+// Answers that break the protocol end the process in such a client: only the connections of Open are checked.
 func New(client valkey.Client, opts Options) *Store { return newStore(&commands{client: client}, opts) }
 
 func newStore(c *commands, opts Options) *Store {

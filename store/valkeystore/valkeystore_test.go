@@ -50,7 +50,7 @@ func eachServer(t *testing.T, f func(t *testing.T, program string)) {
 	}
 }
 
-func record(t *testing.T, id string) store.Record {
+func record(t testing.TB, id string) store.Record {
 	t.Helper()
 	parsed, err := store.ParseID(id)
 	require.NoError(t, err)
