@@ -4,6 +4,7 @@
 #include "bridge.h"
 
 #include <openssl/x509v3.h>
+#include <time.h>
 
 /* ---- SSLs of handlers ---------------------------------------------------- */
 
@@ -140,7 +141,7 @@ static int scb_may_offer(SSL *ssl, SSL_SESSION *s, const char *name, int name_ki
     if (name_kind == SCB_NAME_IP ? X509_check_ip_asc(leaf, name, 0) != 1
                                  : X509_check_host(leaf, name, 0, SCB_HOST_FLAGS, NULL) != 1)
         return SCB_OFFER_OTHER_NAME;
-    return X509_cmp_current_time(X509_get0_notAfter(leaf)) > 0 ? SCB_OK : SCB_OFFER_EXPIRED;
+    return ASN1_TIME_cmp_time_t(X509_get0_notAfter(leaf), time(NULL)) > 0 ? SCB_OK : SCB_OFFER_EXPIRED;
 }
 
 int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, const char *name, int name_kind)
