@@ -61,7 +61,7 @@ type Options struct {
 //	valkey://[[user]:password@]host[:port][/db]      redis:// is the same
 //	valkeys://...                                    with TLS, as is rediss://
 //
-// With password_file=PATH the password is the content of a file, which nobody else may read or may have planted (see ticket.LoadRing).
+// With password_file=PATH the password is the content of a file, which no other user may read or may have planted (see ticket.LoadRing).
 // The parameter addr, which may be repeated, adds the host:port of another node of a cluster. With master_set=NAME all hosts are
 // sentinels that know the server called NAME; user and password are those of the server. Open recognises clusters by itself. For
 // any other configuration, make a client and use New.
