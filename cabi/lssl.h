@@ -143,7 +143,9 @@ struct lssl_cache;
  *     memory:                       shared by this process
  *     sqlite:PATH                   shared by the processes of this host; its sealing key is in PATH.key
  *     valkey://[user:pass@]host:port/db   and valkeys:// with TLS; redis:// and rediss:// are the same
+ *                                         ?password_file=FILE reads the password from a file
  *     memcached://host:port
+ *     env:NAME                      the URL in the environment variable NAME
  *     tiered:URL                    a cache in this process before one of the last two: sessions of this
  *                                   process need no round trip, removals by other hosts count after 10 s
  *

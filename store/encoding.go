@@ -14,7 +14,9 @@ const (
 	encodingHeader  = 1 + 8 + 4
 )
 
-var errDamaged = fmt.Errorf("%w: the record is damaged", ErrNotFound)
+// ErrDamaged is the answer of Get and Take to a record whose bytes are not those that were put, from stores that can tell. errors.Is
+// reports ErrNotFound for it.
+var ErrDamaged = fmt.Errorf("%w: the record is damaged", ErrNotFound)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -38,7 +40,7 @@ func Encode(r Record) []byte {
 func Decode(id ID, encoded []byte) (Record, error) {
 	if len(encoded) < encodingHeader || len(encoded) > encodingHeader+MaxData || encoded[0] != encodingVersion ||
 		binary.BigEndian.Uint32(encoded[9:]) != checksum(id, encoded) {
-		return Record{}, errDamaged
+		return Record{}, ErrDamaged
 	}
 	expires := time.UnixMilli(int64(binary.BigEndian.Uint64(encoded[1:])))
 	return Record{ID: id, Data: encoded[encodingHeader:], Expires: expires}, nil

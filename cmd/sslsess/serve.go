@@ -37,12 +37,14 @@ and a policy. Store URLs are
   valkey://[user:pass@]host:port/db    for several hosts: Valkey or Redis. valkeys:// uses TLS;
                                        redis:// and rediss:// mean the same.
                                        ?addr=host:port adds a cluster node or a sentinel,
-                                       &master_set=NAME makes them sentinels
+                                       &master_set=NAME makes them sentinels,
+                                       ?password_file=FILE reads the password from a file
   memcached://host:port                for several hosts: memcached
   tiered:URL                           one of the URLs for several hosts, behind a cache in this
                                        process. Sessions of this process resume without a round
                                        trip; a session that another host removed resumes here for
                                        up to ten seconds more
+  env:NAME                             the URL in the environment variable NAME
 
 A store for several hosts needs -keyring or -plaintext. It is an error if the store cannot
 be reached at the start. If it fails later, clients make full handshakes.

@@ -17,7 +17,8 @@ var storeCommand = command{
 	about: "list, count and remove the sessions in a store",
 	long: `A URL is sqlite:PATH, or valkey://, valkeys://, redis:// or rediss:// with
 [user:pass@]host:port/db. For memcached://host:port there is only rm, since memcached cannot
-list its entries. The sessions in memory: are visible only to their own process.
+list its entries. The sessions in memory: are visible only to their own process. See serve
+for password_file and env:NAME, which keep a password off the command line.
 
 A key ring in the store (serve -keyring store:FILE) is listed as an entry with the id
 6c696273736c206b65792072696e67. If you remove it, the servers that have it put it back.`,

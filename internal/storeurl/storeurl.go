@@ -19,20 +19,29 @@ import (
 )
 
 // Forms lists the supported URLs, for error and help texts.
-const Forms = "memory:, sqlite:PATH, valkey://[user:pass@]host:port/db, valkeys://, redis://, rediss://, memcached://host:port, or tiered: before one of the last five"
+const Forms = "memory:, sqlite:PATH, valkey://[user:pass@]host:port/db[?password_file=FILE], valkeys://, redis://, rediss://, memcached://host:port, " +
+	"tiered: before one of the last five, or env:NAME for the URL in an environment variable"
 
 // Error reports that a URL is wrong, as opposed to a failure of the store that it names.
 type Error string
 
 func (e Error) Error() string { return string(e) }
 
+const errNoScheme = Error("this is no store URL, which begins with a scheme: " + Forms)
+
 func errorf(format string, args ...any) error { return Error(fmt.Sprintf(format, args...)) }
 
-// Open opens the store that rawURL names. Unless create is set, a store in a missing file is an error.
+// Open opens the store that rawURL names. Unless create is set, a store in a missing file is an error. No error shows a URL that may
+// hold a password, for which a mistyped part of it can be taken.
 func Open(rawURL string, create bool) (st store.Store, closeStore func() error, err error) {
+	if name, ok := strings.CutPrefix(rawURL, "env:"); ok {
+		if rawURL, ok = os.LookupEnv(name); !ok {
+			return nil, nil, errorf("environment variable %s, which holds the store's URL, is not set", name)
+		}
+	}
 	scheme, rest, ok := strings.Cut(rawURL, ":")
 	if !ok {
-		return nil, nil, errorf("%q is no store URL: %s", rawURL, Forms)
+		return nil, nil, errNoScheme
 	}
 	switch scheme {
 	case "memory":
@@ -66,7 +75,7 @@ func Open(rawURL string, create bool) (st store.Store, closeStore func() error, 
 
 // openServer opens a store that several hosts share.
 func openServer(rawURL string) (st store.Store, closeStore func() error, err error) {
-	scheme, _, _ := strings.Cut(rawURL, ":")
+	scheme, rest, ok := strings.Cut(rawURL, ":")
 	switch scheme {
 	case "valkey", "valkeys", "redis", "rediss":
 		s, err := valkeystore.Open(rawURL, valkeystore.Options{})
@@ -87,6 +96,9 @@ func openServer(rawURL string) (st store.Store, closeStore func() error, err err
 			return nil, nil, err
 		}
 		return s, s.Close, nil
+	}
+	if !ok || strings.Contains(scheme, "@") || strings.Contains(rest, "@") && !strings.HasPrefix(rest, "//") {
+		return nil, nil, errNoScheme
 	}
 	return nil, nil, errorf("unknown store scheme %q: %s", scheme, Forms)
 }

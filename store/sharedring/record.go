@@ -34,9 +34,23 @@ func additional(expires time.Time) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(expires.UnixMilli()))
 }
 
-// read returns the record and its keys, or the zero Record and no keys if there is none.
+// damagedError reports a record whose bytes no host with this secret has written, or not for this record.
+type damagedError struct{ err error }
+
+func (e *damagedError) Error() string {
+	return fmt.Sprintf("the ring in the store is damaged: %v", e.err)
+}
+
+// read returns the record and its keys, or the zero Record and no keys if there is none. With a damagedError the record is one to
+// replace.
 func (f *follower) read(ctx context.Context) (store.Record, []ticket.Key, error) {
 	kept, err := f.store.Get(ctx, recordID)
+	if errors.Is(err, store.ErrDamaged) { // for Swap it counts as present
+		if err := f.store.Delete(ctx, recordID); err != nil {
+			return store.Record{}, nil, fmt.Errorf("delete a damaged ring: %w", err)
+		}
+		return store.Record{}, nil, &damagedError{err}
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return store.Record{}, nil, nil
 	}
@@ -44,13 +58,16 @@ func (f *follower) read(ctx context.Context) (store.Record, []ticket.Key, error)
 		return store.Record{}, nil, fmt.Errorf("read: %w", err)
 	}
 	text, err := f.open(kept)
+	if errors.Is(err, ticket.ErrMalformed) || errors.Is(err, ticket.ErrForged) {
+		return kept, nil, &damagedError{err}
+	}
 	if err != nil {
 		return store.Record{}, nil, fmt.Errorf("the ring in the store cannot be opened: %w", err)
 	}
 	defer clear(text)
 	keys, err := ticket.ParseKeys(text)
 	if err != nil {
-		return store.Record{}, nil, fmt.Errorf("the ring in the store: %w", err)
+		return kept, nil, &damagedError{err}
 	}
 	return kept, merged(nil, keys), nil
 }

@@ -85,7 +85,9 @@ type Options struct {
 // the store until ctx ends, and for five seconds at most.
 //
 // Open fails, with an error of one line, if the store does not answer or the record cannot be used. A record cannot be used
-// if it is sealed under another secret, is no ring, or has no key that seals yet by the clock of this host.
+// if it is sealed under another secret, is sealed or not against Options, or has no key that seals yet by the clock of this
+// host. Any other record that is no ring is damaged: the first host that reads it replaces it and tells OnError, and the others
+// add their keys.
 func Open(ctx context.Context, st store.Store, opts Options) (r *ticket.Ring, stop func(), err error) {
 	return open(ctx, st, opts, time.Now)
 }
@@ -182,7 +184,8 @@ func (f *follower) sync(ctx context.Context) error {
 	absent := 0
 	for range maxAttempts {
 		kept, theirs, err := f.read(ctx)
-		if err != nil {
+		var damaged *damagedError
+		if err != nil && !errors.As(err, &damaged) {
 			return err
 		}
 		now := f.now()
@@ -208,6 +211,9 @@ func (f *follower) sync(ctx context.Context) error {
 			return err
 		}
 		if swapped {
+			if damaged != nil {
+				f.report(fmt.Errorf("%w: it was replaced", damaged))
+			}
 			return errors.Join(f.adopt(next), f.checkDates(next, now))
 		}
 		// Another host was faster, or the store has a record that this host can neither read nor replace.

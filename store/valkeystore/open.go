@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/valkey-io/valkey-go"
+
+	"github.com/libssl-go/libssl/internal/ownfile"
 )
 
 const (
@@ -59,6 +61,7 @@ type Options struct {
 //	valkey://[[user]:password@]host[:port][/db]      redis:// is the same
 //	valkeys://...                                    with TLS, as is rediss://
 //
+// With password_file=PATH the password is the content of a file, which no other user may read or may have planted (see ticket.LoadRing).
 // The parameter addr, which may be repeated, adds the host:port of another node of a cluster. With master_set=NAME all hosts are
 // sentinels that know the server called NAME; user and password are those of the server. Open recognises clusters by itself. For
 // any other configuration, make a client and use New.
@@ -155,7 +158,7 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 		}
 		o.Sentinel.TLSConfig = o.TLSConfig
 	default:
-		return o, fmt.Errorf("unknown scheme %q", u.Scheme)
+		return o, errors.New("it does not begin with valkey://, valkeys://, redis:// or rediss://") // the scheme may be a user's name
 	}
 	if u.Hostname() == "" {
 		return o, errors.New("it names no host")
@@ -193,8 +196,21 @@ func parseQuery(u *url.URL, o *valkey.ClientOption) error {
 			o.InitAddress = append(o.InitAddress, values...)
 		case "master_set":
 			o.Sentinel.MasterSet = values[0]
+		case "password_file":
+			if o.Password != "" {
+				return errors.New("a password beside password_file")
+			}
+			text, err := ownfile.Self().ReadSecret(values[0])
+			if err != nil {
+				return fmt.Errorf("password_file: %w", err)
+			}
+			o.Password = strings.TrimRight(string(text), "\r\n")
+			clear(text)
+			if o.Password == "" {
+				return errors.New("password_file: the file is empty")
+			}
 		default:
-			return errors.New("it has a parameter other than addr and master_set")
+			return errors.New("it has a parameter other than addr, master_set and password_file")
 		}
 	}
 	return nil

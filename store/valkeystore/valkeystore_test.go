@@ -492,7 +492,7 @@ func TestOpen_Refuses(t *testing.T) {
 		"hash in password":   {"valkey://u:1#" + secret + "@h", "malformed"},
 		"parameter":          {"valkey://h?" + secret + "=1", "parameter"},
 		"addr":               {"valkey://h?addr=" + secret, "addr"},
-		"scheme":             {"http://:" + secret + "@h", "unknown scheme"},
+		"scheme":             {"http://:" + secret + "@h", "does not begin with"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Open(c.url, Options{})
