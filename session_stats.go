@@ -71,7 +71,7 @@ func (c *RejectionCounts) UnmarshalJSON(b []byte) error {
 // Rejections are all reasons.
 func Rejections() []Rejection {
 	return []Rejection{RejectedForged, RejectedNoCipher, RejectedOtherID, RejectedVersion, RejectedIDContext, RejectedExpired, RejectedName, RejectedHello,
-		RejectedLifetime}
+		RejectedPeer, RejectedLifetime}
 }
 
 // CacheStats are a SessionCache's counters. A lookup counts once, as one of

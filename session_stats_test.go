@@ -134,15 +134,16 @@ func TestStats_CountALookupOnce(t *testing.T) {
 		answers(func(context.Context, store.ID) (store.Record, error) { return store.Record{}, errDown })
 		counts(1, func(s libssl.CacheStats) uint64 { return s.LookupErrors })
 
+		for !cache.Stats().Open {
+			counts(cache.Stats().LookupErrors+1, func(s libssl.CacheStats) uint64 { return s.LookupErrors })
+		}
+
 		// Puts fail too, and are no lookups.
 		full.Store(true)
 		f.visit(t, server, nil)
 		require.EqualValues(t, f.tickets, cache.Stats().Errors-cache.Stats().LookupErrors)
-		for !cache.Stats().Open {
-			counts(cache.Stats().LookupErrors+1, func(s libssl.CacheStats) uint64 { return s.LookupErrors })
-		}
 		counts(1, func(s libssl.CacheStats) uint64 { return s.LookupsSkipped })
-		require.EqualValues(t, 1+f.tickets, cache.Stats().Skipped)
+		require.EqualValues(t, 1, cache.Stats().Skipped)
 	})
 }
 

@@ -75,7 +75,7 @@ func TestResumption_JudgesTheClientCertificate(t *testing.T) {
 	}
 }
 
-// What is stored does not outlive the client certificate.
+// An entry of a store ends with the client certificate.
 func TestStore_EntriesEndWithTheClientCertificate(t *testing.T) {
 	ca := tlstest.NewCA(t, "clients")
 	end := time.Now().Add(10 * time.Minute).Truncate(time.Second)
