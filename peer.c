@@ -25,10 +25,14 @@ static int scb_peer_in_time(SSL *ssl, X509 *peer)
     X509_VERIFY_PARAM *param = SSL_get0_param(ssl);
     unsigned long flags = X509_VERIFY_PARAM_get_flags(param);
     time_t at = flags & X509_V_FLAG_USE_CHECK_TIME ? X509_VERIFY_PARAM_get_time(param) : time(NULL);
+    int begun, ended;
 
     if (flags & X509_V_FLAG_NO_CHECK_TIME)
         return 1;
-    return X509_cmp_time(X509_get0_notBefore(peer), &at) < 0 && X509_cmp_time(X509_get0_notAfter(peer), &at) > 0;
+    /* The last second counts. -2 is a time that cannot be read. */
+    begun = ASN1_TIME_cmp_time_t(X509_get0_notBefore(peer), at);
+    ended = ASN1_TIME_cmp_time_t(X509_get0_notAfter(peer), at);
+    return (begun == -1 || begun == 0) && (ended == 0 || ended == 1);
 }
 
 int scb_peer_resumes(SSL *ssl, SSL_SESSION *s)

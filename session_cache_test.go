@@ -3,6 +3,8 @@ package libssl_test
 import (
 	"context"
 	"crypto/tls"
+	"regexp"
+	"runtime"
 	"testing"
 	"time"
 
@@ -193,7 +195,9 @@ func TestSessionCache_CloseSaysWhyItWasLost(t *testing.T) {
 		receive(t, "the Delete", entered)
 		closed := make(chan error, 1)
 		go func() { closed <- cache.Close(context.Background()) }()
-		waitForSetters(t, server)
+		stacks := make([]byte, 1<<20)
+		waits := regexp.MustCompile(`\[(select|chan receive)[^\n]*\n([^\n]+\n)*?[^\n]*guarded\.\(\*Store\)\.Close\(`)
+		wait(t, "Close to wait", func() bool { return waits.Match(stacks[:runtime.Stack(stacks, true)]) })
 		close(release)
 		err := receive(t, "Close", closed)
 		require.ErrorIs(t, err, errDown)
