@@ -3,8 +3,6 @@ package libssl_test
 import (
 	"context"
 	"crypto/tls"
-	"regexp"
-	"runtime"
 	"testing"
 	"time"
 
@@ -195,9 +193,7 @@ func TestSessionCache_CloseSaysWhyItWasLost(t *testing.T) {
 		receive(t, "the Delete", entered)
 		closed := make(chan error, 1)
 		go func() { closed <- cache.Close(context.Background()) }()
-		stacks := make([]byte, 1<<20)
-		waits := regexp.MustCompile(`\[(select|chan receive)[^\n]*\n([^\n]+\n)*?[^\n]*guarded\.\(\*Store\)\.Close\(`)
-		wait(t, "Close to wait", func() bool { return waits.Match(stacks[:runtime.Stack(stacks, true)]) })
+		waitForSetters(t, server)
 		close(release)
 		err := receive(t, "Close", closed)
 		require.ErrorIs(t, err, errDown)
