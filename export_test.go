@@ -22,3 +22,6 @@ func (sc *SessionCache) SetTimeouts(lookup, put time.Duration) { sc.guard.SetTim
 
 // SetBreakerClock sets the clock of a cache that is not in use yet.
 func (sc *SessionCache) SetBreakerClock(now func() time.Time) { sc.guard.SetClock(now) }
+
+// Closing reports whether Close has begun to wait for the queue: what fails from then on it counts as lost.
+func (sc *SessionCache) Closing() bool { return !sc.guard.Go(func() {}) }

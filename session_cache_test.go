@@ -193,7 +193,7 @@ func TestSessionCache_CloseSaysWhyItWasLost(t *testing.T) {
 		receive(t, "the Delete", entered)
 		closed := make(chan error, 1)
 		go func() { closed <- cache.Close(context.Background()) }()
-		waitForSetters(t, server)
+		wait(t, "Close to begin", cache.Closing)
 		close(release)
 		err := receive(t, "Close", closed)
 		require.ErrorIs(t, err, errDown)

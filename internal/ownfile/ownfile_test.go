@@ -27,7 +27,7 @@ func folderOf(t *testing.T) (file, links string) {
 
 func needsRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give files away")
+		t.Skip("not root: only root can give files to another user")
 	}
 }
 
