@@ -6,10 +6,10 @@ import "C"
 import (
 	"context"
 	"sync"
-	"time"
 	"unsafe"
 
 	"github.com/libssl-go/libssl/cgo"
+	"github.com/libssl-go/libssl/internal/entry"
 	"github.com/libssl-go/libssl/internal/hello"
 	"github.com/libssl-go/libssl/internal/parking"
 )
@@ -18,9 +18,9 @@ import (
 //
 // One thread at a time uses an SSL, and with it all of this; but while looking is set the visit belongs to a goroutine.
 type attachedSSL struct {
-	random [32]byte    // of the ClientHello that visit is about
-	origin time.Time   // of the session that the last handshake resumed
-	visit  *storeVisit // nil between handshakes
+	random [32]byte     // of the ClientHello that visit is about
+	header entry.Header // of the session that the last handshake resumed
+	visit  *storeVisit  // nil between handshakes
 
 	mu      sync.Mutex
 	looking bool
@@ -109,7 +109,7 @@ func (a *attachedSSL) expect(sc *SessionCache, ctx *Context, h *hello.Hello, wan
 	}
 	if a.visit == nil {
 		a.visit = newVisit(sc, ctx)
-		a.origin = time.Time{}
+		a.header = entry.Header{}
 	}
 	a.visit.want(wanted, chosen)
 	copy(a.random[:], h.Random)
@@ -154,7 +154,7 @@ func (a *attachedSSL) finish(resumed bool) {
 		return
 	}
 	if resumed {
-		a.origin = v.lookups.Origin()
+		a.header = v.lookups.Header()
 	}
 	v.end(context.Background(), ending{resumed: resumed})
 	a.visit = nil

@@ -9,12 +9,14 @@ import (
 )
 
 // SealEntry and OpenEntry are for black-box tests that craft entries.
-func SealEntry(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Time, der []byte) []byte {
-	return entry.Seal(keys, id, idContext, origin, append(make([]byte, entry.OriginSize), der...))
+func SealEntry(keys *ticket.Ring, id store.ID, idContext []byte, made time.Time, der []byte) []byte {
+	h := entry.Header{Made: made}
+	return entry.Seal(keys, id, idContext, &h, append(make([]byte, h.Size()), der...))
 }
 
-func OpenEntry(keys *ticket.Ring, id store.ID, idContext, data []byte) (der []byte, origin time.Time, err error) {
-	return entry.Open(keys, id, idContext, data, nil)
+func OpenEntry(keys *ticket.Ring, id store.ID, idContext, data []byte) (der []byte, made time.Time, err error) {
+	h, der, err := entry.Open(keys, id, idContext, data, nil)
+	return der, h.Made, err
 }
 
 // SetTimeouts changes the time limits of a cache that no handshake uses at the moment.

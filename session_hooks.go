@@ -152,12 +152,12 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 		return // a stateless ticket, which is never looked up (SEMANTICS F1.5)
 	}
 	now := time.Now()
-	origin := now
-	if from := resumedOrigin(conn, ssl); !from.IsZero() {
-		origin = from
+	header := resumedHeader(conn, ssl)
+	if header.Made.IsZero() {
+		header.Made = now
 	}
 	expires := time.Unix(int64(i.time), 0).Add(seconds(int64(i.timeout)))
-	if end := origin.Add(sc.opt.MaxLifetime); end.Before(expires) {
+	if end := header.Made.Add(sc.opt.MaxLifetime); end.Before(expires) {
 		expires = end
 	}
 	if until := int64(C.scb_peer_until(sess)); until != 0 && until < expires.Unix() {
@@ -166,14 +166,14 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	if !now.Before(expires) {
 		return
 	}
-	der := C.scb_session_der(sess, entry.OriginSize, nil)
+	der := C.scb_session_der(sess, C.size_t(header.Size()), nil)
 	if der.len == 0 {
 		sc.guard.Report(slog.LevelDebug, "session not stored", errors.New("libssl: a new session cannot be encoded"))
 		return
 	}
 	rec := store.Record{ID: idOf(i.id, i.id_len), Expires: expires}
 	sid := unsafe.Slice((*byte)(unsafe.Pointer(i.sid_ctx)), int(i.sid_ctx_len))
-	rec.Data = entry.Seal(sc.source.Seal, rec.ID, sid, origin, unsafe.Slice((*byte)(unsafe.Pointer(der.p)), int(der.len)))
+	rec.Data = entry.Seal(sc.source.Seal, rec.ID, sid, &header, unsafe.Slice((*byte)(unsafe.Pointer(der.p)), int(der.len)))
 	C.scb_wipe(unsafe.Pointer(der.p), der.len)
 	if err := rec.Validate(); err != nil { // a very large client certificate, no failure of the store
 		sc.guard.Report(slog.LevelDebug, "session not stored", fmt.Errorf("libssl: a new session cannot be stored: %w", err))
@@ -199,22 +199,22 @@ func (sc *SessionCache) keep(conn *Conn, rec store.Record) {
 	}
 }
 
-// resumedOrigin is when the session that a handshake resumed was made, zero if it resumed none. On an SSL that C made, a new
-// session shows that the handshake is over.
-func resumedOrigin(conn *Conn, ssl *C.SSL) (origin time.Time) {
+// resumedHeader is that of the entry which a handshake resumed, zero if it resumed none. On an SSL that C made, a new session
+// shows that the handshake is over.
+func resumedHeader(conn *Conn, ssl *C.SSL) (h entry.Header) {
 	reused := C.scb_ssl_reused(ssl) != 0
 	if conn == nil {
 		if a := attachedOf(ssl); a != nil {
 			a.finish(reused)
-			origin = a.origin
+			h = a.header
 		}
 	} else if v, ok := conn.tls.visit.(*storeVisit); ok && v.lookups != nil {
-		origin = v.lookups.Origin()
+		h = v.lookups.Header()
 	}
 	if !reused {
-		return time.Time{}
+		return entry.Header{}
 	}
-	return origin
+	return h
 }
 
 // wanted implements layer. A Conn, and a parked SSL that C made, are answered from the lookup that was made meanwhile; any

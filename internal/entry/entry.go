@@ -15,29 +15,65 @@ import (
 
 // An entry, the Data of a record:
 //
-//	sealed     1 | ticket.Ring.Seal(origin | DER)
-//	plaintext  2 | 8 bytes of checksum | origin | DER
+//	sealed     3 | ticket.Ring.Seal(header | DER)
+//	plaintext  4 | 8 bytes of checksum | header | DER
 //
-// origin is the Unix time of the first full handshake, in eight bytes. Format, record id and id context are
-// authenticated, so an entry is accepted only under its own id and by hosts with the same id context.
+// Format, record id and id context are authenticated, so an entry is accepted only under its own id and by hosts with the
+// same id context.
 const (
-	formatSealed    = 1
-	formatPlaintext = 2
-
-	// OriginSize is how many bytes Seal wants in front of the DER.
-	OriginSize = 8
+	formatSealed    = 3
+	formatPlaintext = 4
 
 	checksumSize = 8
 )
 
 var (
-	// ErrUnreadable is the answer to an entry of a later format, or under a key that is not in the ring. Another host may
+	// ErrUnreadable is the answer to an entry of another format, or under a key that is not in the ring. Another host may
 	// be able to read it.
 	ErrUnreadable = errors.New("libssl: the entry cannot be read here")
 
 	// ErrForged is the answer to an entry that was damaged, or made for another id or id context.
 	ErrForged = errors.New("libssl: the entry was tampered with, or belongs to another id")
 )
+
+// Header is what an entry holds beside the session.
+//
+//	8 bytes of Unix time | Origin | 4 bytes of length | Chain
+type Header struct {
+	Made   time.Time // when the first full handshake was, in whole seconds
+	Origin [16]byte  // its random name
+	Chain  []byte    // the client's certificates but the leaf, which the DER has: DER, one behind the other
+}
+
+const fixedSize = 8 + 16 + 4
+
+// Size is how many bytes Seal wants in front of the DER.
+func (h *Header) Size() int { return fixedSize + len(h.Chain) }
+
+func (h *Header) fill(b []byte) {
+	binary.BigEndian.PutUint64(b, uint64(h.Made.Unix()))
+	copy(b[8:], h.Origin[:])
+	binary.BigEndian.PutUint32(b[8+16:], uint32(len(h.Chain)))
+	copy(b[fixedSize:], h.Chain)
+}
+
+// split cuts a body into its header and the DER.
+func split(body []byte) (h Header, der []byte, ok bool) {
+	if len(body) < fixedSize {
+		return h, nil, false
+	}
+	n := binary.BigEndian.Uint32(body[8+16:])
+	if uint64(n) > uint64(len(body)-fixedSize) {
+		return h, nil, false
+	}
+	h.Made = time.Unix(int64(binary.BigEndian.Uint64(body)), 0)
+	copy(h.Origin[:], body[8:])
+	end := fixedSize + int(n)
+	if n > 0 {
+		h.Chain = body[fixedSize:end:end]
+	}
+	return h, body[end:], true
+}
 
 // authenticated is the additional data of an entry.
 func authenticated(format byte, id store.ID, idContext []byte) []byte {
@@ -54,10 +90,10 @@ func checksum(context, body []byte) []byte {
 	return h.Sum(nil)[:checksumSize]
 }
 
-// Seal makes the entry of a session, in plaintext if keys is nil. body is the session's DER behind OriginSize bytes, which
+// Seal makes the entry of a session, in plaintext if keys is nil. body is the session's DER behind h.Size() bytes, which
 // Seal fills in, so that the secret is not copied once more.
-func Seal(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Time, body []byte) []byte {
-	binary.BigEndian.PutUint64(body, uint64(origin.Unix()))
+func Seal(keys *ticket.Ring, id store.ID, idContext []byte, h *Header, body []byte) []byte {
+	h.fill(body)
 	if keys == nil {
 		data := append([]byte{formatPlaintext}, checksum(authenticated(formatPlaintext, id, idContext), body)...)
 		return append(data, body...)
@@ -67,34 +103,36 @@ func Seal(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Time, bo
 	return keys.Seal(data, body, authenticated(formatSealed, id, idContext))
 }
 
-// Open is the reverse of Seal. It uses the spare capacity of scratch if that is enough. The caller wipes the DER.
-func Open(keys *ticket.Ring, id store.ID, idContext, data, scratch []byte) (der []byte, origin time.Time, err error) {
+// Open is the reverse of Seal. It uses the spare capacity of scratch if that is enough; the header's Chain and the DER
+// point into it. The caller wipes the DER.
+func Open(keys *ticket.Ring, id store.ID, idContext, data, scratch []byte) (h Header, der []byte, err error) {
 	if len(data) == 0 {
-		return nil, origin, ErrForged
+		return h, nil, ErrForged
 	}
 	var body []byte
 	switch format, rest := data[0], data[1:]; {
 	case format == formatSealed && keys != nil:
 		body, err = keys.Open(scratch, rest, authenticated(format, id, idContext))
 		if errors.Is(err, ticket.ErrUnknownKey) {
-			return nil, origin, ErrUnreadable
+			return h, nil, ErrUnreadable
 		}
 		if err != nil {
-			return nil, origin, ErrForged
+			return h, nil, ErrForged
 		}
 	case format == formatPlaintext && keys == nil:
 		if len(rest) < checksumSize {
-			return nil, origin, ErrForged
+			return h, nil, ErrForged
 		}
 		body = append(scratch, rest[checksumSize:]...)
 		if subtle.ConstantTimeCompare(rest[:checksumSize], checksum(authenticated(format, id, idContext), body)) != 1 {
-			return nil, origin, ErrForged
+			return h, nil, ErrForged
 		}
 	default:
-		return nil, origin, ErrUnreadable
+		return h, nil, ErrUnreadable
 	}
-	if len(body) < OriginSize {
-		return nil, origin, ErrForged
+	h, der, ok := split(body)
+	if !ok {
+		return Header{}, nil, ErrForged
 	}
-	return body[OriginSize:], time.Unix(int64(binary.BigEndian.Uint64(body)), 0), nil
+	return h, der, nil
 }

@@ -12,12 +12,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func seal(keys *ticket.Ring, id store.ID, idContext []byte, origin time.Time, der []byte) []byte {
-	return Seal(keys, id, idContext, origin, append(make([]byte, OriginSize), der...))
+func sealWith(h Header, keys *ticket.Ring, id store.ID, idContext, der []byte) []byte {
+	return Seal(keys, id, idContext, &h, append(make([]byte, h.Size()), der...))
 }
 
-func open(keys *ticket.Ring, id store.ID, idContext, data []byte) (der []byte, origin time.Time, err error) {
-	return Open(keys, id, idContext, data, nil)
+func seal(keys *ticket.Ring, id store.ID, idContext []byte, made time.Time, der []byte) []byte {
+	return sealWith(Header{Made: made, Origin: [16]byte{1, 15: 16}, Chain: []byte("chain")}, keys, id, idContext, der)
+}
+
+func open(keys *ticket.Ring, id store.ID, idContext, data []byte) (der []byte, h Header, err error) {
+	h, der, err = Open(keys, id, idContext, data, nil)
+	return der, h, err
 }
 
 func testRing(t testing.TB) *ticket.Ring {
@@ -42,16 +47,20 @@ func entryKinds(t *testing.T, f func(t *testing.T, keys *ticket.Ring)) {
 
 func TestEntry_ComesBackWhole(t *testing.T) {
 	entryKinds(t, func(t *testing.T, keys *ticket.Ring) {
-		origin := time.Unix(1_700_000_000, 0)
+		made := time.Unix(1_700_000_000, 0)
 		for _, size := range []int{0, 1, 150, 64 << 10} {
 			der := make([]byte, size)
 			rand.Read(der)
 			for _, sid := range [][]byte{nil, {1}, bytes.Repeat([]byte{7}, 32)} {
 				id := testID(t, 5, 32)
-				got, gotOrigin, err := open(keys, id, sid, seal(keys, id, sid, origin.Add(time.Second/2), der))
-				require.NoError(t, err)
-				require.True(t, bytes.Equal(der, got))
-				require.True(t, origin.Equal(gotOrigin), "whole seconds: %v", gotOrigin)
+				for _, chain := range [][]byte{nil, {1}, bytes.Repeat([]byte("certificate"), 300)} {
+					h := Header{Made: made.Add(time.Second / 2), Origin: [16]byte{1, 15: 16}, Chain: chain}
+					got, gotHeader, err := open(keys, id, sid, sealWith(h, keys, id, sid, der))
+					require.NoError(t, err)
+					require.True(t, bytes.Equal(der, got))
+					h.Made = made // whole seconds
+					require.Equal(t, h, gotHeader)
+				}
 			}
 		}
 	})
@@ -102,7 +111,7 @@ func TestEntry_TellsUnreadableFromForged(t *testing.T) {
 	a, b := testRing(t), testRing(t)
 	sealed, plain := seal(a, id, sid, time.Now(), []byte("der")), seal(nil, id, sid, time.Now(), []byte("der"))
 	newer := bytes.Clone(sealed)
-	newer[0] = 3
+	newer[0] = 5
 	for name, tt := range map[string]struct {
 		keys *ticket.Ring
 		data []byte
@@ -123,6 +132,37 @@ func TestEntry_TellsUnreadableFromForged(t *testing.T) {
 	}
 }
 
+func TestEntry_RefusesLengthsThatDoNotFit(t *testing.T) {
+	entryKinds(t, func(t *testing.T, keys *ticket.Ring) {
+		id := testID(t, 5, 32)
+		sealBody := func(body []byte) []byte {
+			if keys != nil {
+				return keys.Seal([]byte{formatSealed}, body, authenticated(formatSealed, id, nil))
+			}
+			return append(append([]byte{formatPlaintext}, checksum(authenticated(formatPlaintext, id, nil), body)...), body...)
+		}
+		for name, tt := range map[string]struct {
+			body []byte
+			ok   bool
+		}{
+			"no header":           {nil, false},
+			"half a header":       {make([]byte, fixedSize-1), false},
+			"a header":            {make([]byte, fixedSize), true},
+			"a chain to the end":  {append(make([]byte, fixedSize-1), 2, 8, 8), true},
+			"a chain beyond it":   {append(make([]byte, fixedSize-1), 3, 8, 8), false},
+			"a chain without end": {append(make([]byte, fixedSize-4), 0xff, 0xff, 0xff, 0xff, 8, 8), false},
+			"a chain that wraps":  {append(make([]byte, fixedSize-4), 0x80, 0, 0, 0, 8, 8), false},
+		} {
+			_, _, err := Open(keys, id, nil, sealBody(tt.body), nil)
+			if tt.ok {
+				require.NoError(t, err, name)
+			} else {
+				require.ErrorIs(t, err, ErrForged, name)
+			}
+		}
+	})
+}
+
 func TestEntry_SealedShowsNothing(t *testing.T) {
 	der := bytes.Repeat([]byte("secret!!"), 20)
 	id := testID(t, 5, 32)
@@ -134,22 +174,23 @@ func TestEntry_SealedShowsNothing(t *testing.T) {
 // goldenEntryKey is a ring's only key.
 const goldenEntryKey = "4f1c7a0de2b35896c7d80b19fa623e5d8890abcdef1234567890fedcba012345"
 
-// goldenEntry was sealed under goldenEntryKey for the id of five fives, the id context "context", at 1700000000, and holds
-// "the session".
-const goldenEntry = "01011bbbd30481a682aada8be1b6ea3e2dece39c3789d23d43ea2a0df36d20fd2d9937a2788190f87d07ec184ae5b5385d2529ddf4dc9f76c4"
+// goldenEntry was sealed under goldenEntryKey for the id of five fives, the id context "context", at 1700000000, with the
+// origin and chain of seal, and holds "the session".
+const goldenEntry = "03011bbbd30481a682aaabe0743a0ade16ee07e6a0dccc1d8223ec5d7d63a4496a8f4983473c47b99af480f62a15a5abe4042b904b6f6603" +
+	"0a65f2993e7b4527f804afafb4ba46c08bd439bc8404cb6e9da3"
 
 func FuzzOpenEntry(f *testing.F) {
 	keys, err := ticket.ParseRing([]byte(goldenEntryKey))
 	require.NoError(f, err)
 	golden, err := hex.DecodeString(goldenEntry)
 	require.NoError(f, err)
-	origin := time.Unix(1_700_000_000, 0)
+	goldenHeader := Header{Made: time.Unix(1_700_000_000, 0), Origin: [16]byte{1, 15: 16}, Chain: []byte("chain")}
 	name, sid := bytes.Repeat([]byte{5}, 5), []byte("context")
 	goldenID, err := store.IDFromBytes(name)
 	require.NoError(f, err)
 	f.Add(name, sid, golden, false)
-	f.Add(name, sid, seal(nil, goldenID, sid, origin, []byte("the session")), false)
-	f.Add(name, sid, seal(nil, goldenID, sid, origin, nil), true)
+	f.Add(name, sid, sealWith(goldenHeader, nil, goldenID, sid, []byte("the session")), false)
+	f.Add(name, sid, sealWith(goldenHeader, nil, goldenID, sid, nil), true)
 	f.Add(name, sid, []byte{formatPlaintext, 1, 2, 3, 4, 5, 6, 7, 8}, true)
 	f.Fuzz(func(t *testing.T, name, sid, data []byte, sum bool) {
 		id, err := store.IDFromBytes(name)
@@ -161,27 +202,27 @@ func FuzzOpenEntry(f *testing.F) {
 		}
 		before := bytes.Clone(data)
 
-		der, made, err := Open(keys, id, sid, data, nil)
+		h, der, err := Open(keys, id, sid, data, nil)
 		if bytes.Equal(data, golden) && id == goldenID && string(sid) == "context" {
 			require.NoError(t, err)
 			require.Equal(t, "the session", string(der))
-			require.True(t, origin.Equal(made))
+			require.Equal(t, goldenHeader, h)
 		} else {
 			require.Error(t, err, "forged")
 			require.Nil(t, der)
 		}
 
-		if der, made, err = Open(nil, id, sid, data, nil); err == nil {
-			require.Equal(t, before, seal(nil, id, sid, made, der), "there is one entry of one content")
+		if h, der, err = Open(nil, id, sid, data, nil); err == nil {
+			require.Equal(t, before, sealWith(h, nil, id, sid, der), "there is one entry of one content")
 		} else {
 			require.Nil(t, der)
 		}
 		require.Equal(t, before, data, "the entry is the store's")
 
 		// Any session comes back as it was sealed.
-		der, made, err = Open(keys, id, sid, seal(keys, id, sid, origin, data), nil)
+		h, der, err = Open(keys, id, sid, sealWith(goldenHeader, keys, id, sid, data), nil)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(data, der))
-		require.True(t, origin.Equal(made))
+		require.Equal(t, goldenHeader, h)
 	})
 }

@@ -3,8 +3,8 @@ package lookup
 import (
 	"context"
 	"sync"
-	"time"
 
+	"github.com/libssl-go/libssl/internal/entry"
 	"github.com/libssl-go/libssl/internal/hello"
 	"github.com/libssl-go/libssl/store"
 )
@@ -14,7 +14,7 @@ type Handshake struct {
 	source  *Source
 	wanted  []hello.Candidate // by the last ClientHello
 	answers *Answer
-	origin  time.Time // of the session that OpenSSL accepted
+	header  entry.Header // of the session that OpenSSL accepted
 	from    store.ID
 
 	// Room for one of each, which is enough for nearly every handshake.
@@ -27,11 +27,11 @@ type Handshake struct {
 type Answer struct {
 	hello.Candidate
 	DER       []byte // nil: a miss
+	Header    entry.Header
 	IDContext []byte // under which the entry was sealed
 
 	next    *Answer
 	scratch []byte
-	origin  time.Time
 	taken   *store.Record
 	used    bool
 	counted bool
@@ -106,7 +106,7 @@ func (h *Handshake) add(c hello.Candidate) *Answer {
 // HelloRetryRequest.
 func (h *Handshake) Accepted(a *Answer) {
 	a.used = true
-	h.origin, h.from = a.origin, a.ID
+	h.header, h.from = a.Header, a.ID
 	if !a.counted {
 		h.source.Stats.Hits.Add(1)
 	}
@@ -125,8 +125,8 @@ func (h *Handshake) Rejected(a *Answer, why Reason) {
 // proved that it knows the session's secret.
 func (h *Handshake) From() store.ID { return h.from }
 
-// Origin is when that session's first full handshake was.
-func (h *Handshake) Origin() time.Time { return h.origin }
+// Header is that of the entry.
+func (h *Handshake) Header() entry.Header { return h.header }
 
 // End wipes the answers. It puts back what was taken, unless the handshake resumed with it: anyone who saw a ticket could
 // otherwise use it up by offering it with a wrong binder (SEMANTICS F5.4).

@@ -39,16 +39,17 @@ func testSource(t testing.TB, st store.Store) *Source {
 var idContext = []byte("context")
 
 // put stores a session under id.
-func put(t testing.TB, s *Source, st store.Store, id store.ID, origin time.Time, der string) {
+func put(t testing.TB, s *Source, st store.Store, id store.ID, made time.Time, der string) {
 	t.Helper()
-	data := entry.Seal(s.Seal, id, idContext, origin, append(make([]byte, entry.OriginSize), der...))
+	h := entry.Header{Made: made}
+	data := entry.Seal(s.Seal, id, idContext, &h, append(make([]byte, h.Size()), der...))
 	require.NoError(t, st.Put(t.Context(), store.Record{ID: id, Data: data, Expires: time.Now().Add(time.Hour)}))
 }
 
 func TestHandshake_AnswersWithTheSession(t *testing.T) {
 	st := memstore.New(memstore.Options{})
-	s, id, origin := testSource(t, st), testID(t, 1, 32), time.Now().Truncate(time.Second)
-	put(t, s, st, id, origin, "the session")
+	s, id, made := testSource(t, st), testID(t, 1, 32), time.Now().Truncate(time.Second)
+	put(t, s, st, id, made, "the session")
 	h := New(s)
 	h.Want([]hello.Candidate{{ID: id}})
 	require.Nil(t, h.Answer(id))
@@ -61,7 +62,7 @@ func TestHandshake_AnswersWithTheSession(t *testing.T) {
 		h.Accepted(a)
 	}
 	require.Equal(t, id, h.From())
-	require.True(t, origin.Equal(h.Origin()))
+	require.True(t, made.Equal(h.Header().Made))
 	require.EqualValues(t, 1, s.Stats.Hits.Load())
 	require.EqualValues(t, 1, s.Stats.Suspended.Load())
 	require.Zero(t, s.Stats.Parked.Load())

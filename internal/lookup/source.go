@@ -110,16 +110,16 @@ func (s *Source) find(ctx context.Context, a *Answer, idContext []byte) {
 	} else {
 		defer clear(rec.Data) // a secret where it is not sealed
 	}
-	der, origin, err := entry.Open(s.Seal, a.ID, idContext, rec.Data, a.scratch)
+	header, der, err := entry.Open(s.Seal, a.ID, idContext, rec.Data, a.scratch)
 	switch {
 	case errors.Is(err, entry.ErrUnreadable):
 		s.reject(Undecodable)
 	case err != nil:
 		s.reject(Forged)
-	case time.Now().After(origin.Add(s.MaxLifetime)):
+	case time.Now().After(header.Made.Add(s.MaxLifetime)):
 		clear(der)
 		s.reject(BeyondLifetime)
 	default:
-		a.DER, a.IDContext, a.origin = der, idContext, origin
+		a.DER, a.IDContext, a.Header = der, idContext, header
 	}
 }
