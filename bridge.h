@@ -95,6 +95,9 @@ typedef struct scb_conn scb_conn; /* see ssl_io.c */
 
 /* Does the caller run in a remove handler that may hold ctx's lock? */
 int scb_ctx_in_remove(SSL_CTX *ctx);
+/* Does the caller run in a remove handler of ctx for s, or for a session of the
+ * same id? */
+int scb_session_in_remove(SSL_CTX *ctx, SSL_SESSION *s);
 /* Does the caller run in a handler, inside a step or a removal? */
 int scb_in_handler(void);
 /* Does this thread run a step of c, so that the caller is a handler? */
@@ -118,13 +121,15 @@ void scb_unlock(CRYPTO_RWLOCK *lock);
  * removals are known to hold no lock, or NULL. */
 SSL_CTX *scb_begin_call(SSL_CTX *unlocked);
 void scb_end_call(SSL_CTX *outer);
-/* Enclose a remove handler for a session of ctx; r is on the caller's stack. */
+/* Enclose a remove handler; r is on the caller's stack. */
 typedef struct scb_removal {
-    SSL_CTX *locked;            /* its lock may be held; NULL if none is */
+    SSL_CTX *ctx;
+    SSL_SESSION *sess;
+    int locked;                 /* may the lock of ctx be held? */
     SSL_CTX *unlocked;          /* of the call around the handler */
     struct scb_removal *outer;
 } scb_removal;
-void scb_begin_removal(scb_removal *r, SSL_CTX *ctx);
+void scb_begin_removal(scb_removal *r, SSL_CTX *ctx, SSL_SESSION *sess);
 void scb_end_removal(scb_removal *r);
 /* Enclose a step of c. */
 void scb_begin_step(scb_conn *c);

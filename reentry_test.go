@@ -159,6 +159,41 @@ func TestSessRemove_NestsInsideRemoveSession(t *testing.T) {
 	require.NoError(t, server.FlushSessions(time.Time{}))
 }
 
+// OpenSSL would call the handler for the same session again, without an end.
+func TestSessRemove_OfItsOwnSessionIsRefused(t *testing.T) {
+	client, server := modes[0].pair(t, true)
+	_, other := modes[0].pair(t, true)
+	offer(t, client, server, nil)
+	spare := makeSession(t, modes[0])
+	calls := 0
+	// again removes what the handler got, and what stands for the same session.
+	again := func(s *libssl.Session) {
+		if calls++; calls > 2 {
+			return
+		}
+		for name, same := range map[string]*libssl.Session{"itself": s, "a copy": parse(t, derOf(t, s))} {
+			removed, err := server.RemoveSession(same)
+			assert.ErrorIs(t, err, libssl.ErrReentrant, name)
+			assert.False(t, removed)
+		}
+	}
+	server.SetSessRemoveCallback(func(_ *libssl.Context, s *libssl.Session) { again(s) })
+	_, err := server.RemoveSession(spare)
+	require.NoError(t, err)
+	require.Equal(t, 1, calls)
+
+	// The same by way of another Context.
+	other.SetSessRemoveCallback(func(_ *libssl.Context, s *libssl.Session) { again(s) })
+	server.SetSessRemoveCallback(func(_ *libssl.Context, s *libssl.Session) {
+		_, err := other.RemoveSession(s)
+		assert.NoError(t, err)
+	})
+	_, err = server.RemoveSession(spare)
+	require.NoError(t, err)
+	require.Equal(t, 2, calls)
+	server.SetSessRemoveCallback(nil)
+}
+
 // Two contexts whose remove handlers flush each other come to an end.
 func TestSessRemove_ReentryThroughAnotherContext(t *testing.T) {
 	client, a := modes[0].pair(t, true)

@@ -56,7 +56,7 @@ static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
 
     if (!scb_may_call_go())
         return;
-    scb_begin_removal(&r, ctx);
+    scb_begin_removal(&r, ctx, sess);
     if (ERR_peek_error() != 0)
         scb_take_errs(&held);
     scbGoSessRemove(scb_ctx_handle(ctx), scb_stepping_handle(), ctx, sess);

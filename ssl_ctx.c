@@ -284,7 +284,8 @@ int scb_ctx_remove_session(SSL_CTX *ctx, SSL_SESSION *s)
     SSL_CTX *outer;
     int ret;
 
-    if (scb_ctx_in_remove(ctx))
+    /* OpenSSL would call the remove handler for it again, without an end. */
+    if (scb_ctx_in_remove(ctx) || scb_session_in_remove(ctx, s))
         return SCB_REENTRANT;
     scb_begin_use(scb_ctx_of(ctx));
     outer = scb_begin_call(ctx);

@@ -15,6 +15,7 @@ import (
 	"weak"
 
 	"github.com/libssl-go/libssl/cgo"
+	"github.com/libssl-go/libssl/ticket"
 )
 
 // Context owns one reference to an SSL_CTX: the certificates, the policy, the
@@ -35,13 +36,13 @@ type Context struct {
 	handlers handlers
 	over     atomic.Pointer[layer] // UseStore's; set and removed under setters
 
-	// The order of locks: setters, ticketKeys, id, ref. A method acquires the SSL_CTX before it takes one of the first three
+	// The order of locks: setters, ticketKeys.mu, id, ref. A method acquires the SSL_CTX before it takes one of the first three
 	// and releases it after, because the last release frees the SSL_CTX, which calls remove handlers.
 	setters        sync.Mutex // one change of handlers, layer, ticket keys or early data at a time
 	stopTicketKeys func()     // under setters; not nil once UseTicketKeys was called
 	maxEarlyData   uint32     // under setters
 
-	ticketKeys sync.Mutex // orders changes of the ticket keys
+	ticketKeys ticketKeys
 	adds       sync.Mutex // see AddSession
 	id         idContext
 }
@@ -91,6 +92,12 @@ type idContext struct {
 	sid      []byte // nil until set or computed
 	explicit bool   // set by SetSessionIDContext
 	ownRoots bool   // AddRootCAsPEM has replaced the system's roots
+}
+
+// ticketKeys orders changes of the ticket keys: an older state of the ring, or a ring that was replaced, must not come last.
+type ticketKeys struct {
+	mu   sync.Mutex
+	ring *ticket.Ring // the one in use
 }
 
 var forgottenContexts atomic.Int64

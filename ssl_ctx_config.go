@@ -418,7 +418,9 @@ func (c *Context) AddSession(s *Session) (added bool, err error) {
 
 // RemoveSession takes the session out of the internal cache and reports whether
 // it was there. The remove handler is called, and the session is marked not
-// resumable, in either case. Corresponds to SSL_CTX_remove_session(3).
+// resumable, in either case. From a remove handler that was told of this very
+// session the answer is ErrReentrant, for OpenSSL would call it again without an
+// end. Corresponds to SSL_CTX_remove_session(3).
 func (c *Context) RemoveSession(s *Session) (removed bool, err error) {
 	return c.changeCache(s, func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int {
 		return C.scb_ctx_remove_session(p, sess)

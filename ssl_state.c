@@ -33,6 +33,29 @@ int scb_ssl_reused(SSL *ssl)
 
 /* ---- SSLs of connections ------------------------------------------------- */
 
+/* The number of the group in TLS, 0 if none is known. */
+static uint16_t scb_ssl_group(SSL *ssl)
+{
+#ifdef SCB_HAVE_NEGOTIATED_GROUP
+    long nid;
+
+    if (SSL_get0_session(ssl) == NULL) /* before a server chooses one SSL_get_negotiated_group follows the pointer */
+        return 0;
+    nid = SSL_get_negotiated_group(ssl);
+    switch (nid) {
+    case NID_X9_62_prime256v1: return 23;
+    case NID_secp384r1: return 24;
+    case NID_secp521r1: return 25;
+    case NID_X25519: return 29;
+    }
+    if (nid & TLSEXT_nid_unknown) /* a group without a NID: its number is in the lower bits */
+        return (uint16_t)nid;
+#else
+    (void)ssl;
+#endif
+    return 0;
+}
+
 scb_conn_info scb_conn_get_info(scb_conn *c)
 {
     scb_conn_info info;
@@ -44,18 +67,7 @@ scb_conn_info scb_conn_get_info(scb_conn *c)
     info.version = (uint16_t)SSL_version(c->ssl);
     info.cipher = cipher == NULL ? 0 : SSL_CIPHER_get_protocol_id(cipher);
     info.reused = SSL_session_reused(c->ssl);
-#ifdef SCB_HAVE_NEGOTIATED_GROUP
-    switch (SSL_get_negotiated_group(c->ssl)) {
-    case NID_X9_62_prime256v1: info.group = 23; break;
-    case NID_secp384r1: info.group = 24; break;
-    case NID_secp521r1: info.group = 25; break;
-    case NID_X25519: info.group = 29; break;
-    default:
-        /* A group without a NID comes as TLSEXT_nid_unknown and its number. */
-        if (SSL_get_negotiated_group(c->ssl) & TLSEXT_nid_unknown)
-            info.group = (uint16_t)SSL_get_negotiated_group(c->ssl);
-    }
-#endif
+    info.group = scb_ssl_group(c->ssl);
     scb_clear_errs();
     return info;
 }

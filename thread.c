@@ -84,12 +84,14 @@ void scb_end_call(SSL_CTX *outer)
     scb_unlocked = outer;
 }
 
-void scb_begin_removal(scb_removal *r, SSL_CTX *ctx)
+void scb_begin_removal(scb_removal *r, SSL_CTX *ctx, SSL_SESSION *sess)
 {
     r->unlocked = scb_begin_call(NULL); /* the handler may make other calls, which do hold the lock */
     /* OpenSSL's releases differ in the paths that hold the lock. Only our own
      * SSL_CTX_remove_session never does; all others refuse re-entry. */
-    r->locked = r->unlocked == ctx ? NULL : ctx;
+    r->locked = r->unlocked != ctx;
+    r->ctx = ctx;
+    r->sess = sess;
     r->outer = scb_removals;
     scb_removals = r;
 }
@@ -103,7 +105,23 @@ void scb_end_removal(scb_removal *r)
 int scb_ctx_in_remove(SSL_CTX *ctx)
 {
     for (scb_removal *r = scb_removals; r != NULL; r = r->outer)
-        if (r->locked == ctx)
+        if (r->locked && r->ctx == ctx)
+            return 1;
+    return 0;
+}
+
+static int scb_is_same(SSL_SESSION *a, SSL_SESSION *b)
+{
+    unsigned int a_len, b_len;
+    const unsigned char *a_id = SSL_SESSION_get_id(a, &a_len), *b_id = SSL_SESSION_get_id(b, &b_len);
+
+    return a == b || (a_len > 0 && a_len == b_len && memcmp(a_id, b_id, a_len) == 0);
+}
+
+int scb_session_in_remove(SSL_CTX *ctx, SSL_SESSION *s)
+{
+    for (scb_removal *r = scb_removals; r != NULL; r = r->outer)
+        if (r->ctx == ctx && scb_is_same(r->sess, s))
             return 1;
     return 0;
 }

@@ -58,24 +58,51 @@ func (c *Context) UseTicketKeys(r *ticket.Ring) error {
 	if _, err := c.sessionIDContext(); err != nil {
 		return err
 	}
-	if err := c.setTicketKeys(r); err != nil {
+	// The ring must not keep a forgotten Context from being collected.
+	of := weak.Make(c)
+	stop := r.OnChange(func() { // first: no change is missed
+		if c := of.Value(); c != nil {
+			c.ringChanged(r)
+		}
+	})
+	if err := c.changeRing(r); err != nil {
+		stop()
 		return err
 	}
 	c.ClearOptions(OpNoTicket)
 	if c.stopTicketKeys != nil {
 		c.stopTicketKeys()
 	}
-	// The ring must not keep a forgotten Context from being collected.
-	of := weak.Make(c)
-	c.stopTicketKeys = r.OnChange(func() {
-		if c := of.Value(); c != nil {
-			if err := c.setTicketKeys(r); err != nil && !errors.Is(err, ErrClosed) {
-				c.reportMisuse("ticket keys", err)
-			}
-		}
-	})
-	runtime.AddCleanup(c, func(stop func()) { stop() }, c.stopTicketKeys)
+	c.stopTicketKeys = stop
+	runtime.AddCleanup(c, func(stop func()) { stop() }, stop)
 	return nil
+}
+
+func (c *Context) changeRing(r *ticket.Ring) error {
+	c.ticketKeys.mu.Lock()
+	defer c.ticketKeys.mu.Unlock()
+	err := c.setTicketKeys(r)
+	if err == nil {
+		c.ticketKeys.ring = r
+	}
+	return err
+}
+
+// ringChanged follows r, unless another ring is in use by now.
+func (c *Context) ringChanged(r *ticket.Ring) {
+	if _, err := c.acquire(); err != nil { // before the lock: see Context
+		return
+	}
+	defer c.release()
+	c.ticketKeys.mu.Lock()
+	var err error
+	if c.ticketKeys.ring == r {
+		err = c.setTicketKeys(r)
+	}
+	c.ticketKeys.mu.Unlock()
+	if err != nil {
+		c.reportMisuse("ticket keys", err)
+	}
 }
 
 func (c *Context) setTicketLifetime(d time.Duration) error {
@@ -84,13 +111,8 @@ func (c *Context) setTicketLifetime(d time.Duration) error {
 	})
 }
 
+// setTicketKeys copies the ring's keys into C. ticketKeys.mu is held.
 func (c *Context) setTicketKeys(r *ticket.Ring) error {
-	if _, err := c.acquire(); err != nil {
-		return err
-	}
-	defer c.release()
-	c.ticketKeys.Lock() // or an older state of the ring might come last
-	defer c.ticketKeys.Unlock()
 	keys, err := r.TicketKeys()
 	if err != nil {
 		return err

@@ -231,6 +231,25 @@ func TestUseTicketKeys_IsBoundToThePolicy(t *testing.T) {
 	})
 }
 
+// A change of the old ring that is under way must not bring it back.
+func TestUseTicketKeys_ReplacedRingStaysAway(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	old, fresh := newRing(t), newRing(t)
+	server := f.server(t)
+	stop := old.OnChange(func() { require.NoError(t, server.UseTicketKeys(fresh)) }) // before the Context hears of it
+	require.NoError(t, server.UseTicketKeys(old))
+	require.NoError(t, old.Rotate())
+	v := f.visit(t, server, nil)
+	require.False(t, f.visit(t, f.sealed(t, old), v.next).resumed)
+	require.True(t, f.visit(t, f.sealed(t, fresh), v.next).resumed)
+
+	stop()
+	require.NoError(t, server.UseTicketKeys(old), "and back")
+	require.NoError(t, old.Replace(newRing(t)))
+	v = f.visit(t, server, nil)
+	require.True(t, f.visit(t, f.sealed(t, old), v.next).resumed)
+}
+
 func TestUseTicketKeys_Refuses(t *testing.T) {
 	f := newFleet(t, tls.VersionTLS13)
 	server := f.server(t)

@@ -216,10 +216,15 @@ func (r *Ring) RotateAt(notBefore time.Time) error {
 	}
 }
 
-// Replace replaces the keys of r with those of another ring.
-func (r *Ring) Replace(with *Ring) {
+// Replace replaces the keys of r with those of another ring. A ring without keys is an error: users of r need a key to seal
+// with.
+func (r *Ring) Replace(with *Ring) error {
+	if with == nil || with.Len() == 0 {
+		return errors.New("ticket: replace: a ring without keys")
+	}
 	r.list.Store(with.list.Load())
 	r.changed()
+	return nil
 }
 
 // OnChange registers f to be called after each change of the keys, on the goroutine that made the change, until stop is

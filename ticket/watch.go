@@ -36,8 +36,9 @@ func WatchRing(path string, interval time.Duration, onError func(error)) (r *Rin
 			seen = now
 			fresh, err := LoadRing(path)
 			if err == nil {
-				r.Replace(fresh)
-			} else if onError != nil {
+				err = r.Replace(fresh)
+			}
+			if err != nil && onError != nil {
 				onError(err)
 			}
 		}

@@ -279,8 +279,7 @@ func (f *follower) adopt(keys []ticket.Key) error {
 	if err != nil {
 		return err
 	}
-	f.ring.Replace(fresh)
-	return nil
+	return f.ring.Replace(fresh)
 }
 
 // merged returns the keys of a and b, newest first, in the same order on all hosts.

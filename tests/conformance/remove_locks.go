@@ -213,13 +213,14 @@ func reentry(o *observer) {
 		o.say(what+" in a removal", "%s", text())
 	}
 	l.reset()
+	var again string
 	l.onRemove = func(ctx *libssl.Context, s *libssl.Session) {
 		if l.removes == 1 {
-			ctx.RemoveSession(s)
+			again = outcome(ctx.RemoveSession(s))
 		}
 	}
 	l.remove(s[0])
-	o.say("the same session removed in its removal", "remove %d", l.removes)
+	o.say("the same session removed in its removal", "remove %d, %s", l.removes, again)
 }
 
 func callTheHarmless(o *observer, ctx *libssl.Context, s *libssl.Session) {

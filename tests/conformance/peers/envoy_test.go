@@ -149,7 +149,7 @@ func TestEnvoy_RotatedTicketKeys(t *testing.T) {
 		resumed, _ = h.visit(t, client, listeners["old"], renewed)
 		require.False(t, resumed)
 
-		old.Replace(both) // the last listener learns of the key while it serves
+		require.NoError(t, old.Replace(both)) // the last listener learns of the key while it serves
 		resumed, _ = h.visit(t, client, listeners["old"], renewed)
 		require.True(t, resumed)
 	})
