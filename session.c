@@ -35,11 +35,15 @@ scb_der scb_session_der(SSL_SESSION *s, size_t headroom, scb_errs **errs)
     if (len > 0 && (der.p = OPENSSL_malloc(headroom + (size_t)len)) != NULL) {
         unsigned char *p = der.p + headroom;
 
-        der.len = headroom + (size_t)len;
-        i2d_SSL_SESSION(s, &p);
-    } else if (errs != NULL) {
-        scb_take_errs(errs);
+        if (i2d_SSL_SESSION(s, &p) == len) {
+            der.len = headroom + (size_t)len;
+        } else {
+            OPENSSL_free(der.p);
+            der.p = NULL;
+        }
     }
+    if (der.len == 0 && errs != NULL)
+        scb_take_errs(errs);
     scb_clear_errs();
     return der;
 }

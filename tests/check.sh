@@ -16,6 +16,7 @@ leak 40 beside
 conform 20 beside
 fuzz 20 beside
 page 15 beside
+allocations 15 beside
 outages 10 alone
 soak 10 alone'
 
@@ -25,6 +26,7 @@ part() {
 	programs) make matrix V="$others" P="$programs" ;;
 	conform) make conform CHECK=1 ;;
 	fuzz) make fuzz T=5s ;;
+	allocations) go test -count=1 ./tests/allocations -allocations.failures=3000 ;;
 	outages) make outages T=1m ;;
 	soak) make soak T=1m ;;
 	*) make "$1" ;;
@@ -60,7 +62,7 @@ run() {
 	124 | 137) word="FAILED: not over after $2 min" ;;
 	*) word=FAILED ;;
 	esac
-	line=$(printf '%-9s %5ds  %s' "$1" $((SECONDS - start)) "$word")
+	line=$(printf '%-11s %5ds  %s' "$1" $((SECONDS - start)) "$word")
 	echo "$line" >>"$results"
 	[ "$word" = ok ] || tail=$(printf '\n%s\ncheck: the whole log is %s' "$(tail -n 40 "$log")" "$log")
 	echo "$line$tail"

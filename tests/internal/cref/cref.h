@@ -73,4 +73,14 @@ SSL_SESSION *cref_pair_session(cref_pair *p);
 void cref_pair_free(cref_pair *p, int clean);
 int cref_accept(SSL_CTX *ctx, int fd);
 
+/* ---- OpenSSL's memory (memory.c) ------------------------------------------ */
+
+int cref_memory_counts(void); /* only where CREF_MEMORY is in the environment */
+/* After so many more allocations one fails, or all from there on; a negative number ends it. */
+void cref_memory_fail(long after, int all);
+long cref_memory_made(void);
+long cref_memory_failed(void);
+/* A place in the source and how many of its allocations live; 0 after the last. */
+int cref_memory_site(int i, const char **file, int *line, long *live);
+
 #endif
