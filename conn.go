@@ -263,7 +263,11 @@ func (c *Conn) Session() (*Session, error) {
 	if p == nil {
 		return nil, errors.New("libssl: the connection has no session")
 	}
-	return newSession(p), nil
+	h := home{}
+	if !c.client { // a client's may be one that was offered
+		h.ctx = c.ctx.bound.handle
+	}
+	return newSession(p, h), nil
 }
 
 // SessionReused reports whether the handshake resumed a session. Corresponds to

@@ -33,7 +33,8 @@ type NewSessionFunc func(ssl *SSL, s *Session) (keep bool)
 // SSL_CTX_sess_set_get_cb(3). Servers only.
 //
 // Ownership: with Copy the returned Session stays the handler's, with Transfer
-// it is spent. In both cases OpenSSL ends up with one reference of its own.
+// it is spent. In both cases OpenSSL ends up with one reference of its own, to a
+// copy where the cache of another SSL_CTX may hold the session: see AddSession.
 // Handing over a Session that is already spent or released, or one that C code
 // made without a cipher, is a miss and a CallbackError.
 //
@@ -105,7 +106,7 @@ func scbGoSessNew(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, sess *C.SSL_SESS
 	}
 	v := &call{}
 	v.ssl.p, v.ssl.conn, v.ssl.ctx = ssl, conn, ctx
-	v.sess.p = sess
+	v.sess.p, v.sess.home.ctx = sess, cgo.Handle(ctxHandle)
 	conn.enterHandler()
 	keep := callNew(*f, v)
 	conn.leaveHandler()
@@ -203,7 +204,7 @@ func scbGoSessGet(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, id *C.uchar, n C
 	if s == nil {
 		return nil
 	}
-	p, err := s.handOver(flag)
+	p, err := s.handOver(flag, cgo.Handle(ctxHandle))
 	if err != nil {
 		ctx.reportMisuse("get", err)
 	}
@@ -243,7 +244,7 @@ func (c *Context) SessGetCallback() (f GetSessionFunc) {
 			if p == nil {
 				return nil, Copy
 			}
-			return newSession(p), Transfer
+			return newSession(p, home{}), Transfer
 		}
 	})
 	return f
@@ -269,7 +270,7 @@ func scbGoSessRemove(ctxHandle, connHandle C.uint64_t, sslCtx *C.SSL_CTX, sess *
 	// There is no SSL, but a connection whose step this is must not be waited
 	// for.
 	conn := conns.Get(cgo.Handle(connHandle))
-	s := &Session{p: sess, ctx: sslCtx}
+	s := &Session{p: sess, ctx: sslCtx, home: home{ctx: cgo.Handle(ctxHandle)}}
 	conn.enterHandler()
 	callRemove(*f, ctx, s)
 	conn.leaveHandler()

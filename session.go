@@ -16,6 +16,7 @@ import (
 
 	"crypto/tls"
 
+	"github.com/libssl-go/libssl/cgo"
 	"github.com/libssl-go/libssl/store"
 )
 
@@ -44,16 +45,36 @@ type Session struct {
 	spent   bool // p is still good, but its reference has gone to C
 	// ctx is the SSL_CTX that gives the session up, while a remove handler runs:
 	// its Context may be closed by then.
-	ctx *C.SSL_CTX
+	ctx  *C.SSL_CTX
+	home home
 }
+
+// home says which SSL_CTX may put an SSL_SESSION into its cache. OpenSSL links an
+// object into one list and does not check: an object in two caches destroys both.
+// All others get a copy.
+type home struct {
+	ctx     cgo.Handle     // 0: see claimed
+	claimed *atomic.Uint64 // of an object made in Go, shared by its Sessions: the handle of the first that asks; nil: any cache may hold the object
+}
+
+// claim reports whether the SSL_CTX may have the object itself.
+func (h home) claim(ctx cgo.Handle) bool {
+	if h.claimed == nil {
+		return h.ctx == ctx
+	}
+	return h.claimed.CompareAndSwap(0, uint64(ctx)) || h.claimed.Load() == uint64(ctx)
+}
+
+// unclaimed is the home of an object that no cache knows.
+func unclaimed() home { return home{claimed: new(atomic.Uint64)} }
 
 // liveSessions counts references that Sessions own, forgottenSessions those
 // that only the collector gave back.
 var liveSessions, forgottenSessions atomic.Int64
 
 // newSession owns p's reference.
-func newSession(p *C.SSL_SESSION) *Session {
-	s := &Session{}
+func newSession(p *C.SSL_SESSION, h home) *Session {
+	s := &Session{home: h}
 	s.own(p)
 	return s
 }
@@ -111,7 +132,7 @@ func ParseSession(der []byte) (*Session, error) {
 		}
 		return nil, err
 	}
-	return newSession(p), nil
+	return newSession(p, unclaimed()), nil
 }
 
 // bytesPtr is the address of the first byte, in a type that holds no pointers:
@@ -155,7 +176,7 @@ func WrapSession(p unsafe.Pointer, f CopyFlag) (*Session, error) {
 	default:
 		return nil, fmt.Errorf("libssl: wrap session: %w", badFlag(f))
 	}
-	return newSession(s), nil
+	return newSession(s, home{}), nil
 }
 
 // Pointer is the SSL_SESSION, for C code, nil if the Session is dead.
@@ -205,7 +226,7 @@ func (s *Session) MarshalPEM() ([]byte, error) {
 func (s *Session) Retain() (r *Session, err error) {
 	err = s.with(func(p *C.SSL_SESSION) {
 		C.scb_session_up_ref(p)
-		r = newSession(p)
+		r = newSession(p, s.home)
 	})
 	return r, err
 }
@@ -216,7 +237,7 @@ func (s *Session) Dup() (d *Session, err error) {
 	dead := s.with(func(p *C.SSL_SESSION) {
 		var errs *C.scb_errs
 		if c := C.scb_session_dup(p, &errs); c != nil {
-			d = newSession(c)
+			d = newSession(c, unclaimed())
 			return
 		}
 		err = takeError("duplicate session", 0, errs)
@@ -403,9 +424,22 @@ func versionName(v uint16) string {
 	return fmt.Sprintf("%#04x", v)
 }
 
+// forCache returns a Session that ctx may put into its cache, to be released: a
+// reference to the object, or a copy where another cache may hold it.
+func (s *Session) forCache(ctx cgo.Handle) (*Session, error) {
+	if s == nil {
+		return nil, ErrReleased
+	}
+	if s.home.claim(ctx) {
+		return s.Retain()
+	}
+	return s.Dup()
+}
+
 // handOver settles the flag while the wrapper is locked, so that no collector
-// and no other goroutine can come between: OpenSSL gets exactly one reference.
-func (s *Session) handOver(flag CopyFlag) (*C.SSL_SESSION, error) {
+// and no other goroutine can come between. OpenSSL gets exactly one reference, to
+// the object or to a copy where the cache of another SSL_CTX may hold it.
+func (s *Session) handOver(flag CopyFlag, ctx cgo.Handle) (*C.SSL_SESSION, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -415,12 +449,30 @@ func (s *Session) handOver(flag CopyFlag) (*C.SSL_SESSION, error) {
 		return nil, fmt.Errorf("libssl: %w", badFlag(flag))
 	case flag == Transfer && !s.owned:
 		return nil, fmt.Errorf("%w: transfer of a borrowed session", ErrReleased)
+	case !s.home.claim(ctx):
+		return s.handOverCopy(flag)
 	case C.scb_session_hand_over(s.p, cbool(flag == Copy)) == 0:
 		return nil, errNoCipher
 	case flag == Copy:
 		return s.p, nil
 	}
 	return s.disown(), nil
+}
+
+// handOverCopy is handOver with a copy of the object. The lock is held.
+func (s *Session) handOverCopy(flag CopyFlag) (*C.SSL_SESSION, error) {
+	if C.scb_session_hand_over(s.p, 0) == 0 {
+		return nil, errNoCipher
+	}
+	var errs *C.scb_errs
+	p := C.scb_session_dup(s.p, &errs)
+	if p == nil {
+		return nil, takeError("duplicate session", 0, errs)
+	}
+	if flag == Transfer {
+		C.scb_session_free(s.disown())
+	}
+	return p, nil
 }
 
 // withRef runs f under a reference and not under the lock. f calls unknown code, or a function that takes the lock of the

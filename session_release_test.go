@@ -8,8 +8,8 @@ import (
 
 // Release takes the pointer that an accessor on another goroutine is using, so it has to wait for that accessor.
 func TestSession_ReleaseWaitsForAccessors(t *testing.T) {
-	s := newSession(nil) // OpenSSL frees a NULL
-	s.mu.Lock()          // as an accessor does
+	s := newSession(nil, home{}) // OpenSSL frees a NULL
+	s.mu.Lock()                  // as an accessor does
 	released := make(chan struct{})
 	go func() {
 		defer close(released)

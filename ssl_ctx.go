@@ -106,7 +106,8 @@ var forgottenContexts atomic.Int64
 // forgotten Context from being collected, although handlers usually refer to
 // their Context.
 type binding struct {
-	ctx weak.Pointer[Context]
+	handle cgo.Handle
+	ctx    weak.Pointer[Context]
 	// strong is set where the SSL_CTX may outlive the last use of the Context:
 	// after Close, while connections made by C still run. It is also set on an
 	// SSL_CTX that C made, whose handlers last as long as a C callback would.
@@ -231,6 +232,7 @@ func (c *Context) detach() {
 func (c *Context) bind() error {
 	c.bound = &binding{ctx: weak.Make(c)}
 	h := contexts.Put(c.bound)
+	c.bound.handle = h // C does not know it yet
 	var errs *C.scb_errs
 	if C.scb_ctx_adopt(c.ref.p, C.uint64_t(h), &errs) != C.SCB_OK {
 		contexts.Delete(h)

@@ -399,11 +399,14 @@ func (c *Context) SetSessionTimeout(d time.Duration) (before time.Duration) {
 // there yet. OpenSSL takes a reference of its own. Corresponds to
 // SSL_CTX_add_session(3).
 //
-// Ownership: OpenSSL links an SSL_SESSION into the cache of one context only,
-// and does not check: give a second Context a Dup. While a Context serves, give
-// it a Dup also of a session that it may be evicting.
+// Ownership: OpenSSL links an SSL_SESSION into the cache of one SSL_CTX only,
+// and does not check. So a session that the cache of another one may hold is
+// copied first: it belongs to another Context, or comes from WrapSession or a
+// client's Conn. The copy takes the place of one with the same id, and what is set on s later
+// does not reach it. While a Context serves, give it a Dup of a session that it
+// may be evicting.
 func (c *Context) AddSession(s *Session) (added bool, err error) {
-	return c.changeCache(s, func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int {
+	return c.changeCache(func() (*Session, error) { return s.forCache(c.bound.handle) }, func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int {
 		if C.scb_ctx_in_remove(p) != 0 {
 			return C.SCB_REENTRANT
 		}
@@ -422,19 +425,20 @@ func (c *Context) AddSession(s *Session) (added bool, err error) {
 // session the answer is ErrReentrant, for OpenSSL would call it again without an
 // end. Corresponds to SSL_CTX_remove_session(3).
 func (c *Context) RemoveSession(s *Session) (removed bool, err error) {
-	return c.changeCache(s, func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int {
+	return c.changeCache(s.Retain, func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int {
 		return C.scb_ctx_remove_session(p, sess)
 	})
 }
 
-func (c *Context) changeCache(s *Session, f func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int) (bool, error) {
+// changeCache calls f with a session that hold returns and that is released after.
+func (c *Context) changeCache(hold func() (*Session, error), f func(p *C.SSL_CTX, sess *C.SSL_SESSION) C.int) (bool, error) {
 	p, err := c.acquire()
 	if err != nil {
 		return false, err
 	}
 	defer c.release()
 	// Not under the Session's lock: handlers may use it.
-	held, err := s.Retain()
+	held, err := hold()
 	if err != nil {
 		return false, err
 	}
