@@ -15,9 +15,40 @@ const (
 	ServerName    = 0
 	Groups        = 10
 	SignatureAlgs = 13
+	ALPN          = 16
+	Ticket        = 35
+	PSK           = 41
+	EarlyData     = 42
 	Versions      = 43
+	Cookie        = 44
+	PSKModes      = 45
 	KeyShare      = 51
 )
+
+// Types of records.
+const (
+	ChangeCipherSpec = 20
+	Alert            = 21
+	Handshake        = 22
+	Data             = 23
+	Heartbeat        = 24
+)
+
+// Types of handshake messages.
+const (
+	ClientHello       = 1
+	ServerHello       = 2
+	Certificate       = 11
+	ClientKeyExchange = 16
+	Finished          = 20
+	KeyUpdate         = 24
+)
+
+// Message is a handshake message.
+func Message(kind byte, body []byte) []byte { return append([]byte{kind}, vector(3, body)...) }
+
+// Record is one record, whatever its length.
+func Record(kind byte, body []byte) []byte { return append([]byte{kind, 3, 1}, vector(2, body)...) }
 
 // Extension is one extension of a ClientHello.
 type Extension struct {
@@ -28,6 +59,7 @@ type Extension struct {
 // Hello is a ClientHello.
 type Hello struct {
 	Random     [32]byte
+	SessionID  []byte
 	Suites     []uint16
 	Extensions []Extension
 }
@@ -92,8 +124,8 @@ func vector(n int, parts ...[]byte) []byte {
 	return b
 }
 
-// Record is the ClientHello in a record.
-func (h *Hello) Record() []byte {
+// Message is the ClientHello as a handshake message.
+func (h *Hello) Message() []byte {
 	var suites, extensions []byte
 	for _, s := range h.Suites {
 		suites = binary.BigEndian.AppendUint16(suites, s)
@@ -102,11 +134,23 @@ func (h *Hello) Record() []byte {
 		extensions = append(binary.BigEndian.AppendUint16(extensions, e.Type), vector(2, e.Body)...)
 	}
 	body := append([]byte{3, 3}, h.Random[:]...)
-	body = append(body, 0) // no session id
+	body = append(body, vector(1, h.SessionID)...)
 	body = append(body, vector(2, suites)...)
 	body = append(body, 1, 0) // no compression
 	body = append(body, vector(2, extensions)...)
-	return append([]byte{22, 3, 1}, vector(2, []byte{1}, vector(3, body))...)
+	return Message(ClientHello, body)
+}
+
+// Record is the ClientHello in a record.
+func (h *Hello) Record() []byte { return Record(Handshake, h.Message()) }
+
+// Forge offers a session with this identity and a binder of zeros; nil removes the offer.
+func (h *Hello) Forge(identity []byte) {
+	h.Set(PSK, nil)
+	if identity != nil {
+		h.Set(PSKModes, []byte{1, 1})
+		h.Set(PSK, append(vector(2, vector(2, identity), make([]byte, 4)), vector(2, vector(1, make([]byte, 32)))...))
+	}
 }
 
 // Answer is what a server says to a ClientHello.
@@ -134,14 +178,14 @@ func (h *Hello) Say(nc net.Conn) (a Answer, err error) {
 			return a, err
 		}
 		switch {
-		case head[0] == 21 && len(body) == 2:
+		case head[0] == Alert && len(body) == 2:
 			a.Alert = body[1]
 			return a, nil
-		case head[0] == 22 && len(body) > 38 && body[0] == 2:
+		case head[0] == Handshake && len(body) > 38 && body[0] == ServerHello:
 			a.Retry = string(body[6:6+len(retry)]) == retry
 			a.Hello = !a.Retry
 			return a, nil
-		case head[0] != 20: // a ChangeCipherSpec says nothing
+		case head[0] != ChangeCipherSpec: // which says nothing
 			return a, fmt.Errorf("adversary: a record of type %d", head[0])
 		}
 	}
