@@ -187,7 +187,7 @@ func attack(t testing.TB, sent []byte, serve func(nc *net.TCPConn)) []string {
 		defer close(served)
 		defer end.Close()
 		serve(end.(*net.TCPConn))
-		// What came with the attack and was not read would otherwise take the last word back.
+		// Closing a socket with unread bytes resets the connection, and the peer may lose the alert.
 		end.(*net.TCPConn).CloseWrite()
 		_, _ = io.Copy(io.Discard, end)
 	}()

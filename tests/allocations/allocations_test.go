@@ -168,28 +168,32 @@ func try(t *testing.T, f func() error) {
 	after, _ := cref.Allocations()
 	all := after - before
 	require.Greater(t, all, 0)
-	settle()
-	live := cref.LiveAllocations()
 
 	random := rand.New(rand.NewPCG(*seed, 0))
-	_, failedBefore := cref.Allocations()
-	for range *failures {
-		n, rest := 1+random.IntN(all), random.IntN(4) == 0
-		cref.FailAllocation(n, rest)
-		err := f()
-		cref.FailAllocation(0, false)
-		var wrong *violation
-		if errors.As(err, &wrong) {
-			t.Fatalf("allocation %d of %d failed (all after it: %t): %v", n, all, rest, wrong)
+	fail := func() {
+		for range *failures / 2 {
+			n, rest := 1+random.IntN(all), random.IntN(4) == 0
+			cref.FailAllocation(n, rest)
+			err := f()
+			cref.FailAllocation(0, false)
+			var wrong *violation
+			if errors.As(err, &wrong) {
+				t.Fatalf("allocation %d of %d failed (all after it: %t): %v", n, all, rest, wrong)
+			}
 		}
+		require.NoError(t, f(), "it works again")
+		runtime.GC()
 	}
+	_, failedBefore := cref.Allocations()
+	fail()
+	live := cref.LiveAllocations()
+	fail()
 	_, failedAfter := cref.Allocations()
 	t.Logf("%d allocations, %d failed", all, failedAfter-failedBefore)
 	require.Greater(t, failedAfter-failedBefore, *failures/2, "the failures did not come")
-	require.NoError(t, f(), "it works again")
-	settle()
 	for place, n := range cref.LiveAllocations() {
-		if n -= live[place]; n > *failures/20+8 {
+		// OpenSSL keeps some for each thread, and a few threads may be new.
+		if n -= live[place]; n > *failures/50+32 {
 			t.Errorf("%s: %d allocations are left", place, n)
 		}
 	}
@@ -199,13 +203,6 @@ func try(t *testing.T, f func() error) {
 type violation struct{ what string }
 
 func (v *violation) Error() string { return v.what }
-
-func settle() {
-	for range 3 {
-		runtime.GC()
-		time.Sleep(time.Millisecond)
-	}
-}
 
 // sharing are the ways in which servers share sessions. Each call of share puts one more Context on the same ones.
 func sharing(t testing.TB) map[string]func(*libssl.Context) error {
