@@ -55,6 +55,15 @@
 #ifndef SSL_OP_NO_EXTENDED_MASTER_SECRET
 #define SSL_OP_NO_EXTENDED_MASTER_SECRET 0
 #endif
+#ifndef SSL_OP_ENABLE_KTLS
+#define SSL_OP_ENABLE_KTLS 0
+#endif
+#ifndef SSL_OP_ENABLE_KTLS_TX_ZEROCOPY_SENDFILE
+#define SSL_OP_ENABLE_KTLS_TX_ZEROCOPY_SENDFILE 0
+#endif
+/* They are for DTLS and for sockets that OpenSSL itself writes to. */
+#define SCB_OPS_FOR_OTHER_IO (SSL_OP_ENABLE_KTLS | SSL_OP_ENABLE_KTLS_TX_ZEROCOPY_SENDFILE | SSL_OP_NO_QUERY_MTU \
+                              | SSL_OP_COOKIE_EXCHANGE | SSL_OP_CISCO_ANYCONNECT)
 #ifndef SSL_SESS_CACHE_UPDATE_TIME
 #define SSL_SESS_CACHE_UPDATE_TIME 0x0400
 #endif
@@ -463,6 +472,9 @@ SSL_SESSION *scb_session_dup(SSL_SESSION *s, scb_errs **errs);
 scb_session_info scb_session_get_info(SSL_SESSION *s);
 int scb_session_set_time(SSL_SESSION *s, int64_t t);
 int scb_session_set_timeout(SSL_SESSION *s, int64_t seconds);
+
+/* A negative timeout is no limit: OpenSSL decides what it means. */
+int scb_session_expired(const SSL_SESSION *s, int64_t now);
 
 /* Reasons why an entry of a store must not reach OpenSSL (SEMANTICS F2.10). */
 #define SCB_ENTRY_UNDECODABLE 1

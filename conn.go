@@ -25,7 +25,7 @@ import (
 // or when asked for.
 //
 // A Write that times out is not fatal: data that was accepted but not sent goes out first with the next Write. The end of
-// the stream without a close_notify reads as io.ErrUnexpectedEOF.
+// the stream without a close_notify reads as io.ErrUnexpectedEOF: see OpIgnoreUnexpectedEOF.
 //
 // Locks and threads: safe for concurrent use; Read and Write may run together. Only code that runs inside OpenSSL holds an
 // OS thread, and the number of such calls at one time is bounded.

@@ -276,6 +276,38 @@ func TestRead_EndWithoutCloseNotifyIsUnexpected(t *testing.T) {
 	}
 }
 
+func TestRead_EndWithoutCloseNotifyMayBeIgnored(t *testing.T) {
+	want := io.EOF
+	if libssl.OpIgnoreUnexpectedEOF == 0 {
+		want = io.ErrUnexpectedEOF // this OpenSSL has no such option
+	}
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		server := f.server(t)
+		f.client.SetOptions(libssl.OpIgnoreUnexpectedEOF)
+		for _, optioned := range []string{"client", "server"} {
+			if optioned == "server" {
+				server.SetOptions(libssl.OpIgnoreUnexpectedEOF)
+			}
+			cn, sn := tcpPipe(t)
+			c, s := f.ends(t, cn, sn, server, nil)
+			require.NoError(t, exchange(c, s))
+			reader, end := c, sn
+			if optioned == "server" {
+				reader, end = s, cn
+			}
+			require.NoError(t, end.(*net.TCPConn).CloseWrite())
+			for range 2 {
+				_, err := reader.Read(make([]byte, 1))
+				require.Equal(t, want, err, optioned)
+			}
+		}
+		cn, sn := tcpPipe(t)
+		c, _ := f.ends(t, cn, sn, server, nil)
+		require.NoError(t, sn.(*net.TCPConn).CloseWrite())
+		require.ErrorIs(t, c.Handshake(), io.ErrUnexpectedEOF, "but not in a handshake")
+	})
+}
+
 // A transport that fails says so as a socket of package net does.
 func TestRead_SaysWhatTheSocketSaid(t *testing.T) {
 	f := newFleet(t, tls.VersionTLS12)

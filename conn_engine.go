@@ -6,6 +6,7 @@ import "C"
 import (
 	"context"
 	"errors"
+	"io"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -228,6 +229,16 @@ func (e *engine) write(p, in []byte) stepped {
 		size = wire.Record
 	}
 	return e.step(C.SCB_OP_WRITE, p, in, size)
+}
+
+// endOfStream is what a reader gets for the end of the stream without a close_notify.
+func (e *engine) endOfStream() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ssl != nil && C.scb_ssl_options(e.ssl.ssl)&C.SSL_OP_IGNORE_UNEXPECTED_EOF != 0 {
+		return io.EOF
+	}
+	return io.ErrUnexpectedEOF
 }
 
 // failed reports whether OpenSSL has failed, and with that has sent an alert or received one.

@@ -91,7 +91,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			continue
 		}
 		if err := r.in.Fill(c.nc); err == io.EOF {
-			r.err = io.ErrUnexpectedEOF
+			r.err = c.tls.endOfStream()
 		} else if err != nil {
 			return 0, c.end.closedError(err)
 		}

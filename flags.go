@@ -42,6 +42,10 @@ const (
 	OpNoTLS13                            Options = C.SSL_OP_NO_TLSv1_3
 	OpAllowNoDHEKex                      Options = C.SSL_OP_ALLOW_NO_DHE_KEX
 	OpMiddleboxCompat                    Options = C.SSL_OP_ENABLE_MIDDLEBOX_COMPAT
+	// OpIgnoreUnexpectedEOF makes the end of the stream without a close_notify
+	// io.EOF. Anyone on the path can cut such a stream: use it only where the
+	// application protocol marks its own end.
+	OpIgnoreUnexpectedEOF Options = C.SSL_OP_IGNORE_UNEXPECTED_EOF
 )
 
 // CacheMode is the mode of SSL_CTX_set_session_cache_mode(3).

@@ -153,6 +153,16 @@ static int scb_is_passed_over(SSL *ssl, const SSL_SESSION *s, const unsigned cha
            && SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_extended_master_secret, &ext, &n) && !scb_has_extms(der, len);
 }
 
+int scb_session_expired(const SSL_SESSION *s, int64_t now)
+{
+    int64_t made = scb_session_time(s), timeout = SSL_SESSION_get_timeout(s);
+
+    if (timeout < 0)
+        return 0;
+    /* The sum of time and timeout may overflow. */
+    return now > made && (uint64_t)now - (uint64_t)made > (uint64_t)timeout;
+}
+
 scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
                               const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now)
 {
@@ -175,7 +185,7 @@ scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, co
     p = SSL_SESSION_get0_id_context(s, &n);
     if (c.why == 0 && (n != sid_ctx_len || memcmp(p, sid_ctx, n) != 0))
         c.why = SCB_ENTRY_OTHER_CONTEXT;
-    if (c.why == 0 && now > scb_session_time(s) + SSL_SESSION_get_timeout(s))
+    if (c.why == 0 && scb_session_expired(s, now))
         c.why = SCB_ENTRY_EXPIRED;
     if (c.why == 0 && !scb_name_resumes(ssl, s))
         c.why = SCB_ENTRY_OTHER_NAME;

@@ -312,6 +312,13 @@ func seconds(n int64) time.Duration {
 	return time.Duration(max(-most, min(n, most))) * time.Second
 }
 
+// timeoutOf is the timeout for OpenSSL, in seconds. Releases differ in what a negative one means, and a sum with one near
+// the end of its long overflows.
+func timeoutOf(d time.Duration) int64 {
+	const most = int64(^uint(0) >> 2) // half of a long in C, which has as many bits as uint
+	return max(0, min(int64(d/time.Second), most))
+}
+
 // SetTime sets when the session counts as made, to the second.
 func (s *Session) SetTime(t time.Time) error {
 	return s.withRef(func(p *C.SSL_SESSION, _ *C.SSL_CTX) (gone bool) {
@@ -326,7 +333,7 @@ func (s *Session) SetTimeout(d time.Duration) (err error) {
 		return fmt.Errorf("libssl: set session timeout: negative: %v", d)
 	}
 	dead := s.withRef(func(p *C.SSL_SESSION, _ *C.SSL_CTX) (gone bool) {
-		if C.scb_session_set_timeout(p, C.int64_t(d/time.Second)) != C.SCB_OK {
+		if C.scb_session_set_timeout(p, C.int64_t(timeoutOf(d))) != C.SCB_OK {
 			err = &Error{Op: "set session timeout"}
 		}
 		return false

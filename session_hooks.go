@@ -156,9 +156,11 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	if header.Made.IsZero() {
 		header.Made = now
 	}
-	expires := time.Unix(int64(i.time), 0).Add(seconds(int64(i.timeout)))
-	if end := header.Made.Add(sc.opt.MaxLifetime); end.Before(expires) {
-		expires = end
+	expires := header.Made.Add(sc.opt.MaxLifetime)
+	if i.timeout >= 0 { // else OpenSSL decides at the lookup
+		if end := time.Unix(int64(i.time), 0).Add(seconds(int64(i.timeout))); end.Before(expires) {
+			expires = end
+		}
 	}
 	if until := int64(C.scb_peer_until(sess)); until != 0 && until < expires.Unix() {
 		expires = time.Unix(until, 0)

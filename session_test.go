@@ -10,6 +10,7 @@ import (
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/tests/tlstest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -170,6 +171,10 @@ func TestSession_Times(t *testing.T) {
 
 	require.Error(t, s.SetTimeout(-time.Second))
 	require.Equal(t, 90*time.Minute, s.Timeout(), "as it was")
+	server := newServer(t, tlstest.NewCA(t, "ca"))
+	server.SetSessionTimeout(-time.Hour)
+	require.Zero(t, server.SetSessionTimeout(1<<63-1), "releases differ in what a negative one means")
+	require.InDelta(t, float64(1<<63-1), float64(server.SetSessionTimeout(0)), float64(time.Second))
 	require.NoError(t, s.SetTimeout(1<<63-1))
 	require.InDelta(t, float64(1<<63-1), float64(s.Timeout()), float64(time.Second))
 	require.False(t, s.Expires().Before(s.Time()), "no overflow")

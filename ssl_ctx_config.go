@@ -126,9 +126,16 @@ func (c *Context) SetVersions(min, max uint16) error {
 	})
 }
 
-// SetOptions turns options on and returns all that are on then. Corresponds to
-// SSL_CTX_set_options(3).
-func (c *Context) SetOptions(o Options) Options { return c.changeOptions(o, 0) }
+// SetOptions turns options on and returns all that are on then. Options of DTLS
+// and of kernel TLS cannot work on a Conn: they stay off on an SSL_CTX that
+// NewContext made, which the result shows. Connections keep the options that they were made with.
+// Corresponds to SSL_CTX_set_options(3).
+func (c *Context) SetOptions(o Options) Options {
+	if c != nil && c.made {
+		o &^= C.SCB_OPS_FOR_OTHER_IO
+	}
+	return c.changeOptions(o, 0)
+}
 
 // ClearOptions turns options off and returns those that are still on.
 // Corresponds to SSL_CTX_clear_options(3).
@@ -386,10 +393,11 @@ func (c *Context) SetSessionCacheSize(n int) (before int) {
 }
 
 // SetSessionTimeout sets the lifetime of new sessions, in whole seconds, and
-// returns the one before. Corresponds to SSL_CTX_set_timeout(3).
+// returns the one before. A negative one counts as 0: such sessions end within a
+// second. Corresponds to SSL_CTX_set_timeout(3).
 func (c *Context) SetSessionTimeout(d time.Duration) (before time.Duration) {
 	c.do("set session timeout", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		before = seconds(int64(C.scb_ctx_set_timeout(p, C.long(d/time.Second))))
+		before = seconds(int64(C.scb_ctx_set_timeout(p, C.long(timeoutOf(d)))))
 		return C.SCB_OK
 	})
 	return before

@@ -147,6 +147,8 @@ func TestContext_SettingsSayWhatWasBefore(t *testing.T) {
 	require.NotZero(t, server.SetOptions(0)&libssl.OpCipherServerPreference)
 	require.Zero(t, server.ClearOptions(libssl.OpCipherServerPreference)&libssl.OpCipherServerPreference)
 	require.NotZero(t, server.SetOptions(0)&libssl.OpNoTicket, "the others stay")
+	const cookieExchange = 1 << 13 // of DTLS
+	require.Zero(t, server.SetOptions(cookieExchange)&cookieExchange, "it cannot work on a Conn")
 }
 
 func TestContext_AddAndRemoveSession(t *testing.T) {

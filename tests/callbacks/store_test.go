@@ -2,6 +2,8 @@ package callbacks_test
 
 import (
 	"bytes"
+	"fmt"
+	"math"
 	"testing"
 
 	"github.com/libssl-go/libssl"
@@ -55,6 +57,28 @@ func TestStore_ServesSSLsOfC(t *testing.T) {
 					require.EqualValues(t, 1, cache.Stats().Hits)
 				})
 			}
+		}
+	}
+}
+
+// C may set any lifetime. A store resumes where OpenSSL's own cache does.
+func TestStore_TakesAnyLifetime(t *testing.T) {
+	for _, m := range storeModes() {
+		for _, seconds := range []int64{-1, math.MinInt64, 0, 300, 1 << 40, math.MaxInt64 - 1, math.MaxInt64} {
+			t.Run(fmt.Sprintf("%s %d", m.name, seconds), func(t *testing.T) {
+				client, plain, stored := newClient(t), m.server(t), m.server(t)
+				cref.SetTimeout(plain.Pointer(), seconds)
+				cref.SetTimeout(stored.Pointer(), seconds)
+				useStore(t, stored, memstore.New(memstore.Options{}), nil)
+				_, sess := visit(t, engines[0], client, plain, nil)
+				alone, _ := visit(t, engines[0], client, plain, sess)
+				_, sess = visit(t, engines[0], client, stored, nil)
+				resumed, _ := visit(t, engines[0], client, stored, sess)
+				require.Equal(t, alone, resumed)
+				if seconds > 0 {
+					require.True(t, resumed)
+				}
+			})
 		}
 	}
 }

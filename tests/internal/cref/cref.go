@@ -189,6 +189,11 @@ func VerifyResult(ssl unsafe.Pointer) int { return int(C.SSL_get_verify_result((
 // RenewTickets makes a server issue a new ticket for each one it accepts.
 func RenewTickets(sslCtx unsafe.Pointer) { C.cref_renew_tickets((*C.SSL_CTX)(sslCtx)) }
 
+// SetTimeout is SSL_CTX_set_timeout.
+func SetTimeout(sslCtx unsafe.Pointer, seconds int64) {
+	C.SSL_CTX_set_timeout((*C.SSL_CTX)(sslCtx), C.long(seconds))
+}
+
 // SetMaxEarlyData says how much early data a server takes, which libssl offers with a store only.
 func SetMaxEarlyData(sslCtx unsafe.Pointer, n uint32) error {
 	if C.cref_set_early_data((*C.SSL_CTX)(sslCtx), C.uint32_t(n)) != 1 {
