@@ -3,9 +3,11 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -15,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/bench/rig"
 )
 
@@ -61,7 +64,9 @@ func (s *session) rows() []row {
 	for _, mode := range modes {
 		rows = append(rows, row{mode + ": CPU against crypto/tls", nil, nil, false, s.againstCryptoTLS(mode)})
 	}
-	return append(rows, row{"64-byte round trip over TCP: CPU against crypto/tls", nil, nil, false, s.roundTrips})
+	return append(rows,
+		row{"64-byte round trip over TCP: CPU against crypto/tls", nil, nil, false, s.roundTrips},
+		row{"refused ClientHello over TCP: CPU against crypto/tls", nil, nil, false, s.refusals})
 }
 
 // ---- ratios ----
@@ -180,6 +185,59 @@ func (s *session) againstCryptoTLS(mode string) func() (measured, error) {
 		m.Detail += " us"
 		return m, err
 	}
+}
+
+// refusedHello is a record with a ClientHello that ends early.
+var refusedHello = append([]byte{22, 3, 1, 0, 104, 1, 0, 0, 100}, make([]byte, 100)...)
+
+// refusals are connections whose ClientHello is answered with an alert, which the client reads.
+func (s *session) refusals() (measured, error) {
+	ours, _, err := libsslContexts("full13", s.cert, s.key)
+	if err != nil {
+		return measured{}, err
+	}
+	theirs, _, err := cryptoConfigs("full13", s.cert, s.key)
+	if err != nil {
+		return measured{}, err
+	}
+	var sides [2]func() (float64, error)
+	for i, server := range []func(nc net.Conn) (tlsConn, error){
+		func(nc net.Conn) (tlsConn, error) { return libssl.Server(nc, ours) },
+		func(nc net.Conn) (tlsConn, error) { return tls.Server(nc, theirs), nil },
+	} {
+		r, err := rig.New(rig.Stack{
+			Serve: func(nc net.Conn) error {
+				c, err := server(nc)
+				if err != nil {
+					return err
+				}
+				if c.Handshake() == nil {
+					return errors.New("a broken ClientHello was accepted")
+				}
+				return c.Close()
+			},
+			NewClient: func() func(net.Conn) error { return sendRefused },
+		}, inFlight, rig.TCP)
+		if err != nil {
+			return measured{}, err
+		}
+		defer r.Close()
+		sides[i] = s.cost(r)
+	}
+	m, err := s.inTurns(sides[0], sides[1])
+	m.Detail += " us"
+	return m, err
+}
+
+func sendRefused(nc net.Conn) error {
+	if _, err := nc.Write(refusedHello); err != nil {
+		return err
+	}
+	answer, err := io.ReadAll(nc)
+	if err == nil && (len(answer) == 0 || answer[0] != 21) {
+		err = fmt.Errorf("no alert came: %x", answer)
+	}
+	return errors.Join(err, nc.Close())
 }
 
 // ---- established connections ----
