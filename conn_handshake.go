@@ -5,6 +5,7 @@ import "C"
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -137,6 +138,7 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 	if err := c.flush(); err != nil {
 		return 0, err
 	}
+	plain := c.awaitHello()
 	for {
 		s := c.tls.handshake(op, p, c.read.in.Pending())
 		c.read.in.Taken(s.taken)
@@ -159,6 +161,9 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 			sent = c.flush()
 		}
 		switch {
+		case s.err != nil && plain != nil:
+			plain.Msg = s.err.Error()
+			return 0, &plainError{s.err, *plain}
 		case s.err != nil:
 			return 0, s.err
 		case sent != nil:
@@ -174,6 +179,29 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 		}
 	}
 }
+
+// awaitHello waits for the first bytes from a client, because OpenSSL allocates the buffers of the handshake in the first
+// step: a client that sends nothing costs no more than an idle connection. A failure is left to the handshake, which makes
+// its first step in any case, so that OpenSSL counts it. plain is the error of a client that does not speak TLS.
+func (c *Conn) awaitHello() (plain *tls.RecordHeaderError) {
+	const alert, handshake, sslv2, size = 21, 22, 0x80, 5 // of the header
+	if c.client || c.hs.stage.Load() != handshakeNew || c.read.in.Pending() != nil || c.read.in.Fill(c.nc) != nil {
+		return nil
+	}
+	in := c.read.in.Pending()
+	if c.hs.took > 0 || len(in) < size || in[0] == alert || in[0] == handshake || in[0] >= sslv2 {
+		return nil
+	}
+	return &tls.RecordHeaderError{RecordHeader: [size]byte(in[:size]), Conn: c.nc}
+}
+
+// plainError is a failed handshake with a client that does not speak TLS. As with crypto/tls, it is a tls.RecordHeaderError.
+type plainError struct {
+	error
+	plain tls.RecordHeaderError
+}
+
+func (e *plainError) Unwrap() []error { return []error{e.error, e.plain} }
 
 // handshakeNeeds brings what OpenSSL waits for in the handshake.
 func (c *Conn) handshakeNeeds(ctx context.Context, code C.int) error {

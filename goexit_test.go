@@ -6,9 +6,11 @@
 package libssl_test
 
 import (
+	"crypto/tls"
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -135,4 +137,25 @@ func goexit(t *testing.T, which string, install func(client, server *libssl.Cont
 		assert.NoError(t, server.FlushSessions(time.Time{}))
 		assert.NoError(t, server.Close())
 	})
+}
+
+func TestListener_HandlerThatEndsItsGoroutine(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	server := f.server(t)
+	l := listen(t, "tcp", "127.0.0.1:0", server)
+	l.MaxHandshakes = 1
+	told := failures(l)
+	var once sync.Once
+	server.SetServerNameCallback(func(*libssl.SSL, string) *libssl.Context { once.Do(runtime.Goexit); return nil })
+	serveEcho(t, l)
+	forgotten.Contexts++ // see above
+	c, err := libssl.Client(dial(t, l), f.client, serverName)
+	require.NoError(t, err)
+	require.Error(t, c.Handshake())
+	c.Close()
+	require.Error(t, receive(t, "the failure", told).err)
+	c, err = libssl.Client(dial(t, l), f.client, serverName)
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, c.Handshake(), "the slot is free again")
 }

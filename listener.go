@@ -1,18 +1,55 @@
 package libssl
 
 import (
+	"cmp"
+	"context"
 	"errors"
+	"fmt"
 	"net"
+	"sync"
+	"time"
 )
 
-// Listener makes server connections of what it accepts.
+// Listener makes server connections of the connections that it accepts. It runs their handshakes side by side, each on a
+// goroutine, so a slow or silent client holds up no other. Set the fields before the first Accept.
+//
+// Handshakes start with the first Accept and run until Close, also between calls of Accept.
 type Listener struct {
-	net.Listener
-	ctx *Context
+	// HandshakeTimeout is the time from accept to the end of the handshake; 0 means 10 s. When it has passed, the connection
+	// is closed for good.
+	HandshakeTimeout time.Duration
+
+	// MaxHandshakes bounds the connections whose handshake is under way, or complete and not accepted yet; 0 means 10,000.
+	// More wait in the backlog of the kernel.
+	MaxHandshakes int
+
+	// OnHandshakeError, if not nil, is told of each handshake that failed, except those that Close has ended. Calls may run
+	// at the same time. Each holds one of MaxHandshakes until it returns. If the client does not speak TLS, errors.As finds
+	// a tls.RecordHeaderError, whose Conn is open until OnHandshakeError returns. Context.Stats counts handshakes in any case: Accept and
+	// AcceptGood.
+	OnHandshakeError func(remote net.Addr, err error)
+
+	inner net.Listener
+	ctx   *Context
+
+	ready  chan *Conn // not buffered: the goroutine of the handshake waits for an Accept
+	failed chan error // of inner.Accept; a second one waits for the next Accept
+
+	once       sync.Once
+	handshakes context.Context // done once closed
+	close      context.CancelFunc
+	slots      chan struct{}
+
+	mu        sync.Mutex
+	accepting bool // a goroutine calls inner.Accept
 }
 
-// Listen listens on a network address, as net.Listen does. Accept returns a
-// *Conn without having run its handshake.
+const (
+	defaultHandshakeTimeout = 10 * time.Second
+	defaultMaxHandshakes    = 10_000
+)
+
+// Listen listens on a network address, as net.Listen does.
 func Listen(network, addr string, ctx *Context) (*Listener, error) {
 	if ctx == nil {
 		return nil, errors.New("libssl: listen: nil Context")
@@ -24,21 +61,121 @@ func Listen(network, addr string, ctx *Context) (*Listener, error) {
 	return NewListener(l, ctx), nil
 }
 
-// NewListener makes a Listener over inner.
+// NewListener makes a Listener over inner, which it closes with Close.
 func NewListener(inner net.Listener, ctx *Context) *Listener {
-	return &Listener{Listener: inner, ctx: ctx}
+	l := &Listener{inner: inner, ctx: ctx, ready: make(chan *Conn), failed: make(chan error, 1)}
+	l.handshakes, l.close = context.WithCancel(context.Background())
+	return l
 }
 
-// Accept waits for the next connection.
+// Context is the Context of the connections.
+func (l *Listener) Context() *Context { return l.ctx }
+
+// Addr is the address of the listener below.
+func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
+
+// Close closes the listener below and ends the handshakes under way. Connections whose handshake is complete and that were
+// not accepted yet are closed too. Accept answers ErrClosed then.
+func (l *Listener) Close() error {
+	l.close()
+	return l.inner.Close()
+}
+
+// Accept returns the next connection, a *Conn, whose handshake is complete. It passes on the errors of the listener below.
+// Those are not final: the next Accept tries again.
 func (l *Listener) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	l.once.Do(func() { l.slots = make(chan struct{}, max(1, cmp.Or(l.MaxHandshakes, defaultMaxHandshakes))) })
+	if l.handshakes.Err() != nil {
+		return nil, ErrClosed
 	}
+	l.mu.Lock()
+	if !l.accepting {
+		l.accepting = true
+		go l.acceptAll()
+	}
+	l.mu.Unlock()
+	select {
+	case c := <-l.ready:
+		return c, nil
+	case err := <-l.failed:
+		return nil, err
+	case <-l.handshakes.Done():
+		return nil, ErrClosed
+	}
+}
+
+// acceptAll starts a handshake for each connection until inner fails. The next Accept starts it again.
+func (l *Listener) acceptAll() {
+	for {
+		select {
+		case l.slots <- struct{}{}:
+		case <-l.handshakes.Done():
+			return
+		}
+		nc, err := l.inner.Accept()
+		if err != nil {
+			<-l.slots
+			l.mu.Lock()
+			l.accepting = false
+			l.mu.Unlock()
+			l.fail(err)
+			return
+		}
+		go l.handshake(nc)
+	}
+}
+
+// fail makes an Accept return err, unless an error waits for one already.
+func (l *Listener) fail(err error) {
+	select {
+	case l.failed <- err:
+	default:
+	}
+}
+
+// handshake ends with a connection that was accepted or is closed. A handler that calls runtime.Goexit ends the goroutine.
+func (l *Listener) handshake(nc net.Conn) {
+	defer func() { <-l.slots }()
 	c, err := Server(nc, l.ctx)
 	if err != nil {
+		if l.report(nc, err); errors.Is(err, ErrClosed) {
+			l.fail(err)
+		}
 		nc.Close()
-		return nil, err
+		return
 	}
-	return c, nil
+	accepted := false
+	defer func() {
+		if !accepted {
+			c.Close()
+		}
+	}()
+	timeout := cmp.Or(l.HandshakeTimeout, defaultHandshakeTimeout)
+	ctx, cancel := context.WithTimeout(l.handshakes, timeout)
+	defer cancel()
+	err = errAbandoned // if a handler calls Goexit
+	defer func() {
+		if err != nil {
+			l.report(nc, err)
+		}
+	}()
+	err = c.HandshakeContext(ctx)
+	cancel()
+	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("libssl: handshake not complete after %v: %w", timeout, err)
+		}
+		return
+	}
+	select {
+	case l.ready <- c:
+		accepted = true
+	case <-l.handshakes.Done():
+	}
+}
+
+func (l *Listener) report(nc net.Conn, err error) {
+	if l.OnHandshakeError != nil && l.handshakes.Err() == nil {
+		l.OnHandshakeError(nc.RemoteAddr(), err)
+	}
 }

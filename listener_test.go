@@ -12,11 +12,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/tests/tlstest"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -30,25 +32,235 @@ func listen(t testing.TB, network, addr string, ctx *libssl.Context) *libssl.Lis
 
 func TestListener_AcceptWaitsForNoHandshake(t *testing.T) {
 	f := newFleet(t, tls.VersionTLS13)
-	l := listen(t, "tcp", "127.0.0.1:0", f.server(t))
-	silent, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	defer silent.Close()
-	first, err := l.Accept()
-	require.NoError(t, err)
-	defer first.Close()
-	require.IsType(t, &libssl.Conn{}, first)
-	require.Equal(t, silent.LocalAddr().String(), first.RemoteAddr().String())
+	for transport, addr := range map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(t.TempDir(), "socket")} {
+		l := listen(t, transport, addr, f.server(t))
+		silent, err := net.Dial(transport, l.Addr().String())
+		require.NoError(t, err)
+		defer silent.Close()
+		nc, err := net.Dial(transport, l.Addr().String())
+		require.NoError(t, err)
+		c, err := libssl.Client(nc, f.client, serverName)
+		require.NoError(t, err)
+		defer c.Close()
+		done := make(chan error, 1)
+		go func() { done <- c.Handshake() }()
+		s, err := l.Accept()
+		require.NoError(t, err)
+		defer s.Close()
+		require.NoError(t, receive(t, "the handshake", done))
+		require.IsType(t, &libssl.Conn{}, s)
+		require.Equal(t, nc.LocalAddr().String(), s.RemoteAddr().String())
+		require.NoError(t, exchange(c, s))
+		require.NoError(t, l.Close())
+		_, err = silent.Read(make([]byte, 1))
+		require.Equal(t, io.EOF, err, "Close ends a handshake under way")
+	}
+}
 
+// listenBelow listens with a plain listener and makes a Listener over wrap of it.
+func listenBelow(t *testing.T, ctx *libssl.Context, wrap func(net.Listener) net.Listener) *libssl.Listener {
+	t.Helper()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	l := libssl.NewListener(wrap(inner), ctx)
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func dial(t testing.TB, l net.Listener) net.Conn {
+	t.Helper()
 	nc, err := net.Dial("tcp", l.Addr().String())
 	require.NoError(t, err)
-	c, err := libssl.Client(nc, f.client, serverName)
+	t.Cleanup(func() { nc.Close() })
+	return nc
+}
+
+type failedHandshake struct {
+	remote net.Addr
+	err    error
+}
+
+func failures(l *libssl.Listener) chan failedHandshake {
+	told := make(chan failedHandshake, 16)
+	l.OnHandshakeError = func(remote net.Addr, err error) { told <- failedHandshake{remote, err} }
+	return told
+}
+
+func TestListener_TimeoutIsFinal(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	server := f.server(t)
+	l := listen(t, "tcp", "127.0.0.1:0", server)
+	l.HandshakeTimeout = 50 * time.Millisecond
+	told := failures(l)
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			accepted <- c
+		}
+	}()
+	for _, sent := range []string{"", "\x16", "\x16\x03\x01\x02\x00\x01"} {
+		nc := dial(t, l)
+		_, err := io.WriteString(nc, sent)
+		require.NoError(t, err)
+		failed := receive(t, "the timeout", told)
+		require.ErrorIs(t, failed.err, context.DeadlineExceeded)
+		require.ErrorContains(t, failed.err, "50ms")
+		require.Equal(t, nc.LocalAddr().String(), failed.remote.String())
+		_, err = nc.Read(make([]byte, 1))
+		require.Equal(t, io.EOF, err)
+	}
+	require.Empty(t, accepted)
+	require.Equal(t, 3, server.Stats().Accept, "a client that sent nothing is counted too")
+	require.Zero(t, server.Stats().AcceptGood)
+}
+
+// counting counts how many of its connections are open at one time.
+type counting struct {
+	net.Listener
+	open, most atomic.Int64
+}
+
+type counted struct {
+	net.Conn
+	l    *counting
+	once sync.Once
+}
+
+func (l *counting) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.most.Store(max(l.most.Load(), l.open.Add(1)))
+	return &counted{Conn: nc, l: l}, nil
+}
+
+func (c *counted) Close() error {
+	c.once.Do(func() { c.l.open.Add(-1) })
+	return c.Conn.Close()
+}
+
+func TestListener_BoundsHandshakes(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	below := &counting{}
+	l := listenBelow(t, f.server(t), func(inner net.Listener) net.Listener { below.Listener = inner; return below })
+	l.MaxHandshakes = 2
+	told := failures(l)
+	var silent []net.Conn
+	for range 5 {
+		silent = append(silent, dial(t, l))
+	}
+	c, err := libssl.Client(dial(t, l), f.client, serverName)
 	require.NoError(t, err)
 	defer c.Close()
-	second, err := l.Accept()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		s, err := l.Accept()
+		assert.NoError(t, err)
+		accepted <- s
+	}()
+	for _, nc := range silent {
+		nc.Close()
+		require.Error(t, receive(t, "the end of a silent client", told).err)
+	}
+	require.NoError(t, c.Handshake())
+	receive(t, "Accept", accepted).Close()
+	require.LessOrEqual(t, below.most.Load(), int64(2))
+}
+
+func TestListener_CloseEndsWhatWaitsForAccept(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	l := listen(t, "tcp", "127.0.0.1:0", f.server(t))
+	told := failures(l)
+	var clients [2]*libssl.Conn
+	for i := range clients {
+		c, err := libssl.Client(dial(t, l), f.client, serverName)
+		require.NoError(t, err)
+		defer c.Close()
+		clients[i] = c
+	}
+	accepted := make(chan error, 1)
+	go func() {
+		s, err := l.Accept()
+		if err == nil {
+			s.Close()
+		}
+		accepted <- err
+	}()
+	for _, c := range clients {
+		require.NoError(t, c.Handshake())
+	}
+	require.NoError(t, receive(t, "the one Accept", accepted))
+	require.NoError(t, l.Close())
+	for _, c := range clients {
+		_, err := c.Read(make([]byte, 1))
+		require.Equal(t, io.EOF, err, "closed in order")
+	}
+	_, err := l.Accept()
+	require.ErrorIs(t, err, libssl.ErrClosed)
+	require.Empty(t, told)
+}
+
+// failing fails before each connection.
+type failing struct {
+	net.Listener
+	calls int
+}
+
+var errNoDescriptors = errors.New("no descriptors")
+
+func (l *failing) Accept() (net.Conn, error) {
+	if l.calls++; l.calls%2 == 1 {
+		return nil, errNoDescriptors
+	}
+	return l.Listener.Accept()
+}
+
+func TestListener_GoesOnAfterAnErrorBelow(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	l := listenBelow(t, f.server(t), func(inner net.Listener) net.Listener { return &failing{Listener: inner} })
+	_, err := l.Accept()
+	require.Equal(t, errNoDescriptors, err)
+	done := make(chan error, 3)
+	for range cap(done) {
+		c, err := libssl.Client(dial(t, l), f.client, serverName)
+		require.NoError(t, err)
+		defer c.Close()
+		go func() { done <- c.Handshake() }()
+	}
+	for accepted := 0; accepted < cap(done); {
+		if s, err := l.Accept(); err == nil {
+			accepted++
+			defer s.Close()
+			require.NoError(t, receive(t, "a handshake", done))
+		} else {
+			require.Equal(t, errNoDescriptors, err)
+		}
+	}
+}
+
+func TestListener_ClientWithoutTLS(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS13)
+	l := listen(t, "tcp", "127.0.0.1:0", f.server(t))
+	told := make(chan error, 1)
+	l.OnHandshakeError = func(_ net.Addr, err error) {
+		var plain tls.RecordHeaderError
+		if assert.ErrorAs(t, err, &plain) {
+			io.WriteString(plain.Conn, "not "+string(plain.RecordHeader[:]))
+		}
+		told <- err
+	}
+	go l.Accept()
+	nc := dial(t, l)
+	_, err := io.WriteString(nc, "GET / HTTP/1.1\r\n\r\n")
 	require.NoError(t, err)
-	defer second.Close()
-	require.NoError(t, exchange(c, second))
+	b, err := io.ReadAll(nc)
+	require.NoError(t, err)
+	require.Equal(t, "not GET /", string(b), "and no alert")
+	err = receive(t, "the error", told)
+	var failed *libssl.Error
+	require.ErrorAs(t, err, &failed)
+	require.ErrorContains(t, err, "http request")
 }
 
 func TestListener_Closed(t *testing.T) {
@@ -67,10 +279,8 @@ func TestListener_ClosedContext(t *testing.T) {
 	server := f.server(t)
 	l := listen(t, "tcp", "127.0.0.1:0", server)
 	require.NoError(t, server.Close())
-	nc, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	defer nc.Close()
-	_, err = l.Accept()
+	nc := dial(t, l)
+	_, err := l.Accept()
 	require.ErrorIs(t, err, libssl.ErrClosed)
 	_, err = nc.Read(make([]byte, 1))
 	require.Equal(t, io.EOF, err, "the connection is not left open")

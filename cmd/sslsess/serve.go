@@ -109,7 +109,7 @@ func serve(fs *flag.FlagSet) action {
 		"stateful", "stateless", "none")
 	fs.StringVar(&f.clientCA, "client-ca", "", "require client certificates, signed by the CAs in this PEM `file`")
 	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 10*time.Second, "the longest `duration` of a handshake")
-	fs.IntVar(&f.maxConns, "max-conns", 0, "serve at most `N` connections at once, the others wait; 0 means no limit")
+	fs.IntVar(&f.maxConns, "max-conns", 0, "serve at most `N` connections at once, the others wait after their handshakes; 0 means no limit")
 	fs.StringVar(&f.backend, "backend", "", "forward the bytes to this `host:port`")
 	fs.DurationVar(&f.idleTimeout, "idle-timeout", 10*time.Minute, "with -backend, end a connection on which neither side has sent data for this `duration`")
 	fs.StringVar(&f.http, "http", "", "`address` of a plain HTTP server for a page with live numbers, /healthz, /stats and /metrics")
@@ -195,7 +195,7 @@ func (f *serveFlags) serve(ctx context.Context, std stdio) error {
 }
 
 func (f *serveFlags) listenAndServe(ctx context.Context, std stdio, sslCtx *libssl.Context, cache *libssl.SessionCache, logger *log.Logger) error {
-	l, err := net.Listen("tcp", f.listen)
+	l, err := libssl.Listen("tcp", f.listen, sslCtx)
 	if err != nil {
 		return err
 	}
@@ -215,10 +215,9 @@ func (f *serveFlags) listenAndServe(ctx context.Context, std stdio, sslCtx *libs
 		return err
 	}
 
-	s := &server{
-		ssl: sslCtx, node: f.node, handshakeTimeout: f.handshakeTimeout,
-		log: logger, refused: &rateLimitedLog{log: logger}, conns: map[*conn]struct{}{},
-	}
+	s := &server{node: f.node, log: logger, refused: &rateLimitedLog{log: logger}, conns: map[*conn]struct{}{}}
+	l.HandshakeTimeout = f.handshakeTimeout
+	l.OnHandshakeError = func(remote net.Addr, err error) { s.refused.print(remote, err) }
 	if f.maxConns > 0 {
 		s.slots = make(chan struct{}, f.maxConns)
 	}
@@ -388,19 +387,16 @@ func writeJSON(w http.ResponseWriter, v any) {
 
 // ---- connections ------------------------------------------------------------------
 
-// server accepts connections and runs each handshake on its own goroutine, with a
-// timeout. A silent peer blocks no other connection and is soon disconnected.
+// server serves the connections of a Listener, which runs their handshakes.
 type server struct {
-	ssl              *libssl.Context
-	node             string
-	handshakeTimeout time.Duration
-	slots            chan struct{} // every connection takes one; nil: no limit
-	log              *log.Logger
-	refused          *rateLimitedLog // for errors that any peer can cause
+	node    string
+	slots   chan struct{} // every connection with a complete handshake takes one; nil: no limit
+	log     *log.Logger
+	refused *rateLimitedLog // for errors that any peer can cause
 
 	mu    sync.Mutex
-	conns map[*conn]struct{} // connections with a complete handshake
-	wg    sync.WaitGroup     // counts all connections
+	conns map[*conn]struct{}
+	wg    sync.WaitGroup // counts conns
 }
 
 // conn is a connection that returns its slot when it is closed.
@@ -428,15 +424,12 @@ func (s *server) done() {
 	s.wg.Done()
 }
 
-// run serves the connections of l until ctx is done. After each handshake it
-// calls serve, which closes the connection. At the end it calls finish, which may
-// complete open requests, and then closes the connections that are left.
-func (s *server) run(ctx context.Context, l net.Listener, serve func(*conn), finish func(context.Context)) {
+// run serves the connections of l until ctx is done, each with a call of serve, which closes it. At the end it calls finish,
+// which may complete open requests, and then closes the connections that are left.
+func (s *server) run(ctx context.Context, l *libssl.Listener, serve func(*conn), finish func(context.Context)) {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	handshakes, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer giveUp()
-	for s.acceptOne(ctx, l, func(nc net.Conn) { s.handshake(handshakes, nc, serve) }) {
+	for s.acceptOne(ctx, l, serve) {
 	}
 	bounded, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
@@ -452,7 +445,6 @@ func (s *server) run(ctx context.Context, l net.Listener, serve func(*conn), fin
 		return
 	case <-bounded.Done():
 	}
-	giveUp()
 	s.mu.Lock()
 	for c := range s.conns {
 		go c.Close() // each may wait a moment for its peer
@@ -461,9 +453,9 @@ func (s *server) run(ctx context.Context, l net.Listener, serve func(*conn), fin
 	<-gone
 }
 
-// acceptOne accepts a connection and calls start with it on a new goroutine. It
+// acceptOne accepts a connection and calls serve with it on a new goroutine. It
 // returns false when ctx is done.
-func (s *server) acceptOne(ctx context.Context, l net.Listener, start func(net.Conn)) bool {
+func (s *server) acceptOne(ctx context.Context, l *libssl.Listener, serve func(*conn)) bool {
 	if s.slots != nil {
 		select {
 		case s.slots <- struct{}{}:
@@ -486,31 +478,12 @@ func (s *server) acceptOne(ctx context.Context, l net.Listener, start func(net.C
 		}
 		return true
 	}
-	go start(nc)
-	return true
-}
-
-func (s *server) handshake(ctx context.Context, nc net.Conn, serve func(*conn)) {
-	tc, err := libssl.Server(nc, s.ssl)
-	if err != nil {
-		nc.Close()
-		s.log.Print(err)
-		s.done()
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.handshakeTimeout)
-	defer cancel()
-	if err := tc.HandshakeContext(ctx); err != nil {
-		tc.Close()
-		s.refused.print(nc.RemoteAddr(), err)
-		s.done()
-		return
-	}
-	c := &conn{Conn: tc, s: s}
+	c := &conn{Conn: nc.(*libssl.Conn), s: s}
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
-	serve(c)
+	go serve(c)
+	return true
 }
 
 // printed writes lines to a log, so that they get its prefix.

@@ -311,27 +311,6 @@ func clientHello(t *testing.T, f *testFleet) []byte {
 	return b[:n]
 }
 
-func TestServe_MaxConnsLetsOthersWait(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t)
-	n := f.serve("-max-conns", "2")
-	client := f.client("any")
-	first, second := f.dial(client, n.addr), f.dial(client, n.addr)
-
-	third := f.connect(client, n.addr)
-	third.SetDeadline(time.Now().Add(300 * time.Millisecond))
-	var ne net.Error
-	err := third.Handshake()
-	require.ErrorAs(t, err, &ne)
-	require.True(t, ne.Timeout(), "%v", err)
-
-	require.NoError(t, first.Close())
-	third.SetDeadline(time.Now().Add(patience))
-	require.NoError(t, third.Handshake())
-	_, err = ask(second, "x")
-	require.NoError(t, err)
-}
-
 // ---- forwarding -----------------------------------------------------------------
 
 // backend runs serve for each connection.

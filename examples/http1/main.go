@@ -54,8 +54,7 @@ func serve(ctx context.Context, certFile, keyFile, addr string, listening func(n
 	}
 	listening(l.Addr())
 
-	// net/http fills Request.TLS. ReadHeaderTimeout includes the handshake, which
-	// it therefore bounds.
+	// net/http fills Request.TLS. The Listener bounds the handshakes.
 	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(
 		func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s over %s to %s\n", r.Proto, tls.VersionName(r.TLS.Version), r.TLS.ServerName)

@@ -48,7 +48,7 @@ func main() {
 	}
 }
 
-const handshakeTimeout = 10 * time.Second
+const headerTimeout = 10 * time.Second
 
 // serve answers requests until ctx is done.
 func serve(ctx context.Context, certFile, keyFile, addr string, listening func(net.Addr)) error {
@@ -66,7 +66,7 @@ func serve(ctx context.Context, certFile, keyFile, addr string, listening func(n
 	}
 	listening(l.Addr())
 
-	server := &http.Server{ReadHeaderTimeout: handshakeTimeout, Handler: http.HandlerFunc(
+	server := &http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(
 		func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s over %s to %s\n", r.Proto, tls.VersionName(r.TLS.Version), r.TLS.ServerName)
 		})}
@@ -84,7 +84,7 @@ func serve(ctx context.Context, certFile, keyFile, addr string, listening func(n
 		nc, err := l.Accept()
 		if err != nil {
 			h1.Close()
-			patience, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+			patience, cancel := context.WithTimeout(context.Background(), headerTimeout)
 			defer cancel()
 			down := server.Shutdown(patience)
 			serving.Wait()
@@ -94,12 +94,7 @@ func serve(ctx context.Context, certFile, keyFile, addr string, listening func(n
 			return err
 		}
 		serving.Go(func() {
-			c := nc.(*libssl.Conn)
-			limit, cancel := context.WithTimeout(ctx, handshakeTimeout)
-			defer cancel()
-			if c.HandshakeContext(limit) != nil {
-				c.Close()
-			} else if c.ConnectionState().NegotiatedProtocol == "h2" {
+			if c := nc.(*libssl.Conn); c.ConnectionState().NegotiatedProtocol == "h2" {
 				h2.ServeConn(c, &http2.ServeConnOpts{Context: ctx, BaseConfig: server})
 			} else {
 				h1.serve(c)
