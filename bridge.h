@@ -33,12 +33,14 @@
 #define SCB_HAVE_GET1_PEER_CERT 1      /* SSL_get1_peer_certificate */
 #define SCB_HAVE_NEGOTIATED_GROUP 1    /* SSL_get_negotiated_group */
 #define SCB_HAVE_TICKET_EVP 1          /* SSL_CTX_set_tlsext_ticket_key_evp_cb */
+#define SCB_HAVE_VERIFY_STORE 1        /* SSL_get0_verify_cert_store */
 #define SCB_EX_DUP_FROM void **        /* CRYPTO_EX_dup's third parameter */
 #else
 #define SCB_EX_DUP_FROM void *
 #endif
 #if OPENSSL_VERSION_NUMBER >= 0x30200000L
 #define SCB_HAVE_QUIC 1                /* SSL_is_quic */
+#define SCB_HAVE_RAW_KEYS 1            /* SSL_SESSION_get0_peer_rpk */
 #endif
 #if OPENSSL_VERSION_NUMBER >= 0x30400000L
 #define SCB_HAVE_TIME_EX 1             /* SSL_SESSION_get_time_ex and family */
@@ -253,8 +255,9 @@ int scb_name_resumes(SSL *ssl, SSL_SESSION *s);
 int64_t scb_peer_until(SSL_SESSION *s);
 
 /* For C only. */
-/* May a session resume by its client certificate? Not without one where the SSL
- * requires one, and not outside its validity. */
+/* May a session resume by its client certificate? It may if a full handshake on
+ * this SSL would accept the certificate now, or would not ask for one and the
+ * session has none. For callbacks in which OpenSSL looks a session up. */
 int scb_peer_resumes(SSL *ssl, SSL_SESSION *s);
 
 /* ---- sess_callbacks.c: the trampolines ----------------------------------- */
@@ -265,6 +268,8 @@ void scb_set_callback(SSL_CTX *ctx, int which, int on);
 /* Puts back the functions that C had installed. */
 void scb_ctx_detach(SSL_CTX *ctx);
 void scb_ctx_hook_ids(SSL_CTX *ctx, int on);
+/* May the answer of a get handler resume? */
+int scb_sess_resumes(SSL *ssl, SSL_SESSION *sess);
 int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess);
 /* The caller owns a reference to the session, whichever value fn gave *copy. */
 SSL_SESSION *scb_sess_call_get(void *fn, SSL *ssl, const unsigned char *id, int len);

@@ -98,9 +98,11 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 		}
 	}
 	h := conns.Put(nil)
-	slot := takeSlot(ctx) // it takes as long as a step
+	slot := takeSlot() // it takes as long as a step
 	made := C.scb_conn_new(p, C.uint64_t(h), cbool(client), cname, kind)
-	slot.give()
+	if slot {
+		<-stepSlots
+	}
 	cc := made.conn
 	if cc == nil {
 		conns.Delete(h)

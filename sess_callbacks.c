@@ -35,12 +35,6 @@ static SSL_SESSION *scb_sess_get_cb(SSL *ssl, const unsigned char *id, int len, 
         return NULL;
     ERR_set_mark();
     sess = scbGoSessGet(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, (unsigned char *)id, len);
-    /* A handler cannot know the name that its answer would resume under, nor which
-     * certificate this SSL asks for. */
-    if (sess != NULL && (!scb_name_resumes(ssl, sess) || !scb_peer_resumes(ssl, sess))) {
-        SSL_SESSION_free(sess);
-        sess = NULL;
-    }
     ERR_pop_to_mark();
     /* Go has dealt with the handler's flag: sess comes with one reference. */
     *copy = 0;
@@ -69,7 +63,7 @@ static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
 static void scb_keylog_cb(const SSL *ssl, const char *line)
 {
     if (scb_may_call_go())
-        scbGoKeyLog(scb_ssl_ctx_handle((SSL *)ssl), scb_ssl_conn_handle((SSL *)ssl), (char *)line);
+        scbGoKeyLog(scb_ssl_ctx_handle((SSL *)ssl), (char *)line);
 }
 
 static int scb_generate_id_cb(SSL *ssl, unsigned char *id, unsigned int *len)
@@ -144,6 +138,13 @@ void scb_ctx_detach(SSL_CTX *ctx)
 void scb_ctx_hook_ids(SSL_CTX *ctx, int on)
 {
     SSL_CTX_set_generate_session_id(ctx, on ? scb_generate_id_cb : NULL);
+}
+
+/* A handler cannot know the name that its answer would resume under, nor which
+ * certificates this SSL accepts. */
+int scb_sess_resumes(SSL *ssl, SSL_SESSION *sess)
+{
+    return scb_name_resumes(ssl, sess) && scb_peer_resumes(ssl, sess);
 }
 
 /* ---- calling callbacks that C has installed ------------------------------ */

@@ -3,10 +3,12 @@ package libssl_test
 import (
 	"bytes"
 	"context"
+	"encoding/asn1"
 	"encoding/binary"
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,7 +35,8 @@ func TestUseStore_EntriesOfEachRelease(t *testing.T) {
 				}
 				client, rest := pem.Decode(rest)
 				text = rest
-				resumesOrMisses(t, madeNow(t, server.Bytes), madeNow(t, client.Bytes))
+				rawKey := strings.HasPrefix(file.Name(), "raw-key") // which says nothing of who has it
+				resumesOrMisses(t, madeNow(t, server.Bytes), madeNow(t, client.Bytes), !rawKey)
 			}
 		})
 	}
@@ -51,7 +54,23 @@ func madeNow(t testing.TB, der []byte) []byte {
 	return der
 }
 
-func resumesOrMisses(t *testing.T, der, clientDER []byte) {
+// trustPeer has a server ask for the client certificate of a session, if it has one. The kept ones are signed by themselves.
+func trustPeer(t testing.TB, ctx *libssl.Context, der []byte) {
+	t.Helper()
+	var seq, field asn1.RawValue
+	_, err := asn1.Unmarshal(der, &seq)
+	require.NoError(t, err)
+	for rest := seq.Bytes; len(rest) > 0; {
+		rest, err = asn1.Unmarshal(rest, &field)
+		require.NoError(t, err)
+		if field.Class == asn1.ClassContextSpecific && field.Tag == 3 {
+			require.NoError(t, ctx.AddClientCAsPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: field.Bytes})))
+			require.NoError(t, ctx.SetVerify(libssl.VerifyPeer))
+		}
+	}
+}
+
+func resumesOrMisses(t *testing.T, der, clientDER []byte, judged bool) {
 	readable, err := libssl.ParseSession(der)
 	require.Equal(t, err == nil, readable != nil)
 	version := versions["TLSv1.2"]
@@ -65,6 +84,7 @@ func resumesOrMisses(t *testing.T, der, clientDER []byte) {
 	require.NoError(t, f.client.SetVersions(version, version)) // or a fresh one of 1.3 asks a 1.2 server for an id of its own
 	ctx, st, idContext := f.server(t), newSpy(), []byte("conformance")
 	require.NoError(t, ctx.SetSessionIDContext(idContext))
+	trustPeer(t, ctx, der)
 	cache := useStore(t, ctx, st, &libssl.StoreOptions{Plaintext: true})
 
 	// A session that this OpenSSL cannot offer takes the place of one that it can offer.
@@ -81,13 +101,17 @@ func resumesOrMisses(t *testing.T, der, clientDER []byte) {
 	require.NoError(t, st.Put(context.Background(), entry))
 
 	v := f.visit(t, ctx, offer)
-	require.Equal(t, readable != nil, v.resumed)
+	require.Equal(t, readable != nil && judged, v.resumed)
 	stats := cache.Stats()
-	if readable != nil {
+	switch {
+	case readable == nil:
+		require.EqualValues(t, 1, stats.Undecodable)
+	case judged:
 		require.Equal(t, id, v.from)
 		require.EqualValues(t, 1, stats.Hits)
-	} else {
-		require.EqualValues(t, 1, stats.Undecodable)
+	default:
+		require.EqualValues(t, 1, stats.RejectedFor[libssl.RejectedPeer])
+		stats.Rejected--
 	}
 	require.Zero(t, stats.Rejected+stats.Misses+stats.Errors)
 	require.Empty(t, st.asked(&st.deletes))

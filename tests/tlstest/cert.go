@@ -2,6 +2,7 @@
 package tlstest
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -28,7 +29,7 @@ func NewCA(t testing.TB, name string) *CA {
 	t.Helper()
 	tmpl := template(t, name)
 	tmpl.IsCA, tmpl.BasicConstraintsValid = true, true
-	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
+	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature
 	ca := &CA{cert: tmpl, key: newKey(t)}
 	return ca.issue(t, tmpl, ca.key)
 }
@@ -38,7 +39,7 @@ func (ca *CA) Intermediate(t testing.TB, name string) *CA {
 	t.Helper()
 	tmpl := template(t, name)
 	tmpl.IsCA, tmpl.BasicConstraintsValid = true, true
-	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
+	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature
 	return ca.issue(t, tmpl, newKey(t))
 }
 
@@ -73,12 +74,40 @@ func (ca *CA) LeafWith(t testing.TB, edit func(*x509.Certificate), hosts ...stri
 	if edit != nil {
 		edit(tmpl)
 	}
-	k := newKey(t)
+	return ca.leaf(t, tmpl, newKey(t))
+}
+
+// LeafFor issues a certificate for a client that has its key.
+func (ca *CA) LeafFor(t testing.TB, k crypto.Signer, name string) (cert, key []byte) {
+	t.Helper()
+	tmpl := template(t, name)
+	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	return ca.leaf(t, tmpl, k)
+}
+
+func (ca *CA) leaf(t testing.TB, tmpl *x509.Certificate, k crypto.Signer) (cert, key []byte) {
+	t.Helper()
 	der := ca.sign(t, tmpl, k)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
 	check(t, err)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
+
+// CRL is the CA's revocation list with the certificates in it, as PEM.
+func (ca *CA) CRL(t testing.TB, revoked ...[]byte) []byte {
+	t.Helper()
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
+	for _, cert := range revoked {
+		block, _ := pem.Decode(cert)
+		c, err := x509.ParseCertificate(block.Bytes)
+		check(t, err)
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries,
+			x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: time.Now().Add(-time.Minute)})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, ca.cert, ca.key)
+	check(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
 }
 
 // Pool is the CA as crypto/tls wants it.
@@ -99,7 +128,7 @@ func (ca *CA) LeafFiles(t testing.TB, hosts ...string) (certFile, keyFile string
 	return certFile, keyFile
 }
 
-func (ca *CA) sign(t testing.TB, tmpl *x509.Certificate, key *ecdsa.PrivateKey) []byte {
+func (ca *CA) sign(t testing.TB, tmpl *x509.Certificate, key crypto.Signer) []byte {
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
 	check(t, err)
 	return der

@@ -13,6 +13,7 @@ import "C"
 
 import (
 	"errors"
+	"fmt"
 	"time"
 	"unsafe"
 )
@@ -171,6 +172,50 @@ func DemandHost(sslCtx unsafe.Pointer, host string) bool {
 
 // TrustNone gives the context a verify store that is empty, beside its own.
 func TrustNone(sslCtx unsafe.Pointer) bool { return C.cref_trust_none((*C.SSL_CTX)(sslCtx)) == 1 }
+
+// VerifyBy gives the context a verify store with one CA, beside its own.
+func VerifyBy(sslCtx unsafe.Pointer, ca []byte) bool {
+	p, n := text(ca)
+	return C.cref_verify_by((*C.SSL_CTX)(sslCtx), p, n) == 1
+}
+
+// LetNoneIn makes a verify callback in C that is content with nothing.
+func LetNoneIn(sslCtx unsafe.Pointer) { C.cref_let_none_in((*C.SSL_CTX)(sslCtx)) }
+
+// SetCAPath has CAs read from a folder, each when a chain needs it.
+func SetCAPath(sslCtx unsafe.Pointer, dir string) bool {
+	name := C.CString(dir)
+	defer C.free(unsafe.Pointer(name))
+	return C.cref_ca_dir((*C.SSL_CTX)(sslCtx), name) == 1
+}
+
+// CAFile is the name that a CA's file has in such a folder.
+func CAFile(ca []byte) string {
+	p, n := text(ca)
+	return fmt.Sprintf("%08x.0", uint32(C.cref_ca_hash(p, n)))
+}
+
+// AddCRL adds a revocation list to the CAs.
+func AddCRL(sslCtx unsafe.Pointer, crl []byte) bool {
+	p, n := text(crl)
+	return C.cref_add_crl((*C.SSL_CTX)(sslCtx), p, n) == 1
+}
+
+// SetSecurityLevel sets what is too weak.
+func SetSecurityLevel(sslCtx unsafe.Pointer, level int) {
+	C.SSL_CTX_set_security_level((*C.SSL_CTX)(sslCtx), C.int(level))
+}
+
+// CertifyByCallback has a callback in C give each SSL its certificate.
+func CertifyByCallback(sslCtx unsafe.Pointer, cert, key []byte) bool {
+	c, cn := text(cert)
+	k, kn := text(key)
+	return C.cref_certify_by_callback((*C.SSL_CTX)(sslCtx), c, cn, k, kn) == 1
+}
+
+func text(b []byte) (*C.char, C.int) {
+	return (*C.char)(unsafe.Pointer(unsafe.SliceData(b))), C.int(len(b))
+}
 
 // AskForFragments has clients of the context ask for fragments of 2^(8+n) bytes at most, or of any size for 0.
 func AskForFragments(sslCtx unsafe.Pointer, n int) bool {

@@ -50,6 +50,12 @@ void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to);
 void cref_let_all_in(SSL_CTX *ctx); /* a verify callback that is content with anything */
 int cref_demand(SSL_CTX *ctx, unsigned long flags, int purpose, const char *host);
 int cref_trust_none(SSL_CTX *ctx);
+int cref_verify_by(SSL_CTX *ctx, const char *pem, int len);
+void cref_let_none_in(SSL_CTX *ctx);
+int cref_ca_dir(SSL_CTX *ctx, const char *dir);
+unsigned long cref_ca_hash(const char *pem, int len);
+int cref_add_crl(SSL_CTX *ctx, const char *pem, int len);
+int cref_certify_by_callback(SSL_CTX *ctx, const char *cert, int cert_len, const char *key, int key_len);
 void cref_renew_tickets(SSL_CTX *ctx);
 int cref_ask_for_fragments(SSL_CTX *ctx, int n);
 void cref_watch_names(SSL_CTX *ctx);

@@ -46,34 +46,6 @@ void cref_sni_switch_in_hello(SSL_CTX *ctx, SSL_CTX *to)
     SSL_CTX_set_client_hello_cb(ctx, hello_cb, to);
 }
 
-static int content_cb(int ok, X509_STORE_CTX *chain)
-{
-    (void)ok, (void)chain;
-    return 1;
-}
-
-void cref_let_all_in(SSL_CTX *ctx)
-{
-    SSL_CTX_set_verify(ctx, SSL_CTX_get_verify_mode(ctx), content_cb);
-}
-
-/* Sets what a chain must fulfil; 0 and NULL leave a parameter as it is. */
-int cref_demand(SSL_CTX *ctx, unsigned long flags, int purpose, const char *host)
-{
-    X509_VERIFY_PARAM *param = SSL_CTX_get0_param(ctx);
-
-    return X509_VERIFY_PARAM_set_flags(param, flags) && (purpose == 0 || X509_VERIFY_PARAM_set_purpose(param, purpose))
-           && (host == NULL || X509_VERIFY_PARAM_set1_host(param, host, 0));
-}
-
-/* A verify store of its own, which is empty. */
-int cref_trust_none(SSL_CTX *ctx)
-{
-    X509_STORE *none = X509_STORE_new();
-
-    return none != NULL && SSL_CTX_set0_verify_cert_store(ctx, none);
-}
-
 static SSL_TICKET_RETURN renew_cb(SSL *ssl, SSL_SESSION *s, const unsigned char *name, size_t len,
                                   SSL_TICKET_STATUS status, void *arg)
 {

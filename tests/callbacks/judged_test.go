@@ -1,0 +1,194 @@
+package callbacks_test
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/tests/internal/cref"
+	"github.com/libssl-go/libssl/tests/tlstest"
+	"github.com/stretchr/testify/require"
+)
+
+// enter is a handshake that the server may refuse. The session, which is the client's, is the next handshake's to offer.
+func (e engine) enter(t testing.TB, client, server *libssl.Context, offer *libssl.Session) (in, resumed bool, s *libssl.Session) {
+	t.Helper()
+	if e.name == "C" {
+		p, err := cref.NewPair(client.Pointer(), server.Pointer(), name, offer.Pointer())
+		require.NoError(t, err)
+		defer p.Free(true)
+		if !p.Run() {
+			return false, false, nil
+		}
+		s, err = libssl.WrapSession(p.Session(), libssl.Transfer)
+		require.NoError(t, err)
+		t.Cleanup(s.Release)
+		return true, p.Reused(), s
+	}
+	cn, sn, err := tlstest.TCPPair()
+	require.NoError(t, err)
+	c, err := libssl.Client(cn, client, name)
+	require.NoError(t, err)
+	accepted := make(chan *libssl.Conn)
+	go func() {
+		conn, err := libssl.Server(sn, server)
+		if err == nil {
+			conn.SetDeadline(time.Now().Add(30 * time.Second))
+			if conn.Handshake() == nil {
+				conn.Write([]byte{'x'}) // behind the tickets
+			}
+		}
+		accepted <- conn
+	}()
+	if offer != nil {
+		require.NoError(t, c.SetSession(offer))
+	}
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	_, err = c.Read(make([]byte, 1))
+	conn := <-accepted
+	require.NotNil(t, conn)
+	defer func() {
+		go c.Close()
+		conn.Close()
+	}()
+	if err != nil {
+		return false, false, nil
+	}
+	s, err = c.Session()
+	require.NoError(t, err)
+	t.Cleanup(s.Release)
+	return true, conn.SessionReused(), s
+}
+
+// serverOf is a server whose SSL_CTX the engine's language makes.
+func (m mode) serverOf(t testing.TB, e engine) *libssl.Context {
+	t.Helper()
+	if e.name == "Go" {
+		return m.server(t)
+	}
+	p := cref.NewContext(false)
+	ctx, err := libssl.AttachContext(p)
+	require.NoError(t, err)
+	cref.FreeContext(p) // the Context has a reference of its own
+	t.Cleanup(func() { ctx.Close() })
+	m.prepare(t, ctx)
+	return ctx
+}
+
+// asksFor has a server require certificates of a CA.
+func asksFor(t testing.TB, ctx *libssl.Context, ca *tlstest.CA) {
+	t.Helper()
+	require.NoError(t, ctx.AddClientCAsPEM(ca.PEM))
+	require.NoError(t, ctx.SetVerify(libssl.VerifyRequirePeer))
+}
+
+// caPath is a folder of CAs for SetCAPath.
+func caPath(t testing.TB, cas ...*tlstest.CA) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, ca := range cas {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, cref.CAFile(ca.PEM)), ca.PEM, 0o600))
+	}
+	return dir
+}
+
+// Two servers share sessions and have the same id context, but verify clients differently. A client that the second one
+// refuses in a full handshake must not come in with a session that the first one made.
+func TestResumption_LetsInOnlyWhomAFullHandshakeWouldLetIn(t *testing.T) {
+	ca, other := tlstest.NewCA(t, "clients"), tlstest.NewCA(t, "others")
+	cert, key := ca.Leaf(t, "client")
+	weakKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	weak, weakPEM := ca.LeafFor(t, weakKey, "client")
+	onlyClient, onlyKey := ca.LeafWith(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, "client")
+	usual := func(t testing.TB, ctx *libssl.Context) { asksFor(t, ctx, ca) }
+	demands := func(demand func(sslCtx unsafe.Pointer) bool) func(testing.TB, *libssl.Context) {
+		return func(t testing.TB, ctx *libssl.Context) {
+			usual(t, ctx)
+			require.True(t, demand(ctx.Pointer()))
+		}
+	}
+	lists := func(revoked ...[]byte) func(testing.TB, *libssl.Context) {
+		return demands(func(p unsafe.Pointer) bool { return cref.DemandCRLs(p) && cref.AddCRL(p, ca.CRL(t, revoked...)) })
+	}
+	reads := func(cas ...*tlstest.CA) func(testing.TB, *libssl.Context) {
+		return func(t testing.TB, ctx *libssl.Context) {
+			require.NoError(t, ctx.SetVerify(libssl.VerifyRequirePeer))
+			require.True(t, cref.SetCAPath(ctx.Pointer(), caPath(t, cas...)))
+		}
+	}
+	trusts := func(ca *tlstest.CA) func(p unsafe.Pointer) bool {
+		return func(p unsafe.Pointer) bool { return cref.VerifyBy(p, ca.PEM) }
+	}
+	strong := func(p unsafe.Pointer) bool { cref.SetSecurityLevel(p, 3); return true }
+	content := func(p unsafe.Pointer) bool { cref.LetAllIn(p); return true }
+	stern := func(p unsafe.Pointer) bool { cref.LetNoneIn(p); return true }
+	type settings = func(testing.TB, *libssl.Context)
+	for _, tt := range []struct {
+		name          string
+		cert, key     []byte
+		first, second settings
+		in, resumes   bool
+		unseen        bool // by 1.1.1
+	}{
+		{"equal", cert, key, usual, usual, true, true, false},
+		{"other CA", cert, key, usual, func(t testing.TB, ctx *libssl.Context) { asksFor(t, ctx, other) }, false, false, false},
+		{"equal CA path", cert, key, reads(ca), reads(ca, other), true, true, false},
+		{"other CA path", cert, key, reads(ca), reads(other), false, false, false},
+		{"equal verify store", cert, key, usual, demands(trusts(ca)), true, true, false},
+		{"other verify store", cert, key, usual, demands(trusts(other)), false, false, true},
+		{"empty verify store", cert, key, usual, demands(cref.TrustNone), false, false, true},
+		{"no CRLs", cert, key, usual, demands(cref.DemandCRLs), false, false, false},
+		{"not revoked", cert, key, usual, lists(weak), true, true, false},
+		{"revoked", cert, key, usual, lists(cert), false, false, false},
+		{"purpose", onlyClient, onlyKey, usual, demands(cref.DemandServer), false, false, false},
+		{"host", cert, key, usual, demands(func(p unsafe.Pointer) bool { return cref.DemandHost(p, "other") }), false, false, false},
+		{"weak for the security level", weak, weakPEM, usual, demands(strong), false, false, false},
+		{"stern callback", cert, key, usual, demands(stern), false, false, false},
+		{"callback that lets all in", cert, key, usual, demands(content), true, true, false},
+		// It comes in, but the session says that it was verified.
+		{"callback that lets a stranger in", cert, key, usual, func(t testing.TB, ctx *libssl.Context) {
+			asksFor(t, ctx, other)
+			cref.LetAllIn(ctx.Pointer())
+		}, true, false, false},
+		{"callbacks that let a stranger in", cert, key, func(t testing.TB, ctx *libssl.Context) {
+			asksFor(t, ctx, other)
+			cref.LetAllIn(ctx.Pointer())
+		}, func(t testing.TB, ctx *libssl.Context) {
+			asksFor(t, ctx, other)
+			cref.LetAllIn(ctx.Pointer())
+		}, true, true, false},
+		{"nobody asks", cert, key, usual, func(testing.TB, *libssl.Context) {}, true, false, false},
+	} {
+		client := newClient(t)
+		require.NoError(t, client.UseCertificatePEM(tt.cert, tt.key))
+		for _, m := range modes {
+			for _, e := range engines {
+				for how, share := range m.sharing(t) {
+					t.Run(tt.name+"/"+m.name+"/"+e.name+"/"+how, func(t *testing.T) {
+						if tt.unseen && strings.HasPrefix(libssl.Version(), "1.1.1") {
+							t.Skip("1.1.1 has no getter of a verify store")
+						}
+						first, second := m.serverOf(t, e), m.serverOf(t, e)
+						tt.first(t, first)
+						tt.second(t, second)
+						share(first)
+						share(second)
+						in, _, sess := e.enter(t, client, first, nil)
+						require.True(t, in)
+						in, resumed, _ := e.enter(t, client, second, sess)
+						require.Equal(t, tt.in, in)
+						require.Equal(t, tt.resumes, resumed)
+					})
+				}
+			}
+		}
+	}
+}
