@@ -50,6 +50,8 @@ func scbGoClientHello(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, ext *C.scb_h
 	if ctx == nil {
 		return C.SCB_HELLO_UNSEEN
 	}
+	conn.enterGo()
+	defer conn.leaveGo()
 	if conn != nil && conn.tls.visit != nil {
 		if chosen, again := conn.tls.visit.parkedFor(); again {
 			return ctx.obey(ssl, ext, chosen)
@@ -92,9 +94,8 @@ func (c *Context) choose(conn *Conn, ssl *C.SSL, h *hello.Hello) (chosen *Contex
 		return nil, C.SCB_HELLO_GO_ON
 	}
 	v := &SSL{p: ssl, conn: conn, ctx: c}
-	conn.enterHandler()
+	conn.mayBlock()
 	chosen, returned := c.callServerName(*f, v, h.Name())
-	conn.leaveHandler()
 	v.dead.Store(true)
 	if !returned {
 		return nil, -C.SSL_AD_INTERNAL_ERROR

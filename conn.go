@@ -98,11 +98,9 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 		}
 	}
 	h := conns.Put(nil)
-	slot := takeSlot() // it takes as long as a step
+	slot := takeSlot(ctx) // it takes as long as a step
 	made := C.scb_conn_new(p, C.uint64_t(h), cbool(client), cname, kind)
-	if slot {
-		<-stepSlots
-	}
+	slot.give()
 	cc := made.conn
 	if cc == nil {
 		conns.Delete(h)

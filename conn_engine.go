@@ -26,9 +26,9 @@ type engine struct {
 	reused bool         // what SSL_session_reused said after the last step of the handshake
 	halved bool         // close_notify was made
 	broken bool         // OpenSSL failed: nothing more can be written
-	slot   bool         // the step under way holds a slot
+	slot   slot         // of the step under way
 
-	handlers atomic.Int32 // handlers running inside a step; here it fills a gap
+	handlers atomic.Int32 // calls of Go inside a step; here it fills a gap
 	conn     *Conn
 	handle   cgo.Handle
 	identity *C.scb_conn // never dereferenced, so it stays when ssl is freed
@@ -37,48 +37,33 @@ type engine struct {
 
 var conns cgo.Registry[Conn]
 
-// stepSlots bounds how many steps, and constructions of an SSL, run at once. Each takes an OS thread, and Go's scheduler
-// starts another thread for the goroutines that wait.
-var stepSlots = make(chan struct{}, 2*runtime.GOMAXPROCS(0)+8)
-
-// takeSlot waits for a slot. A handler that drives a connection of its own goes on without one: all slots may be held by
-// steps that wait for a lock of its thread.
-func takeSlot() bool {
-	select {
-	case stepSlots <- struct{}{}:
-		return true
-	default:
-	}
-	if C.scb_in_handler() != 0 {
-		return false
-	}
-	stepSlots <- struct{}{}
-	return true
-}
-
-func (e *engine) giveSlot() {
-	if e.slot {
-		e.slot = false
-		<-stepSlots
-	}
-}
-
-// enterHandler and leaveHandler surround a handler inside a step of c, which may be nil. A handler may block, so the step
-// gives its slot back meanwhile.
-func (c *Conn) enterHandler() {
+// enterGo and leaveGo surround everything that a step of c, which may be nil, calls in Go. All code of the user in between
+// is a handler: also the writer of the key log, OnCallbackError, OnError and Logger.
+func (c *Conn) enterGo() {
 	if c != nil {
 		c.tls.handlers.Add(1)
-		c.tls.giveSlot()
 	}
 }
 
-func (c *Conn) leaveHandler() {
+func (c *Conn) leaveGo() {
 	if c != nil {
 		c.tls.handlers.Add(-1)
 	}
 }
 
-// inHandler reports whether the caller is a handler inside a step: its goroutine is bound to the thread of the step.
+// mayBlock is called before code that may block. The step gives its slot back.
+func (c *Conn) mayBlock() {
+	if c != nil {
+		c.tls.giveSlot()
+	}
+}
+
+func (e *engine) giveSlot() {
+	e.slot.give()
+	e.slot = nil
+}
+
+// inHandler reports whether the caller runs inside a step: its goroutine is bound to the thread of the step.
 func (e *engine) inHandler() bool {
 	return e.handlers.Load() > 0 && C.scb_conn_stepping(e.identity) != 0
 }
@@ -119,7 +104,7 @@ func (e *engine) step(op C.int, p, in []byte, size wire.Size) (s stepped) {
 	}
 	scratch := e.out.Room()
 	conns.Set(e.handle, e.conn)
-	e.slot = takeSlot()
+	e.slot = takeSlot(e.conn.ctx)
 	returned := false
 	defer func() {
 		if !returned {

@@ -14,8 +14,8 @@ func TestServer_WaitsForASlot(t *testing.T) {
 	ctx, err := NewContext(ServerRole)
 	require.NoError(t, err)
 	defer ctx.Close()
-	for range cap(stepSlots) {
-		stepSlots <- struct{}{}
+	for range cap(stepSlots.all) {
+		stepSlots.all <- struct{}{}
 	}
 	_, nc := net.Pipe()
 	made := make(chan *Conn, 1)
@@ -26,8 +26,42 @@ func TestServer_WaitsForASlot(t *testing.T) {
 	}()
 	time.Sleep(20 * time.Millisecond) // too short a time would only not tell
 	assert.Empty(t, made, "made without a slot")
-	for range cap(stepSlots) {
-		<-stepSlots
+	for range cap(stepSlots.all) {
+		<-stepSlots.all
 	}
 	(<-made).Abort()
+}
+
+// While a remove handler runs, steps of its Context may hold all slots and wait for the lock that it holds. It may still
+// wait for a connection of another Context.
+func TestStepSlots_ARemoveHandlerMayWaitForOthers(t *testing.T) {
+	s, busy, other := newSlots(1), &Context{}, &Context{}
+	s.all <- struct{}{} // a step that waits for the lock
+	taken := make(chan slot)
+	go func() { taken <- s.wait(other) }()
+	for s.waiting.Load() == 0 { // it waits, or is about to
+		time.Sleep(time.Millisecond)
+	}
+	s.beginRemoval(busy)
+	got := <-taken
+	assert.Equal(t, slot(s.spare), got)
+	got.give()
+	got = s.wait(other)
+	assert.Equal(t, slot(s.spare), got, "also one that comes later")
+	got.give()
+
+	go func() { taken <- s.wait(busy) }()
+	for s.waiting.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	s.beginRemoval(other)
+	s.endRemoval(other)
+	s.endRemoval(busy)
+	slot(s.all).give()
+	got = <-taken
+	assert.Equal(t, slot(s.all), got, "but the Context's own steps wait")
+	got.give()
+	assert.Empty(t, s.all)
+	assert.Empty(t, s.spare)
+	assert.Zero(t, s.removals.Load())
 }

@@ -40,7 +40,7 @@ func (c *Context) recoverHandler(callback string, returned *bool, undo func()) {
 	value := recover()
 	if value == nil {
 		value = errGoexit
-		C.scb_abandon()
+		defer C.scb_abandon() // after the report, which still comes from inside the handler
 		if undo != nil {
 			undo()
 		}
@@ -57,9 +57,15 @@ func (c *Context) callbackError(e *CallbackError) {
 	if f == nil {
 		return
 	}
-	// A reporter that panics can be reported to no one else.
-	defer func() { _ = recover() }()
+	returned := false
+	defer func() {
+		// A reporter that panics can be reported to no one else.
+		if recover() == nil && !returned {
+			C.scb_abandon() // Goexit
+		}
+	}()
 	(*f)(e)
+	returned = true
 }
 
 // OnCallbackError sets the function that is told of handlers that panic or break

@@ -63,7 +63,7 @@ static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
 static void scb_keylog_cb(const SSL *ssl, const char *line)
 {
     if (scb_may_call_go())
-        scbGoKeyLog(scb_ssl_ctx_handle((SSL *)ssl), (char *)line);
+        scbGoKeyLog(scb_ssl_ctx_handle((SSL *)ssl), scb_ssl_conn_handle((SSL *)ssl), (char *)line);
 }
 
 static int scb_generate_id_cb(SSL *ssl, unsigned char *id, unsigned int *len)

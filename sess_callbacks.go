@@ -96,6 +96,8 @@ func scbGoSessNew(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, sess *C.SSL_SESS
 	if ctx == nil {
 		return 0
 	}
+	conn.enterGo()
+	defer conn.leaveGo()
 	if l := ctx.layer(); l != nil {
 		l.created(conn, ssl, sess)
 		return 0
@@ -107,9 +109,8 @@ func scbGoSessNew(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, sess *C.SSL_SESS
 	v := &call{}
 	v.ssl.p, v.ssl.conn, v.ssl.ctx = ssl, conn, ctx
 	v.sess.p, v.sess.home.ctx = sess, cgo.Handle(ctxHandle)
-	conn.enterHandler()
+	conn.mayBlock()
 	keep := callNew(*f, v)
-	conn.leaveHandler()
 	if v.end(keep) {
 		return 1
 	}
@@ -185,6 +186,8 @@ func scbGoSessGet(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, id *C.uchar, n C
 	if ctx == nil {
 		return nil
 	}
+	conn.enterGo()
+	defer conn.leaveGo()
 	if l := ctx.layer(); l != nil {
 		return l.wanted(conn, ssl, id, n)
 	}
@@ -197,9 +200,8 @@ func scbGoSessGet(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, id *C.uchar, n C
 		return nil
 	}
 	v := &SSL{p: ssl, conn: conn, ctx: ctx}
-	conn.enterHandler()
+	conn.mayBlock()
 	s, flag := callGet(*f, v, sid)
-	conn.leaveHandler()
 	v.dead.Store(true)
 	if s == nil {
 		return nil
@@ -274,10 +276,13 @@ func scbGoSessRemove(ctxHandle, connHandle C.uint64_t, sslCtx *C.SSL_CTX, sess *
 	// There is no SSL, but a connection whose step this is must not be waited
 	// for.
 	conn := conns.Get(cgo.Handle(connHandle))
+	conn.enterGo()
+	defer conn.leaveGo()
+	conn.mayBlock()
+	stepSlots.beginRemoval(ctx)
+	defer stepSlots.endRemoval(ctx)
 	s := &Session{p: sess, ctx: sslCtx, home: home{ctx: cgo.Handle(ctxHandle)}}
-	conn.enterHandler()
 	callRemove(*f, ctx, s)
-	conn.leaveHandler()
 	s.mu.Lock()
 	s.p, s.ctx = nil, nil
 	s.mu.Unlock()

@@ -35,6 +35,7 @@ type Context struct {
 	made     bool // by NewContext, not attached
 	handlers handlers
 	over     atomic.Pointer[layer] // UseStore's; set and removed under setters
+	removals atomic.Int32          // remove handlers that run
 
 	// The order of locks: setters, ticketKeys.mu, id, ref. A method acquires the SSL_CTX before it takes one of the first three
 	// and releases it after, because the last release frees the SSL_CTX, which calls remove handlers.

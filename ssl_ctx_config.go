@@ -225,12 +225,15 @@ func (c *Context) SetKeyLogWriter(w io.Writer) {
 }
 
 //export scbGoKeyLog
-func scbGoKeyLog(h C.uint64_t, line *C.char) {
-	ctx, _ := find(h, 0)
+func scbGoKeyLog(ctxHandle, connHandle C.uint64_t, line *C.char) {
+	ctx, conn := find(ctxHandle, connHandle)
 	if ctx == nil {
 		return
 	}
+	conn.enterGo()
+	defer conn.leaveGo()
 	if w := ctx.handlers.keyLog.Load(); w != nil {
+		conn.mayBlock()
 		returned := false
 		defer ctx.recoverHandler("keylog", &returned, nil)
 		w.writeLine(C.GoString(line))
