@@ -77,7 +77,7 @@ func TestHandlers_AreAllThatRunsInsideAStep(t *testing.T) {
 					require.NoError(t, c.SetSession(sess))
 				}
 				conn.Store(s)
-				watch := time.AfterFunc(30*time.Second, func() { panic("a method of the step's Conn hangs") })
+				watch := time.AfterFunc(30*time.Second, func() { panic("a method of the Conn hangs") })
 				err := exchange(c, s)
 				watch.Stop()
 				if name != "a closed Context for a name" {
