@@ -111,7 +111,8 @@ type binding struct {
 	ctx    weak.Pointer[Context]
 	// strong is set where the SSL_CTX may outlive the last use of the Context:
 	// after Close, while connections made by C still run. It is also set on an
-	// SSL_CTX that C made, whose handlers last as long as a C callback would.
+	// SSL_CTX that C made, or has the pointer of: its handlers last as long as a C
+	// callback would.
 	strong atomic.Pointer[Context]
 }
 
@@ -315,9 +316,9 @@ func (c *Context) Close() error {
 
 // Pointer is the SSL_CTX, for C code, nil once closed.
 //
-// Ownership: borrowed, good until Close, so keep the Context reachable. C code
-// that keeps it takes a reference of its own (SSL_CTX_up_ref); the handlers then
-// last as long as that one. Settings that C makes on it also apply to connections
+// Ownership: borrowed, good until Close. A Context whose Pointer was asked for is
+// not collected before. C code that keeps the pointer takes a reference of its own
+// (SSL_CTX_up_ref); the handlers then last as long as that one. Settings that C makes on it also apply to connections
 // made in Go, but C must not replace the callbacks that this package installed.
 func (c *Context) Pointer() unsafe.Pointer {
 	p, err := c.acquire()
@@ -325,6 +326,7 @@ func (c *Context) Pointer() unsafe.Pointer {
 		return nil
 	}
 	defer c.release()
+	c.bound.strong.Store(c) // C may have a reference that the collector cannot see
 	return unsafe.Pointer(p)
 }
 

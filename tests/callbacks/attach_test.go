@@ -412,6 +412,36 @@ func TestContext_HandlersOutliveCloseUnderC(t *testing.T) {
 	require.EqualValues(t, 1, c.removes.Load())
 }
 
+// C may have taken a reference to an SSL_CTX whose Pointer it got: the handlers last as long as that.
+func TestContext_HandlersOutliveAForgottenContextUnderC(t *testing.T) {
+	client := newClient(t)
+	before := libssl.LiveResources().ForgottenContexts
+	forgotten.ForgottenContexts++
+	var again *libssl.Context
+	pointer := func() unsafe.Pointer {
+		for range 2 { // the second one is collected
+			ctx, err := libssl.NewContext(libssl.ServerRole)
+			require.NoError(t, err)
+			modes[0].prepare(t, ctx)
+			ctx.SetSessNewCallback(func(ssl *libssl.SSL, _ *libssl.Session) bool { again = ssl.Context(); return false })
+			if again == nil {
+				again = ctx
+			}
+		}
+		p := again.Pointer()
+		again = nil
+		return p
+	}()
+	for libssl.LiveResources().ForgottenContexts == before {
+		runtime.GC()
+	}
+	l := linkPointers(t, client.Pointer(), pointer, nil).closed()
+	l.session.Release()
+	require.NotNil(t, again, "new was called")
+	require.Equal(t, pointer, again.Pointer())
+	require.NoError(t, again.Close())
+}
+
 // RemoveSession calls its handler without a lock, but a C call in the handler may take one.
 func TestSessRemove_LocksOfCInsideRemoveSession(t *testing.T) {
 	client, server := newClient(t), modes[0].server(t)
