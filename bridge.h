@@ -260,6 +260,21 @@ int64_t scb_peer_until(SSL_SESSION *s);
  * session has none. For callbacks in which OpenSSL looks a session up. */
 int scb_peer_resumes(SSL *ssl, SSL_SESSION *s);
 
+/* ---- origin.c: the full handshake behind a connection --------------------- */
+
+#define SCB_ORIGIN_SIZE 16
+int scb_origin_init(void);
+/* The random name of the full handshake behind ssl, a server's: its own, or that
+ * of the session which it resumed. It is valid until the next ClientHello; NULL if
+ * memory is short. */
+const unsigned char *scb_origin_of(SSL *ssl);
+/* Tells the name that a session carries, before OpenSSL has it. */
+int scb_origin_offer(SSL *ssl, const unsigned char *origin);
+
+/* For C only. */
+/* For the first ClientHello of a handshake. */
+void scb_origin_forget(SSL *ssl);
+
 /* ---- sess_callbacks.c: the trampolines ----------------------------------- */
 
 int scb_init(void);

@@ -95,6 +95,8 @@ static int scb_see_name(SSL *ssl, scb_hello *h)
     }
     h->first = SSL_get_pending_cipher(ssl) == NULL; /* an earlier hello sets it; SSL_clear resets it */
     h->judged = !h->first && scb_name_of(ssl) != NULL;
+    if (h->first)
+        scb_origin_forget(ssl);
     if (!h->judged)
         return scb_name_note(ssl, h->server_name, h->server_name_len);
     return scb_name_holds(ssl, h->server_name, h->server_name_len) ? 0 : SSL_AD_ILLEGAL_PARAMETER;

@@ -23,6 +23,7 @@ type engine struct {
 	out    *wire.Buffer // ciphertext, in order
 	visit  visit        // nil without a store, and after the handshake
 	from   SessionID    // see Conn.ResumedFrom
+	origin SessionOrigin
 	reused bool         // what SSL_session_reused said after the last step of the handshake
 	halved bool         // close_notify was made
 	broken bool         // OpenSSL failed: nothing more can be written
@@ -291,6 +292,9 @@ func (e *engine) endVisit(ctx context.Context, end ending) {
 	end.resumed = e.reused
 	if v != nil && end.complete && end.resumed {
 		e.from = v.resumedFrom()
+	}
+	if c := e.conn; end.complete && !c.client && c.ctx.layer() != nil && e.ssl != nil {
+		e.origin = originOf(e.ssl.ssl)
 	}
 	e.unlock(taken)
 	if v != nil {

@@ -19,12 +19,12 @@ type layer interface {
 	// again.
 	hello(ctx *Context, conn *Conn, ssl *C.SSL, h hello.Hello) (chosen *Context, answer C.int)
 
-	// created takes over the new callback, wanted the get callback, removed the remove callback, tagID the session-id
+	// created takes over the new callback, wanted the get callback, removed the remove callback, nameID the session-id
 	// generator. The reference that wanted returns is OpenSSL's.
 	created(conn *Conn, ssl *C.SSL, s *C.SSL_SESSION)
 	wanted(conn *Conn, ssl *C.SSL, id *C.uchar, n C.int) *C.SSL_SESSION
 	removed(id SessionID)
-	tagID(id []byte)
+	nameID(random []byte, origin SessionOrigin)
 
 	// allowEarlyData and allowTicketKeys prepare for what the Context is about to offer, or refuse. uninstall takes the
 	// layer off its Context. The Context's setters are locked.

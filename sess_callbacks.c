@@ -70,7 +70,7 @@ static int scb_generate_id_cb(SSL *ssl, unsigned char *id, unsigned int *len)
 {
     if (!scb_may_call_go())
         return RAND_bytes(id, (int)*len);
-    return scbGoGenerateID(scb_ssl_ctx_handle(ssl), id, len);
+    return scbGoGenerateID(scb_ssl_ctx_handle(ssl), (unsigned char *)scb_origin_of(ssl), id, len);
 }
 
 int scb_init(void)

@@ -48,6 +48,11 @@ type StoreOptions struct {
 	// so each resumes once. It needs a store.Taker.
 	SingleUse bool
 
+	// Revocable makes SessionCache.Revoke possible. Each lookup also asks for the tombstone of the session, at the same
+	// time; if the store cannot answer, or the tombstone cannot be read, the session does not resume. All servers of a
+	// store must agree on it. Beside UseTicketKeys it is ErrUnsupported: no server can take those tickets back.
+	Revocable bool
+
 	// OnError is told of errors that no handshake may see: store failures, panics
 	// in the store, entries that were lost. It runs on the goroutine that met the
 	// error and must not block.
@@ -131,6 +136,9 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	sc.earlyAllowed = uint32(C.scb_ctx_max_early_data(p))
 	early := max(c.maxEarlyData, sc.earlyAllowed)
 	options := c.SetOptions(0)
+	if sc.opt.Revocable && c.stopTicketKeys != nil {
+		return nil, errRevocableTickets
+	}
 	if sc.opt.SingleUse || early > 0 {
 		if c.stopTicketKeys != nil {
 			return nil, unsupported("single use beside stateless tickets")
@@ -190,6 +198,12 @@ func newSessionCache(c *Context, st store.Store, opt *StoreOptions) (*SessionCac
 	sc.source.Store, sc.source.MaxLifetime, sc.source.Tags = sc.guard, o.MaxLifetime, keys
 	if !o.Plaintext {
 		sc.source.Seal = keys
+	}
+	if sc.source.Revocable = o.Revocable; o.Revocable && keys == nil {
+		// The ids must name their origin. Nothing hides in a plaintext store, so all servers may know the key.
+		if sc.source.Tags, err = ticket.FromKey(make([]byte, ticket.KeySize)); err != nil {
+			return nil, err
+		}
 	}
 	return sc, nil
 }
@@ -257,6 +271,35 @@ func (sc *SessionCache) allowEarlyData() error {
 func (sc *SessionCache) allowTicketKeys() error {
 	if sc.source.SingleUse.Load() {
 		return unsupported("stateless tickets beside a store with SingleUse")
+	}
+	if sc.opt.Revocable {
+		return errRevocableTickets
+	}
+	return nil
+}
+
+var errRevocableTickets = unsupported("stateless tickets beside a store with Revocable: they cannot be revoked")
+
+// Revoke ends every session and ticket of the full handshake that o names, renewals included. From its return on no server
+// that shares the store and has StoreOptions.Revocable resumes one. Connections that are open go on. If it returns an error,
+// the store's, the sessions may still resume. The deadline of ctx bounds it, or PutTimeout where there is none.
+//
+// Revoke puts a record, the tombstone, into the store. It lives for MaxLifetime, which must be the same on all servers. A
+// store that evicts records may drop it earlier, and a user of the store who may delete records can: then the sessions
+// that are left resume. On another host with a tiered store it takes effect after a second (tiered.Options.Absent).
+//
+// Without Revocable the answer is ErrUnsupported; the zero SessionOrigin is an error.
+func (sc *SessionCache) Revoke(ctx context.Context, o SessionOrigin) error {
+	switch {
+	case sc.ended.Load():
+		return ErrClosed
+	case !sc.opt.Revocable:
+		return unsupported("revoke without StoreOptions.Revocable")
+	case o == SessionOrigin{}:
+		return errors.New("libssl: revoke: the zero SessionOrigin")
+	}
+	if err := sc.source.Revoke(ctx, o); err != nil {
+		return fmt.Errorf("libssl: revoke: %w", err)
 	}
 	return nil
 }

@@ -156,6 +156,9 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	if header.Made.IsZero() {
 		header.Made = now
 	}
+	if header.Origin = originOf(ssl); header.Origin == (SessionOrigin{}) {
+		return // for lack of memory
+	}
 	expires := header.Made.Add(sc.opt.MaxLifetime)
 	if i.timeout >= 0 { // else OpenSSL decides at the lookup
 		if end := time.Unix(int64(i.time), 0).Add(seconds(int64(i.timeout))); end.Before(expires) {
@@ -255,11 +258,15 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, p *C.uchar, n C.int) *C.S
 	}
 	c := C.scb_session_check(ssl, bytesPtr(a.DER), C.size_t(len(a.DER)), p, C.uint(n),
 		bytesPtr(a.IDContext), C.uint(len(a.IDContext)), C.int64_t(time.Now().Unix()))
-	if c.sess != nil {
-		v.lookups.Accepted(a)
-	} else {
+	if c.sess == nil {
 		v.lookups.Rejected(a, lookup.Reason(c.why))
+		return nil
 	}
+	if C.scb_origin_offer(ssl, (*C.uchar)(&a.Header.Origin[0])) != C.SCB_OK {
+		C.scb_session_free(c.sess)
+		return nil
+	}
+	v.lookups.Accepted(a)
 	return c.sess
 }
 
@@ -284,20 +291,20 @@ func (sc *SessionCache) removed(id SessionID) {
 	}
 }
 
-// tagID implements layer.
-func (sc *SessionCache) tagID(id []byte) { sc.source.Tag(id) }
+// nameID implements layer.
+func (sc *SessionCache) nameID(random []byte, origin SessionOrigin) { sc.source.NameID(random, origin) }
 
 //export scbGoGenerateID
-func scbGoGenerateID(ctxHandle C.uint64_t, id *C.uchar, n *C.uint) C.int {
+func scbGoGenerateID(ctxHandle C.uint64_t, origin, id *C.uchar, n *C.uint) C.int {
 	// OpenSSL asks for 32 bytes; a shorter id could not be looked up in TLS 1.3
 	// (SEMANTICS F2.6).
 	b := unsafe.Slice((*byte)(unsafe.Pointer(id)), int(*n))
 	rand.Read(b)
 	// An SSL keeps the generator it was made with. If the layer was removed since,
 	// the id must still be good.
-	if ctx, _ := find(ctxHandle, 0); ctx != nil {
+	if ctx, _ := find(ctxHandle, 0); ctx != nil && origin != nil {
 		if l := ctx.layer(); l != nil {
-			l.tagID(b)
+			l.nameID(b, *(*SessionOrigin)(unsafe.Pointer(origin)))
 		}
 	}
 	return 1

@@ -26,6 +26,7 @@ const (
 	RejectedHello     = Rejection(lookup.OtherHello)     // the client asks for what the session has not
 	RejectedPeer      = Rejection(lookup.Peer)           // the client certificate is not valid now, or missing where one is required
 	RejectedLifetime  = Rejection(lookup.BeyondLifetime) // beyond StoreOptions.MaxLifetime
+	RejectedRevoked   = Rejection(lookup.Revoked)        // see SessionCache.Revoke
 )
 
 // The reasons of internal/lookup have the numbers that scb_session_check answers: a difference does not compile.
@@ -38,6 +39,7 @@ var rejectionNames = map[Rejection]string{
 	RejectedForged: "forged", RejectedNoCipher: "no cipher", RejectedOtherID: "other id", RejectedVersion: "other version",
 	RejectedIDContext: "other id context", RejectedExpired: "expired", RejectedName: "other name",
 	RejectedHello: "other hello", RejectedPeer: "peer", RejectedLifetime: "beyond MaxLifetime",
+	RejectedRevoked: "revoked",
 }
 
 func (r Rejection) String() string { return rejectionNames[r] }
@@ -71,7 +73,7 @@ func (c *RejectionCounts) UnmarshalJSON(b []byte) error {
 // Rejections are all reasons.
 func Rejections() []Rejection {
 	return []Rejection{RejectedForged, RejectedNoCipher, RejectedOtherID, RejectedVersion, RejectedIDContext, RejectedExpired, RejectedName, RejectedHello,
-		RejectedPeer, RejectedLifetime}
+		RejectedPeer, RejectedLifetime, RejectedRevoked}
 }
 
 // CacheStats are a SessionCache's counters. A lookup counts once, as one of

@@ -130,36 +130,49 @@ static scb_tickets *scb_tickets_of_ssl(SSL *ssl)
     return ctx == NULL ? NULL : SSL_CTX_get_ex_data(ctx, scb_tickets_idx);
 }
 
-/* Puts the time of the full handshake into the ticket. A session that was
- * resumed brings it with it, also to its renewal. */
+/* The application data of a ticket. */
+typedef struct scb_ticket_data {
+    int64_t made; /* when the full handshake was */
+    unsigned char origin[SCB_ORIGIN_SIZE];
+} scb_ticket_data;
+
+/* A session that was resumed brings the data with it, also to its renewal. */
 static int scb_ticket_made_cb(SSL *ssl, void *arg)
 {
     SSL_SESSION *s = SSL_get_session(ssl);
-    int64_t now = (int64_t)time(NULL);
+    const unsigned char *origin;
+    scb_ticket_data fresh;
     void *data;
     size_t len;
 
     (void)arg;
     if (scb_tickets_of_ssl(ssl) == NULL)
         return 1;
-    if (!SSL_SESSION_get0_ticket_appdata(s, &data, &len))
+    if (!SSL_SESSION_get0_ticket_appdata(s, &data, &len) || (origin = scb_origin_of(ssl)) == NULL)
         return 0;
-    return len > 0 || SSL_SESSION_set1_ticket_appdata(s, &now, sizeof(now));
+    if (len > 0)
+        return 1;
+    fresh.made = (int64_t)time(NULL);
+    memcpy(fresh.origin, origin, sizeof(fresh.origin));
+    return SSL_SESSION_set1_ticket_appdata(s, &fresh, sizeof(fresh));
 }
 
-static int scb_ticket_is_young(scb_tickets *t, SSL_SESSION *s)
+static int scb_ticket_is_young(scb_tickets *t, SSL *ssl, SSL_SESSION *s)
 {
-    int64_t origin, lifetime;
+    scb_ticket_data made;
+    int64_t lifetime;
     void *data;
     size_t len;
 
-    if (!SSL_SESSION_get0_ticket_appdata(s, &data, &len) || len != sizeof(origin))
+    if (!SSL_SESSION_get0_ticket_appdata(s, &data, &len) || len != sizeof(made))
         return 0;
-    memcpy(&origin, data, sizeof(origin));
+    memcpy(&made, data, sizeof(made));
+    if (!scb_origin_offer(ssl, made.origin))
+        return 0;
     scb_read_lock(t->lock);
     lifetime = t->lifetime;
     scb_unlock(t->lock);
-    return (int64_t)time(NULL) - origin < lifetime;
+    return (int64_t)time(NULL) - made.made < lifetime;
 }
 
 /* Clients use a ticket of TLS 1.3 once (RFC 8446 C.4), so each one is renewed.
@@ -175,7 +188,7 @@ static SSL_TICKET_RETURN scb_ticket_opened_cb(SSL *ssl, SSL_SESSION *s, const un
         return SSL_TICKET_RETURN_IGNORE_RENEW;
     ERR_set_mark();
     resumes = scb_name_resumes(ssl, s) && scb_hello_fits(ssl, s) && scb_peer_resumes(ssl, s)
-              && (t == NULL || scb_ticket_is_young(t, s));
+              && (t == NULL || scb_ticket_is_young(t, ssl, s));
     ERR_pop_to_mark();
     if (!resumes)
         return SSL_TICKET_RETURN_IGNORE_RENEW;

@@ -617,3 +617,41 @@ func FuzzOpen(f *testing.F) {
 		require.Nil(t, got)
 	})
 }
+
+// Every holder of the ring finds the name in an id, under any of its keys, and ids of one name have nothing in common.
+func TestNameID(t *testing.T) {
+	name := [NameSize]byte{1, 2, 3}
+	ids := map[[2 * TagSize]byte]bool{}
+	halves := map[[NameSize]byte]bool{}
+	for range 100 {
+		r := mustRing(t, 2)
+		var id [2 * TagSize]byte
+		rand.Read(id[:])
+		r.NameID(id[:], name)
+		ids[id], halves[[NameSize]byte(id[:])] = true, true
+		require.True(t, r.CheckTag(id[:TagSize], id[TagSize:]))
+		got, ok := r.NameIn(id[:])
+		require.True(t, ok)
+		require.Equal(t, name, got)
+		require.NoError(t, r.Rotate())
+		got, ok = r.NameIn(id[:])
+		require.True(t, ok, "the ring was rotated")
+		require.Equal(t, name, got)
+		for _, other := range []*Ring{mustRing(t, 3), new(Ring)} {
+			_, ok = other.NameIn(id[:])
+			require.False(t, ok)
+		}
+		for _, i := range []int{0, TagSize - 1, TagSize, 2*TagSize - 1} {
+			forged := id
+			forged[i] ^= 1
+			_, ok = r.NameIn(forged[:])
+			require.False(t, ok)
+		}
+	}
+	require.Len(t, ids, 100)
+	require.Len(t, halves, 100)
+	r := mustRing(t, 1)
+	_, ok := r.NameIn(make([]byte, TagSize))
+	require.False(t, ok)
+	require.Panics(t, func() { r.NameID(make([]byte, TagSize), name) })
+}

@@ -31,6 +31,9 @@ const (
 
 	// TagSize is the length of a tag, and of the random bytes it is for.
 	TagSize = 16
+
+	// NameSize is the length of the name in an id.
+	NameSize = 8
 )
 
 // Errors of Open; match them with errors.Is.
@@ -51,7 +54,8 @@ type key struct {
 	secret    [KeySize]byte
 	notBefore time.Time // seals from then on; zero: always
 	id        [keyIDSize]byte
-	aead      cipher.AEAD // made once: the key schedule costs more than sealing a session
+	aead      cipher.AEAD  // made once: the key schedule costs more than sealing a session
+	ids       cipher.Block // hides the names in ids
 
 	// The padded keys of the two hashes in HMAC.
 	inner, outer [sha256.BlockSize]byte
@@ -74,6 +78,14 @@ func newKey(secret [KeySize]byte) (*key, error) {
 		return nil, err
 	}
 	if k.aead, err = cipher.NewGCMWithRandomNonce(block); err != nil {
+		return nil, err
+	}
+
+	ids, err := k.derive("libssl ticket 1 id", 32)
+	if err != nil {
+		return nil, err
+	}
+	if k.ids, err = aes.NewCipher(ids); err != nil {
 		return nil, err
 	}
 
@@ -184,4 +196,35 @@ func (r *Ring) CheckTag(random, tag []byte) bool {
 		ok |= subtle.ConstantTimeCompare(want[:], tag)
 	}
 	return ok == 1
+}
+
+// NameID makes random, which must have 32 bytes, an id that carries name: the holders of the ring find it with NameIn, and for
+// anyone else two ids of one name have nothing in common. The first half of the id is one AES block of the name and eight of
+// the random bytes, the second half is its Tag.
+func (r *Ring) NameID(random []byte, name [NameSize]byte) {
+	if len(random) != 2*TagSize {
+		panic("ticket: NameID of other than 32 bytes")
+	}
+	keys := r.keys()
+	k := keys[len(keys)-1]
+	copy(random, name[:])
+	k.ids.Encrypt(random[:TagSize], random[:TagSize])
+	tag := k.tag(random[:TagSize])
+	copy(random[TagSize:], tag[:])
+}
+
+// NameIn returns the name in an id that NameID has made with any key of the ring. ok is false for all other ids.
+func (r *Ring) NameIn(id []byte) (name [NameSize]byte, ok bool) {
+	if len(id) != 2*TagSize {
+		return name, false
+	}
+	for _, k := range r.keys() {
+		want := k.tag(id[:TagSize])
+		if subtle.ConstantTimeCompare(want[:], id[TagSize:]) == 1 {
+			var block [TagSize]byte
+			k.ids.Decrypt(block[:], id[:TagSize])
+			return [NameSize]byte(block[:]), true
+		}
+	}
+	return name, false
 }

@@ -20,10 +20,12 @@ import (
 //
 // Format, record id and id context are authenticated, so an entry is accepted only under its own id and by hosts with the
 // same id context.
-const (
-	formatSealed    = 3
-	formatPlaintext = 4
+var formatEntry = format{sealed: 3, plaintext: 4}
 
+// format is the first byte of the two forms of a record.
+type format struct{ sealed, plaintext byte }
+
+const (
 	checksumSize = 8
 )
 
@@ -76,9 +78,9 @@ func split(body []byte) (h Header, der []byte, ok bool) {
 }
 
 // authenticated is the additional data of an entry.
-func authenticated(format byte, id store.ID, idContext []byte) []byte {
+func authenticated(form byte, id store.ID, idContext []byte) []byte {
 	b := make([]byte, 0, 3+2*store.MaxIDLen)
-	b = append(b, format, byte(id.Len()))
+	b = append(b, form, byte(id.Len()))
 	b = append(b, id.Bytes()...)
 	return append(b, idContext...)
 }
@@ -90,45 +92,58 @@ func checksum(context, body []byte) []byte {
 	return h.Sum(nil)[:checksumSize]
 }
 
+// seal makes the data of a record, in plaintext if keys is nil.
+func (f format) seal(keys *ticket.Ring, id store.ID, idContext, body []byte) []byte {
+	if keys == nil {
+		data := append([]byte{f.plaintext}, checksum(authenticated(f.plaintext, id, idContext), body)...)
+		return append(data, body...)
+	}
+	data := make([]byte, 1, 1+ticket.Overhead+len(body))
+	data[0] = f.sealed
+	return keys.Seal(data, body, authenticated(f.sealed, id, idContext))
+}
+
+// open is the reverse of seal. It uses the spare capacity of scratch if that is enough.
+func (f format) open(keys *ticket.Ring, id store.ID, idContext, data, scratch []byte) (body []byte, err error) {
+	if len(data) == 0 {
+		return nil, ErrForged
+	}
+	switch form, rest := data[0], data[1:]; {
+	case form == f.sealed && keys != nil:
+		body, err = keys.Open(scratch, rest, authenticated(form, id, idContext))
+		if errors.Is(err, ticket.ErrUnknownKey) {
+			return nil, ErrUnreadable
+		}
+		if err != nil {
+			return nil, ErrForged
+		}
+	case form == f.plaintext && keys == nil:
+		if len(rest) < checksumSize {
+			return nil, ErrForged
+		}
+		body = append(scratch, rest[checksumSize:]...)
+		if subtle.ConstantTimeCompare(rest[:checksumSize], checksum(authenticated(form, id, idContext), body)) != 1 {
+			return nil, ErrForged
+		}
+	default:
+		return nil, ErrUnreadable
+	}
+	return body, nil
+}
+
 // Seal makes the entry of a session, in plaintext if keys is nil. body is the session's DER behind h.Size() bytes, which
 // Seal fills in, so that the secret is not copied once more.
 func Seal(keys *ticket.Ring, id store.ID, idContext []byte, h *Header, body []byte) []byte {
 	h.fill(body)
-	if keys == nil {
-		data := append([]byte{formatPlaintext}, checksum(authenticated(formatPlaintext, id, idContext), body)...)
-		return append(data, body...)
-	}
-	data := make([]byte, 1, 1+ticket.Overhead+len(body))
-	data[0] = formatSealed
-	return keys.Seal(data, body, authenticated(formatSealed, id, idContext))
+	return formatEntry.seal(keys, id, idContext, body)
 }
 
 // Open is the reverse of Seal. It uses the spare capacity of scratch if that is enough; the header's Chain and the DER
 // point into it. The caller wipes the DER.
 func Open(keys *ticket.Ring, id store.ID, idContext, data, scratch []byte) (h Header, der []byte, err error) {
-	if len(data) == 0 {
-		return h, nil, ErrForged
-	}
-	var body []byte
-	switch format, rest := data[0], data[1:]; {
-	case format == formatSealed && keys != nil:
-		body, err = keys.Open(scratch, rest, authenticated(format, id, idContext))
-		if errors.Is(err, ticket.ErrUnknownKey) {
-			return h, nil, ErrUnreadable
-		}
-		if err != nil {
-			return h, nil, ErrForged
-		}
-	case format == formatPlaintext && keys == nil:
-		if len(rest) < checksumSize {
-			return h, nil, ErrForged
-		}
-		body = append(scratch, rest[checksumSize:]...)
-		if subtle.ConstantTimeCompare(rest[:checksumSize], checksum(authenticated(format, id, idContext), body)) != 1 {
-			return h, nil, ErrForged
-		}
-	default:
-		return h, nil, ErrUnreadable
+	body, err := formatEntry.open(keys, id, idContext, data, scratch)
+	if err != nil {
+		return h, nil, err
 	}
 	h, der, ok := split(body)
 	if !ok {

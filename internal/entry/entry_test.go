@@ -124,8 +124,8 @@ func TestEntry_TellsUnreadableFromForged(t *testing.T) {
 		"format of a later version plain": {nil, newer, ErrUnreadable},
 		"empty":                           {a, nil, ErrForged},
 		"empty plain":                     {nil, []byte{}, ErrForged},
-		"garbage":                         {a, append([]byte{formatSealed}, bytes.Repeat([]byte{9}, 100)...), ErrForged},
-		"garbage plain":                   {nil, append([]byte{formatPlaintext}, bytes.Repeat([]byte{9}, 100)...), ErrForged},
+		"garbage":                         {a, append([]byte{formatEntry.sealed}, bytes.Repeat([]byte{9}, 100)...), ErrForged},
+		"garbage plain":                   {nil, append([]byte{formatEntry.plaintext}, bytes.Repeat([]byte{9}, 100)...), ErrForged},
 	} {
 		_, _, err := open(tt.keys, id, sid, tt.data)
 		require.ErrorIs(t, err, tt.want, name)
@@ -137,9 +137,9 @@ func TestEntry_RefusesLengthsThatDoNotFit(t *testing.T) {
 		id := testID(t, 5, 32)
 		sealBody := func(body []byte) []byte {
 			if keys != nil {
-				return keys.Seal([]byte{formatSealed}, body, authenticated(formatSealed, id, nil))
+				return keys.Seal([]byte{formatEntry.sealed}, body, authenticated(formatEntry.sealed, id, nil))
 			}
-			return append(append([]byte{formatPlaintext}, checksum(authenticated(formatPlaintext, id, nil), body)...), body...)
+			return append(append([]byte{formatEntry.plaintext}, checksum(authenticated(formatEntry.plaintext, id, nil), body)...), body...)
 		}
 		for name, tt := range map[string]struct {
 			body []byte
@@ -191,14 +191,14 @@ func FuzzOpenEntry(f *testing.F) {
 	f.Add(name, sid, golden, false)
 	f.Add(name, sid, sealWith(goldenHeader, nil, goldenID, sid, []byte("the session")), false)
 	f.Add(name, sid, sealWith(goldenHeader, nil, goldenID, sid, nil), true)
-	f.Add(name, sid, []byte{formatPlaintext, 1, 2, 3, 4, 5, 6, 7, 8}, true)
+	f.Add(name, sid, []byte{formatEntry.plaintext, 1, 2, 3, 4, 5, 6, 7, 8}, true)
 	f.Fuzz(func(t *testing.T, name, sid, data []byte, sum bool) {
 		id, err := store.IDFromBytes(name)
 		if err != nil {
 			return
 		}
-		if sum && len(data) > checksumSize && data[0] == formatPlaintext { // or the fuzzer never gets past it
-			copy(data[1:], checksum(authenticated(formatPlaintext, id, sid), data[1+checksumSize:]))
+		if sum && len(data) > checksumSize && data[0] == formatEntry.plaintext { // or the fuzzer never gets past it
+			copy(data[1:], checksum(authenticated(formatEntry.plaintext, id, sid), data[1+checksumSize:]))
 		}
 		before := bytes.Clone(data)
 

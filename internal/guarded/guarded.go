@@ -148,14 +148,41 @@ func (s *Store) Take(ctx context.Context, id store.ID) (store.Record, error) {
 var ErrForged = errors.New("libssl: the store answered with another record")
 
 func (s *Store) lookUp(ctx context.Context, r request) (store.Record, error) {
-	rec, err := s.call(ctx, s.opt.LookupTimeout, r)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
+	rec, err := s.ask(ctx, r)
+	if errors.Is(err, store.ErrNotFound) {
 		s.Stats.Misses.Add(1)
-	case err == nil && !r.answeredBy(rec):
+	} else {
+		s.CountFailure(ctx, err)
+	}
+	return rec, err
+}
+
+// ask is lookUp without counting the outcome of the lookup.
+func (s *Store) ask(ctx context.Context, r request) (store.Record, error) {
+	rec, err := s.call(ctx, s.opt.LookupTimeout, r)
+	if err == nil && !r.answeredBy(rec) {
 		return store.Record{}, ErrForged // and not to be put back
 	}
 	return rec, err
+}
+
+// Check is Get for a record that decides about the use of another. The lookup of that one is counted, so this is not; the
+// caller counts it with CountFailure where it fails the lookup.
+func (s *Store) Check(ctx context.Context, id store.ID) (store.Record, error) {
+	return s.ask(ctx, request{op: opGet, id: id})
+}
+
+// CountFailure counts a lookup that the store's error ended.
+func (s *Store) CountFailure(ctx context.Context, err error) {
+	switch {
+	case err == nil || err == ErrForged:
+	case err == errTimeout:
+		s.Stats.LookupTimeouts.Add(1)
+	case err == errBreakerOpen || err == errStuck:
+		s.Stats.LookupsSkipped.Add(1)
+	case ctx.Err() == nil: // else the handshake was given up
+		s.Stats.LookupErrors.Add(1)
+	}
 }
 
 // Put writes rec, within the PutTimeout or, with WriteBehind, later. A failure is counted and reported. rec must not change
@@ -191,8 +218,21 @@ func (s *Store) PutBack(ctx context.Context, rec *store.Record) {
 	}
 }
 
+// PutNow writes rec and returns the store's error. The deadline of ctx, if it has one, takes the place of the PutTimeout.
+func (s *Store) PutNow(ctx context.Context, rec *store.Record) error {
+	timeout := s.opt.PutTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = time.Until(deadline)
+	}
+	return s.putWithin(ctx, timeout, putOf(rec))
+}
+
 func (s *Store) putNow(ctx context.Context, put request) error {
-	_, err := s.call(ctx, s.opt.PutTimeout, put)
+	return s.putWithin(ctx, s.opt.PutTimeout, put)
+}
+
+func (s *Store) putWithin(ctx context.Context, timeout time.Duration, put request) error {
+	_, err := s.call(ctx, timeout, put)
 	if err == nil {
 		s.Stats.Stored.Add(1)
 	}
@@ -229,9 +269,6 @@ func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (sto
 	if !ok {
 		s.Stats.Skipped.Add(1)
 		side.skipped.Add(1)
-		if lookup {
-			s.Stats.LookupsSkipped.Add(1)
-		}
 		return store.Record{}, err
 	}
 	begin := time.Now()
@@ -241,7 +278,7 @@ func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (sto
 	} else if r.op == opPut {
 		s.Stats.Put.Observe(time.Since(begin))
 	}
-	total, ofLookups := &s.Stats.Errors, &s.Stats.LookupErrors
+	total := &s.Stats.Errors
 	switch {
 	case err == nil || errors.Is(err, store.ErrNotFound):
 		good := outcomeGood
@@ -253,15 +290,12 @@ func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (sto
 		}
 		return rec, err
 	case err == errTimeout:
-		total, ofLookups = &s.Stats.Timeouts, &s.Stats.LookupTimeouts
+		total = &s.Stats.Timeouts
 	case ctx.Err() != nil: // the handshake was given up
 		side.breaker.done(probe, outcomeNone)
 		return rec, err
 	}
 	total.Add(1)
-	if lookup {
-		ofLookups.Add(1)
-	}
 	s.failed(r.op, err, side.breaker.done(probe, outcomeBad))
 	return rec, err
 }

@@ -253,7 +253,7 @@ func TestHandshake_LooksUpAtOnce(t *testing.T) {
 func TestSource_KnowsItsIDs(t *testing.T) {
 	s := testSource(t, memstore.New(memstore.Options{}))
 	b := bytes.Repeat([]byte{7}, store.MaxIDLen)
-	s.Tag(b)
+	s.NameID(b, [16]byte{})
 	own, err := store.IDFromBytes(b)
 	require.NoError(t, err)
 	all := []hello.Candidate{{ID: testID(t, 7, 32)}, {ID: own}, {ID: testID(t, 7, 31)}}
