@@ -65,3 +65,25 @@ int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len)
     SSL_CTX_set_alpn_select_cb(ctx, scb_alpn_cb, NULL);
     return SCB_OK;
 }
+
+/* A list that is empty is no list. */
+size_t scb_ctx_alpn(SSL_CTX *ctx, unsigned char **copy)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+    size_t len = 0;
+
+    scb_read_lock(c->lock);
+    *copy = c->alpn_len == 0 ? NULL : OPENSSL_memdup(c->alpn, c->alpn_len);
+    if (*copy != NULL)
+        len = c->alpn_len;
+    scb_unlock(c->lock);
+    return len;
+}
+
+int scb_conn_set_alpn(scb_conn *c, const unsigned char *wire, unsigned int len)
+{
+    int failed = SSL_set_alpn_protos(c->ssl, wire, len);
+
+    scb_clear_errs();
+    return failed ? SCB_FAIL : SCB_OK;
+}

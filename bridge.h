@@ -334,6 +334,9 @@ int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32]);
 /* ---- alpn.c: ALPN -------------------------------------------------------- */
 
 int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len);
+/* A copy of the list that was set; the caller frees it with scb_wipe. */
+size_t scb_ctx_alpn(SSL_CTX *ctx, unsigned char **copy);
+int scb_conn_set_alpn(scb_conn *c, const unsigned char *wire, unsigned int len);
 
 /* ---- ssl_io.c: connections that Go drives -------------------------------- */
 

@@ -15,7 +15,8 @@ import (
 //
 // Handshakes start with the first Accept and run until Close, also between calls of Accept.
 type Listener struct {
-	// HandshakeTimeout is the time from accept to the end of the handshake; 0 means 10 s. When it has passed, the connection
+	// HandshakeTimeout is the time from accept to the end of the handshake; 0 means
+	// DefaultHandshakeTimeout. When it has passed, the connection
 	// is closed for good.
 	HandshakeTimeout time.Duration
 
@@ -44,10 +45,10 @@ type Listener struct {
 	accepting bool // a goroutine calls inner.Accept
 }
 
-const (
-	defaultHandshakeTimeout = 10 * time.Second
-	defaultMaxHandshakes    = 10_000
-)
+// DefaultHandshakeTimeout is the HandshakeTimeout of a Listener where none is set.
+const DefaultHandshakeTimeout = 10 * time.Second
+
+const defaultMaxHandshakes = 10_000
 
 // Listen listens on a network address, as net.Listen does.
 func Listen(network, addr string, ctx *Context) (*Listener, error) {
@@ -150,7 +151,7 @@ func (l *Listener) handshake(nc net.Conn) {
 			c.Close()
 		}
 	}()
-	timeout := cmp.Or(l.HandshakeTimeout, defaultHandshakeTimeout)
+	timeout := cmp.Or(l.HandshakeTimeout, DefaultHandshakeTimeout)
 	ctx, cancel := context.WithTimeout(l.handshakes, timeout)
 	defer cancel()
 	err = errAbandoned // if a handler calls Goexit

@@ -5,7 +5,6 @@ import "C"
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -172,27 +171,6 @@ func (c *Context) SetCipherSuites(list string) error {
 func (c *Context) SetGroups(list string) error {
 	return c.doString("set groups", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
 		return C.scb_ctx_set_groups(p, s, errs)
-	})
-}
-
-// SetALPN sets the application protocols, in order of preference: a client
-// offers them, a server picks its first that the client offers too and refuses
-// the connection if there is none, as crypto/tls does. Without arguments it
-// turns ALPN off. Corresponds to SSL_CTX_set_alpn_protos(3) and
-// SSL_CTX_set_alpn_select_cb(3).
-func (c *Context) SetALPN(protos ...string) error {
-	var wire []byte
-	for _, proto := range protos {
-		if len(proto) == 0 || len(proto) > 255 {
-			return fmt.Errorf("libssl: ALPN protocol %q: must have 1 to 255 bytes", proto)
-		}
-		wire = append(append(wire, byte(len(proto))), proto...)
-	}
-	if len(wire) > 65535 {
-		return errors.New("libssl: ALPN protocols: too many")
-	}
-	return c.do("set ALPN", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		return C.scb_ctx_set_alpn(p, bytesPtr(wire), C.size_t(len(wire)))
 	})
 }
 

@@ -47,6 +47,7 @@ var mayImport = map[string][]string{
 	"ticket":           {"internal/ownfile"},
 	"internal/ownfile": {},
 	"metrics":          {"."},
+	"sslhttp":          {"."},
 
 	"store/valkeystore/internal/records": {"store"},
 

@@ -4,8 +4,8 @@
 //	http2 -cert cert.pem -key key.pem -listen localhost:8443
 //	http2 -ca ca.pem -get https://localhost:8443/
 //
-// net/http speaks HTTP/2 only over connections of crypto/tls. With
-// golang.org/x/net/http2 the server itself chooses by the result of ALPN.
+// net/http speaks HTTP/2 only over connections of crypto/tls; package sslhttp
+// makes it speak HTTP/2 over libssl too.
 package main
 
 import (
@@ -20,12 +20,10 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/sslhttp"
 )
 
 func main() {
@@ -48,94 +46,37 @@ func main() {
 	}
 }
 
-const headerTimeout = 10 * time.Second
-
-// serve answers requests until ctx is done.
+// serve answers requests until ctx is done, and then completes those that have begun.
 func serve(ctx context.Context, certFile, keyFile, addr string, listening func(net.Addr)) error {
 	sslCtx, err := libssl.NewServerContext(certFile, keyFile)
 	if err != nil {
 		return err
 	}
 	defer sslCtx.Close()
-	if err := sslCtx.SetALPN("h2", "http/1.1"); err != nil {
-		return err
-	}
 	l, err := libssl.Listen("tcp", addr, sslCtx)
 	if err != nil {
 		return err
 	}
 	listening(l.Addr())
 
-	server := &http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, Handler: http.HandlerFunc(
 		func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s over %s to %s\n", r.Proto, tls.VersionName(r.TLS.Version), r.TLS.ServerName)
 		})}
-	h2 := &http2.Server{IdleTimeout: time.Minute}
-	if err := http2.ConfigureServer(server, h2); err != nil { // so that Shutdown ends HTTP/2 too
+	down := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		patience, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		down <- server.Shutdown(patience)
+	})
+	if err := sslhttp.Serve(server, l); !errors.Is(err, http.ErrServerClosed) {
+		stop()
 		return err
 	}
-	h1 := &handedOver{addr: l.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}
-	go server.Serve(h1)
-
-	var serving sync.WaitGroup
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	for {
-		nc, err := l.Accept()
-		if err != nil {
-			h1.Close()
-			patience, cancel := context.WithTimeout(context.Background(), headerTimeout)
-			defer cancel()
-			down := server.Shutdown(patience)
-			serving.Wait()
-			if ctx.Err() != nil {
-				return down
-			}
-			return err
-		}
-		serving.Go(func() {
-			if c := nc.(*libssl.Conn); c.ConnectionState().NegotiatedProtocol == "h2" {
-				h2.ServeConn(c, &http2.ServeConnOpts{Context: ctx, BaseConfig: server})
-			} else {
-				h1.serve(c)
-			}
-		})
-	}
+	return <-down
 }
 
-// handedOver is a listener for connections that are already accepted.
-type handedOver struct {
-	addr  net.Addr
-	conns chan net.Conn
-	once  sync.Once
-	done  chan struct{}
-}
-
-func (h *handedOver) serve(c net.Conn) {
-	select {
-	case h.conns <- c:
-	case <-h.done:
-		c.Close()
-	}
-}
-
-func (h *handedOver) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (h *handedOver) Close() error {
-	h.once.Do(func() { close(h.done) })
-	return nil
-}
-
-func (h *handedOver) Addr() net.Addr { return h.addr }
-
-// client is an HTTP/2 client over libssl that trusts the CAs of a file.
+// client is a client over libssl that trusts the CAs of a file.
 func client(caFile string) (*http.Client, func(), error) {
 	pem, err := os.ReadFile(caFile)
 	if err != nil {
@@ -145,25 +86,13 @@ func client(caFile string) (*http.Client, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := errors.Join(sslCtx.AddRootCAsPEM(pem), sslCtx.SetALPN("h2")); err != nil {
+	if err := sslCtx.AddRootCAsPEM(pem); err != nil {
 		sslCtx.Close()
 		return nil, nil, err
 	}
-	transport := &http2.Transport{
-		DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-			c, err := libssl.DialContext(ctx, network, addr, sslCtx)
-			if err != nil {
-				return nil, err
-			}
-			if c.ConnectionState().NegotiatedProtocol != "h2" {
-				c.Close()
-				return nil, fmt.Errorf("%s does not speak HTTP/2", addr)
-			}
-			return c, nil
-		},
-	}
-	return &http.Client{Transport: transport}, func() {
-		transport.CloseIdleConnections()
+	c := &http.Client{Transport: sslhttp.Transport(sslCtx)}
+	return c, func() {
+		c.CloseIdleConnections()
 		sslCtx.Close()
 	}, nil
 }
