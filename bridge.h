@@ -413,6 +413,26 @@ int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, const char *name, int name
 uint32_t scb_conn_early_limit(scb_conn *c);
 int scb_conn_early_accepted(scb_conn *c);
 
+/* ---- exporter.c: keying material and channel binding --------------------- */
+
+int scb_conn_export(scb_conn *c, unsigned char *out, size_t len, const char *label, size_t label_len,
+                    const unsigned char *context, size_t context_len, int has_context, scb_errs **errs);
+/* Has the session an extended master secret? */
+int scb_conn_extms(scb_conn *c);
+/* The tls-unique of a connection. Returns its length, 0 where there is none. */
+size_t scb_conn_unique(scb_conn *c, unsigned char *out, size_t cap);
+
+/* ---- conn_do.c: lending an SSL to other code ----------------------------- */
+
+typedef struct scb_lent {
+    SSL *ssl;
+    SSL_CTX *outer;             /* for scb_conn_take_back */
+} scb_lent;
+/* Both enclose that code, on one thread. in is pinned. Output is spilt. */
+scb_lent scb_conn_lend(scb_conn *c, const unsigned char *in, size_t in_len);
+/* Returns how much input is left. */
+size_t scb_conn_take_back(scb_conn *c, SSL_CTX *outer);
+
 /* ---- client_hello.c: the ClientHello hook, and attached SSLs ------------- */
 
 int scb_attached_init(void);

@@ -140,8 +140,12 @@ func forgetConn(cc *C.scb_conn) {
 
 // ConnectionState describes the connection in crypto/tls's own type, so that
 // net/http understands it. It runs the handshake if that has not run, under the
-// connection's deadlines; if it fails the state is zero. Methods of the state
-// that need crypto/tls's internals, ExportKeyingMaterial, cannot work.
+// connection's deadlines; if it fails the state is zero. ExportKeyingMaterial of
+// the state panics: only crypto/tls can fill what it needs. Use the Conn's method
+// of that name.
+//
+// TLSUnique is nil in TLS 1.3, and after a resumption in TLS 1.2 without the
+// extended master secret.
 //
 // After a resumption a server has only the leaf of the client certificate chain,
 // and nothing was verified again.
@@ -163,6 +167,7 @@ func (c *Conn) ConnectionState() tls.ConnectionState {
 		NegotiatedProtocol: C.GoStringN((*C.char)(unsafe.Pointer(i.alpn)), C.int(i.alpn_len)),
 		ServerName:         C.GoString(i.server_name),
 		PeerCertificates:   c.certificates(C.SCB_CERTS_PEER),
+		TLSUnique:          c.tls.unique(),
 
 		NegotiatedProtocolIsMutual: true, // as crypto/tls: always
 	}

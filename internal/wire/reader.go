@@ -62,6 +62,14 @@ func (r *Reader) Fill(nc net.Conn) error {
 	return r.rawErr
 }
 
+// FillArrived is Fill for what has arrived: it does not wait. Only a plain socket can tell what has. The end of the stream
+// and errors are left to the next Fill.
+func (r *Reader) FillArrived(nc net.Conn) {
+	if r.rawRead != nil || r.useDescriptor(nc) {
+		_ = r.raw.Control(func(fd uintptr) { r.rawRead(fd) })
+	}
+}
+
 // useDescriptor prepares to read from a socket's descriptor. Only for the plain types: a type that embeds one may read
 // something else.
 func (r *Reader) useDescriptor(nc net.Conn) bool {

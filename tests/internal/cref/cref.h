@@ -79,6 +79,15 @@ SSL_SESSION *cref_pair_session(cref_pair *p);
 void cref_pair_free(cref_pair *p, int clean);
 int cref_accept(SSL_CTX *ctx, int fd);
 
+/* ---- calls on an SSL (calls.c) -------------------------------------------- */
+
+int cref_ssl_write(SSL *ssl, const unsigned char *p, int n);
+int cref_ssl_read(SSL *ssl, unsigned char *p, int n);
+int cref_ssl_update_key(SSL *ssl);
+void cref_ssl_let_ask(SSL *ssl);
+int cref_ssl_ask(SSL *ssl);
+int cref_errors(int leave_one);
+
 /* ---- OpenSSL's memory (memory.c) ------------------------------------------ */
 
 int cref_memory_counts(void); /* only where CREF_MEMORY is in the environment */

@@ -1,0 +1,92 @@
+package libssl
+
+// #include "bridge.h"
+import "C"
+
+import (
+	"runtime"
+	"unsafe"
+
+	"github.com/libssl-go/libssl/internal/wire"
+)
+
+// Do calls f with the connection's SSL, for what this package does not wrap. f
+// runs on one thread, under the lock of the connection: its other calls wait
+// meanwhile, a Read that waits for the network aside. This thread's error queue
+// is empty when f begins, and is emptied after it. A panic in f comes out of Do.
+//
+// f may call what reads or sets the state of the SSL, and SSL_write, SSL_read,
+// SSL_key_update, SSL_do_handshake and the like. None of these blocks. They read
+// what has arrived; while another goroutine is in Read, or where the connection
+// below is no plain socket, that may be nothing, and the answer is
+// SSL_ERROR_WANT_READ. What they write is sent when f has returned, and Do
+// returns the error of that. The first handshake is left to Handshake: f may run
+// before it, to prepare the SSL.
+//
+// f must not free the SSL, give it another BIO or descriptor (SSL_set_bio,
+// SSL_set_fd), clear it, use it from another thread, or keep it. Do and the I/O
+// methods of this connection answer ErrReentrant inside f. Close and Abort take
+// effect when f has returned.
+//
+// Do returns ErrClosed once the connection is closed, and f does not run.
+func (c *Conn) Do(f func(ssl unsafe.Pointer)) (err error) {
+	if c.tls.inHandler() {
+		return ErrReentrant
+	}
+	if c.end.begun() {
+		return ErrClosed
+	}
+	defer c.closeIfPostponed()
+	defer func() {
+		if sent := c.end.closedError(c.flush()); err == nil {
+			err = sent
+		}
+	}()
+	return c.lend(f)
+}
+
+// lend runs f. What it wrote is output of the engine then.
+func (c *Conn) lend(f func(ssl unsafe.Pointer)) error {
+	var in []byte
+	if r := &c.read; r.mu.TryLock() { // or a reader waits, maybe for long
+		defer r.mu.Unlock()
+		if r.in.Pending() == nil {
+			r.in.FillArrived(c.nc)
+		}
+		in = r.in.Pending()
+	}
+	e := &c.tls
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ssl == nil {
+		return ErrClosed
+	}
+	// The error queue belongs to the thread, and so does the note of the step.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	if len(in) > 0 {
+		pins.Pin(&in[0])
+	}
+	conns.Set(e.handle, c)
+	e.handlers.Add(1)
+	lent := C.scb_conn_lend(e.ssl, bytesPtr(in), C.size_t(len(in)))
+	defer func() {
+		if C.scb_conn_stepping(e.identity) == 0 { // a Goexit in a handler of what f called
+			e.abandoned()
+			return
+		}
+		left := C.scb_conn_take_back(e.ssl, lent.outer)
+		if in != nil {
+			c.read.in.Taken(len(in) - int(left))
+		}
+		e.handlers.Add(-1)
+		conns.Set(e.handle, nil)
+		if e.ssl.spill_len > 0 {
+			e.step(C.SCB_OP_DRAIN, nil, nil, wire.Small)
+		}
+	}()
+	f(unsafe.Pointer(lent.ssl))
+	return nil
+}
