@@ -19,8 +19,8 @@ import (
 // SSL_key_update, SSL_do_handshake and the like. None of these blocks. They read
 // what has arrived; while another goroutine is in Read, or where the connection
 // below is no plain socket, that may be nothing, and the answer is
-// SSL_ERROR_WANT_READ. What they write is sent when f has returned, and Do
-// returns the error of that. The first handshake is left to Handshake: f may run
+// SSL_ERROR_WANT_READ. Their output is sent when f has returned, and Do returns
+// the error of sending it. The first handshake is left to Handshake: f may run
 // before it, to prepare the SSL.
 //
 // f must not free the SSL, give it another BIO or descriptor (SSL_set_bio,
@@ -45,7 +45,7 @@ func (c *Conn) Do(f func(ssl unsafe.Pointer)) (err error) {
 	return c.lend(f)
 }
 
-// lend runs f. What it wrote is output of the engine then.
+// lend runs f. Its output is the engine's then.
 func (c *Conn) lend(f func(ssl unsafe.Pointer)) error {
 	var in []byte
 	if r := &c.read; r.mu.TryLock() { // or a reader waits, maybe for long

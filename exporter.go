@@ -19,8 +19,8 @@ var errNoExtendedSecret = fmt.Errorf("%w: keying material of a TLS 1.2 connectio
 //
 // It is an error before the handshake is complete, and, with ErrUnsupported, in
 // TLS 1.2 without the extended master secret: other connections could then have
-// the same material. The method of this name of ConnectionState's result cannot
-// work.
+// the same material. The tls.ConnectionState that ConnectionState returns has a
+// method of this name too, which cannot work.
 func (c *Conn) ExportKeyingMaterial(label string, context []byte, length int) ([]byte, error) {
 	if length < 0 {
 		return nil, fmt.Errorf("libssl: export keying material: length %d", length)

@@ -130,7 +130,7 @@ func TestDo_WritesAndReads(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "d", string(got[:1]), "and what f has left by Read")
 
-		// What has just arrived can be read too, and where nothing has f does not wait.
+		// f can read bytes that have just arrived. It does not wait for any.
 		require.NoError(t, b.client.Do(func(ssl unsafe.Pointer) { assert.Equal(t, cref.WantRead, cref.Read(ssl, got)) }))
 		_, err = b.server.Write([]byte("later"))
 		require.NoError(t, err)
