@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <openssl/ssl.h>
+#include <openssl/x509_vfy.h>
 
 /*
  * Versions. Only this block compares OPENSSL_VERSION_NUMBER; all other code asks
@@ -145,7 +146,9 @@ void scb_end_removal(scb_removal *r);
 /* Enclose a step of c. */
 void scb_begin_step(scb_conn *c);
 void scb_end_step(scb_conn *c);
-/* Handle of the connection whose step is calling back for ssl, 0 if C drives ssl. */
+/* The connection whose step is calling back for ssl, NULL if C drives ssl. */
+scb_conn *scb_stepping_conn(SSL *ssl);
+/* Its handle, 0 for NULL. */
 uint64_t scb_ssl_conn_handle(SSL *ssl);
 /* Handle of the connection whose step runs on this thread, 0 if there is none. */
 uint64_t scb_stepping_handle(void);
@@ -338,6 +341,35 @@ int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len);
 size_t scb_ctx_alpn(SSL_CTX *ctx, unsigned char **copy);
 int scb_conn_set_alpn(scb_conn *c, const unsigned char *wire, unsigned int len);
 
+/* ---- verify.c: what a connection was refused for ------------------------- */
+
+/* Why a chain did not verify. Certificates are encoded as by scb_encode_certs. */
+typedef struct scb_refusal {
+    int code, depth;            /* of X509_STORE_CTX */
+    unsigned char *cert, *sent; /* the one at that depth; those that the peer sent */
+    size_t cert_len, sent_len;
+} scb_refusal;
+/* What a code says. */
+const char *scb_verify_reason(long code);
+/* Has a TLS 1.3 server ask Go about each client certificate. */
+void scb_ctx_hook_verify(SSL_CTX *ctx);
+/* Is all that the handshake agrees on known? From then on Go judges it, before the
+ * output is sent. */
+int scb_conn_settled(scb_conn *c);
+/* May an alert that is not encrypted take the place of the unsent output? */
+int scb_conn_takes_plain_alert(scb_conn *c);
+void scb_conn_drop_spill(scb_conn *c);
+
+/* For C only. */
+void scb_refusal_free(scb_refusal *r);
+/* Notes refusals, and asks the verify callback that the SSL has. */
+void scb_conn_hook_verify(scb_conn *c);
+/* SSL_set_verify, for a callback that may be NULL. */
+void scb_ssl_set_verify(SSL *ssl, int mode, SSL_verify_cb verify);
+/* Each certificate as DER after its length in four bytes, big-endian. leaf may be
+ * NULL. The caller frees *out. */
+size_t scb_encode_certs(X509 *leaf, STACK_OF(X509) *chain, unsigned char **out);
+
 /* ---- ssl_io.c: connections that Go drives -------------------------------- */
 
 #define SCB_OP_HANDSHAKE 0
@@ -366,6 +398,10 @@ struct scb_conn {
     int early;                  /* the result of SSL_read_early_data */
     uint32_t early_sent;        /* early data that a client has written */
     uint32_t owed;              /* at most so many bytes of answers to the peer wait to be sent; Go counts them */
+    long refused;               /* the verify result if that is why a step failed, else X509_V_OK */
+    scb_refusal *refusal;       /* details of the last one, NULL if there was none */
+    SSL_verify_cb verify;       /* C's verify callback, NULL for none */
+    X509_STORE_CTX *chain;      /* that Go judges */
     scb_conn *outer;            /* the step around this one, on the same thread */
 };
 

@@ -204,19 +204,12 @@ int scb_hello_fits(SSL *ssl, const SSL_SESSION *s)
 
 /* ---- the switch ---------------------------------------------------------- */
 
-static int scb_verify_cb(int ok, X509_STORE_CTX *chain)
-{
-    (void)chain;
-    return ok;
-}
-
 /* SSL_set_SSL_CTX carries the certificates and the verify store over, but not the
  * policy on client certificates. The parameters become those that an SSL made with
  * ctx has: nothing of the former context's is left. SSL_set_verify ignores a NULL
  * callback and would leave the one of the former context. */
 int scb_ssl_switch(SSL *ssl, SSL_CTX *ctx, const unsigned char *sid, unsigned int sid_len)
 {
-    SSL_verify_cb verify = SSL_CTX_get_verify_callback(ctx);
     X509_VERIFY_PARAM *param = SSL_get0_param(ssl);
     uint32_t inherits = X509_VERIFY_PARAM_get_inh_flags(param);
     int ok;
@@ -225,7 +218,7 @@ int scb_ssl_switch(SSL *ssl, SSL_CTX *ctx, const unsigned char *sid, unsigned in
     X509_VERIFY_PARAM_set_inh_flags(param, X509_VP_FLAG_OVERWRITE | X509_VP_FLAG_RESET_FLAGS);
     ok = ok && X509_VERIFY_PARAM_inherit(param, SSL_CTX_get0_param(ctx));
     X509_VERIFY_PARAM_set_inh_flags(param, inherits);
-    SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ctx), verify != NULL ? verify : scb_verify_cb);
+    scb_ssl_set_verify(ssl, SSL_CTX_get_verify_mode(ctx), SSL_CTX_get_verify_callback(ctx));
     ok = ok && SSL_set_session_id_context(ssl, sid, sid_len);
     scb_clear_errs();
     return ok ? SCB_OK : SCB_FAIL;

@@ -183,13 +183,18 @@ func (c *Conn) certificates(which C.int) (certs []*x509.Certificate) {
 	if n == 0 {
 		return nil
 	}
-	der := C.GoBytes(unsafe.Pointer(out), C.int(n))
-	C.scb_wipe(unsafe.Pointer(out), n)
+	defer C.scb_wipe(unsafe.Pointer(out), n)
+	return decodeCertificates(out, n)
+}
+
+// decodeCertificates reads what scb_encode_certs has made; nil if crypto/x509 cannot parse one that OpenSSL accepts.
+func decodeCertificates(p *C.uchar, n C.size_t) (certs []*x509.Certificate) {
+	der := C.GoBytes(unsafe.Pointer(p), C.int(n))
 	for len(der) >= 4 {
 		size := int(binary.BigEndian.Uint32(der))
 		cert, err := x509.ParseCertificate(der[4 : 4+size])
 		if err != nil {
-			return nil // OpenSSL accepts some that crypto/x509 does not
+			return nil
 		}
 		certs = append(certs, cert)
 		der = der[4+size:]

@@ -45,7 +45,7 @@ func (c *Conn) Do(f func(ssl unsafe.Pointer)) (err error) {
 	return c.lend(f)
 }
 
-// lend runs f. Its output is the engine's then.
+// lend runs f with the input that has arrived.
 func (c *Conn) lend(f func(ssl unsafe.Pointer)) error {
 	var in []byte
 	if r := &c.read; r.mu.TryLock() { // or a reader waits, maybe for long
@@ -61,6 +61,19 @@ func (c *Conn) lend(f func(ssl unsafe.Pointer)) error {
 	if e.ssl == nil {
 		return ErrClosed
 	}
+	left := len(in)
+	defer func() {
+		if in != nil {
+			c.read.in.Taken(len(in) - left)
+		}
+	}()
+	e.lend(in, &left, func(ssl *C.SSL) { f(unsafe.Pointer(ssl)) })
+	return nil
+}
+
+// lend runs f with the SSL as if in a step. mu is held and ssl is not nil. left is how much of the input is left, also when f
+// panics. The output is the engine's.
+func (e *engine) lend(in []byte, left *int, f func(ssl *C.SSL)) {
 	// The error queue belongs to the thread, and so does the note of the step.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -69,7 +82,7 @@ func (c *Conn) lend(f func(ssl unsafe.Pointer)) error {
 	if len(in) > 0 {
 		pins.Pin(&in[0])
 	}
-	conns.Set(e.handle, c)
+	conns.Set(e.handle, e.conn)
 	e.handlers.Add(1)
 	lent := C.scb_conn_lend(e.ssl, bytesPtr(in), C.size_t(len(in)))
 	defer func() {
@@ -77,16 +90,12 @@ func (c *Conn) lend(f func(ssl unsafe.Pointer)) error {
 			e.abandoned()
 			return
 		}
-		left := C.scb_conn_take_back(e.ssl, lent.outer)
-		if in != nil {
-			c.read.in.Taken(len(in) - int(left))
-		}
+		*left = int(C.scb_conn_take_back(e.ssl, lent.outer))
 		e.handlers.Add(-1)
 		conns.Set(e.handle, nil)
 		if e.ssl.spill_len > 0 {
 			e.step(C.SCB_OP_DRAIN, nil, nil, wire.Small)
 		}
 	}()
-	f(unsafe.Pointer(lent.ssl))
-	return nil
+	f(lent.ssl)
 }

@@ -18,16 +18,17 @@ import (
 // engine is a Conn's SSL. A step is one call into OpenSSL, under mu: it reads the input that it is given and appends
 // ciphertext to out. Nothing blocks under mu but handlers.
 type engine struct {
-	mu     sync.Mutex
-	ssl    *C.scb_conn  // nil once freed
-	out    *wire.Buffer // ciphertext, in order
-	visit  visit        // nil without a store, and after the handshake
-	from   SessionID    // see Conn.ResumedFrom
-	origin SessionOrigin
-	reused bool         // what SSL_session_reused said after the last step of the handshake
-	halved bool         // close_notify was made
-	broken bool         // OpenSSL failed: nothing more can be written
-	slot   slot         // of the step under way
+	mu      sync.Mutex
+	ssl     *C.scb_conn  // nil once freed
+	out     *wire.Buffer // ciphertext, in order
+	visit   visit        // nil without a store, and after the handshake
+	from    SessionID    // see Conn.ResumedFrom
+	origin  SessionOrigin
+	reused  bool // what SSL_session_reused said after the last step of the handshake
+	halved  bool // close_notify was made
+	broken  bool // OpenSSL failed: nothing more can be written
+	verdict verdict
+	slot    slot // of the step under way
 
 	handlers atomic.Int32 // calls of Go inside a step; here it fills a gap
 	conn     *Conn
@@ -138,7 +139,14 @@ var opNames = [...]string{
 func (e *engine) failure(op string) error {
 	errs := e.ssl.errs
 	e.ssl.errs = nil
-	return takeError(op, int(e.ssl.err), errs)
+	err := takeError(op, int(e.ssl.err), errs)
+	if e.ssl.refused == C.X509_V_OK {
+		return err
+	}
+	if e.verdict.err != nil {
+		return e.verdict.err
+	}
+	return e.verifyError(err)
 }
 
 // abandoned ends a connection whose handler called runtime.Goexit, which removed the step's frames. The SSL is half way

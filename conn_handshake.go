@@ -146,6 +146,12 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 		if s.err == ErrClosed {
 			return 0, s.err
 		}
+		if err := c.judge(s); err != nil {
+			clear(p[:s.n]) // early data
+			c.hs.stage.Store(handshakeAnswered)
+			c.flush()
+			return 0, err
+		}
 		// New sessions are stored before the flight that carries their id or ticket leaves: the client cannot come back
 		// earlier.
 		if v := c.tls.visit; v != nil {

@@ -5,6 +5,7 @@ package libssl
 import "C"
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"runtime"
@@ -66,6 +67,7 @@ type handlers struct {
 	serverName    atomic.Pointer[func(*SSL, string) *Context]
 	callbackError atomic.Pointer[func(*CallbackError)]
 	keyLog        atomic.Pointer[keyLogger]
+	verify        atomic.Pointer[func(tls.ConnectionState) error]
 }
 
 // inherit takes over another Context's handlers.
@@ -76,6 +78,7 @@ func (h *handlers) inherit(from *handlers) {
 	h.serverName.Store(from.serverName.Load())
 	h.callbackError.Store(from.callbackError.Load())
 	h.keyLog.Store(from.keyLog.Load())
+	h.verify.Store(from.verify.Load())
 }
 
 // clear removes all handlers but OnCallbackError's.
@@ -85,6 +88,7 @@ func (h *handlers) clear() {
 	h.removeSession.Store(nil)
 	h.serverName.Store(nil)
 	h.keyLog.Store(nil)
+	h.verify.Store(nil)
 }
 
 // idContext is the session id context, with what decides how it is computed.

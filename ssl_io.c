@@ -170,6 +170,7 @@ scb_made scb_conn_new(SSL_CTX *ctx, uint64_t conn_handle, int client, const char
     } else {
         SSL_set_accept_state(c->ssl);
     }
+    scb_conn_hook_verify(c);
     made.conn = c;
     return made;
 
@@ -195,6 +196,7 @@ void scb_conn_free(scb_conn *c, int abort)
     scb_end_call(outer);
     OPENSSL_clear_free(c->spill, c->spill_cap);
     scb_errs_free(c->errs);
+    scb_refusal_free(c->refusal);
     OPENSSL_free(c);
     scb_clear_errs();
 }
@@ -279,8 +281,10 @@ static void scb_step_failed(scb_conn *c, int ret)
     for (int i = 0; i < c->errs->n; i++) {
         scb_err *e = &c->errs->e[i];
 
-        if (ERR_GET_REASON(e->code) == SSL_R_CERTIFICATE_VERIFY_FAILED && ERR_GET_LIB(e->code) == ERR_LIB_SSL)
+        if (ERR_GET_REASON(e->code) == SSL_R_CERTIFICATE_VERIFY_FAILED && ERR_GET_LIB(e->code) == ERR_LIB_SSL) {
             OPENSSL_strlcpy(e->data, X509_verify_cert_error_string(verify), sizeof(e->data));
+            c->refused = verify;
+        }
     }
 }
 
@@ -298,6 +302,7 @@ void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigne
     c->out_len = 0;
     c->n = 0;
     c->err = SSL_ERROR_NONE;
+    c->refused = X509_V_OK;
     if (c->spill_len > 0)
         scb_drain(c);
     scb_clear_errs();

@@ -72,41 +72,18 @@ scb_conn_info scb_conn_get_info(scb_conn *c)
     return info;
 }
 
-static size_t scb_put_cert(X509 *x, unsigned char *out)
-{
-    int len = i2d_X509(x, NULL);
-
-    if (len <= 0)
-        return 0;
-    if (out != NULL) {
-        out[0] = (unsigned char)(len >> 24);
-        out[1] = (unsigned char)(len >> 16);
-        out[2] = (unsigned char)(len >> 8);
-        out[3] = (unsigned char)len;
-        out += 4;
-        i2d_X509(x, &out);
-    }
-    return 4 + (size_t)len;
-}
-
-static size_t scb_put_certs(X509 *leaf, STACK_OF(X509) *chain, unsigned char *out)
-{
-    size_t len = 0;
-
-    if (leaf != NULL)
-        len = scb_put_cert(leaf, out);
-    for (int i = 0; i < sk_X509_num(chain); i++)
-        len += scb_put_cert(sk_X509_value(chain, i), out == NULL ? NULL : out + len);
-    return len;
-}
-
 size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out)
 {
     STACK_OF(X509) *chain;
     X509 *leaf = NULL;
     size_t len;
 
-    if (which == SCB_CERTS_VERIFIED) {
+    if (c->chain != NULL) { /* the SSL has it later */
+        if (which == SCB_CERTS_PEER)
+            chain = X509_STORE_CTX_get0_untrusted(c->chain);
+        else
+            chain = X509_STORE_CTX_get_error(c->chain) == X509_V_OK ? X509_STORE_CTX_get0_chain(c->chain) : NULL;
+    } else if (which == SCB_CERTS_VERIFIED) {
         /* A client builds a chain even if it does not verify the peer. */
         chain = (SSL_get_verify_mode(c->ssl) & SSL_VERIFY_PEER) && SSL_get_verify_result(c->ssl) == X509_V_OK
                     ? SSL_get0_verified_chain(c->ssl) : NULL;
@@ -121,15 +98,7 @@ size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out)
             leaf = SSL_get_peer_certificate(c->ssl);
 #endif
     }
-    *out = NULL;
-    len = scb_put_certs(leaf, chain, NULL);
-    if (len > 0) {
-        *out = OPENSSL_malloc(len);
-        if (*out == NULL)
-            len = 0;
-        else
-            scb_put_certs(leaf, chain, *out);
-    }
+    len = scb_encode_certs(leaf, chain, out);
     X509_free(leaf);
     scb_clear_errs();
     return len;

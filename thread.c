@@ -153,12 +153,19 @@ int scb_conn_stepping(scb_conn *c)
 
 /* All callbacks of a connection come inside one of its steps. An ex_data slot
  * would give the same answer more slowly. */
-uint64_t scb_ssl_conn_handle(SSL *ssl)
+scb_conn *scb_stepping_conn(SSL *ssl)
 {
     for (scb_conn *s = scb_steps; s != NULL; s = s->outer)
         if (s->ssl == ssl)
-            return s->handle;
-    return 0;
+            return s;
+    return NULL;
+}
+
+uint64_t scb_ssl_conn_handle(SSL *ssl)
+{
+    scb_conn *c = scb_stepping_conn(ssl);
+
+    return c == NULL ? 0 : c->handle;
 }
 
 uint64_t scb_stepping_handle(void)
