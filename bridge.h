@@ -349,7 +349,7 @@ typedef struct scb_refusal {
     unsigned char *cert, *sent; /* the one at that depth; those that the peer sent */
     size_t cert_len, sent_len;
 } scb_refusal;
-/* What a code says. */
+/* The text of a code. */
 const char *scb_verify_reason(long code);
 /* Has a TLS 1.3 server ask Go about each client certificate. */
 void scb_ctx_hook_verify(SSL_CTX *ctx);

@@ -106,7 +106,7 @@ static int scb_verify_note_cb(int ok, X509_STORE_CTX *chain)
     return ok;
 }
 
-/* What OpenSSL does without a callback: SSL_set_verify ignores a NULL. */
+/* Stands for no callback: SSL_set_verify ignores a NULL. */
 static int scb_verify_plain_cb(int ok, X509_STORE_CTX *chain)
 {
     (void)chain;
