@@ -138,7 +138,7 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 	if err := c.flush(); err != nil {
 		return 0, err
 	}
-	plain := c.awaitHello()
+	plain, unread := c.awaitHello()
 	for {
 		s := c.tls.handshake(op, p, c.read.in.Pending())
 		c.read.in.Taken(s.taken)
@@ -180,6 +180,9 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 		case s.code == C.SSL_ERROR_NONE:
 			return s.n, nil
 		}
+		if unread != nil {
+			return 0, unread
+		}
 		if err := c.handshakeNeeds(ctx, s.code); err != nil {
 			return 0, err
 		}
@@ -187,18 +190,21 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 }
 
 // awaitHello waits for the first bytes from a client, because OpenSSL allocates the buffers of the handshake in the first
-// step: a client that sends nothing costs no more than an idle connection. A failure is left to the handshake, which makes
-// its first step in any case, so that OpenSSL counts it. plain is the error of a client that does not speak TLS.
-func (c *Conn) awaitHello() (plain *tls.RecordHeaderError) {
+// step: a client that sends nothing costs no more than an idle connection. The handshake makes its first step also if that
+// fails, so that OpenSSL counts it. plain is the error of a client that does not speak TLS.
+func (c *Conn) awaitHello() (plain *tls.RecordHeaderError, err error) {
 	const alert, handshake, sslv2, size = 21, 22, 0x80, 5 // of the header
-	if c.client || c.hs.stage.Load() != handshakeNew || c.read.in.Pending() != nil || c.read.in.Fill(c.nc) != nil {
-		return nil
+	if c.client || c.hs.stage.Load() != handshakeNew || c.read.in.Pending() != nil {
+		return nil, nil
+	}
+	if err := c.fillHandshake(); err != nil {
+		return nil, err
 	}
 	in := c.read.in.Pending()
 	if c.hs.took > 0 || len(in) < size || in[0] == alert || in[0] == handshake || in[0] >= sslv2 {
-		return nil
+		return nil, nil
 	}
-	return &tls.RecordHeaderError{RecordHeader: [size]byte(in[:size]), Conn: c.nc}
+	return &tls.RecordHeaderError{RecordHeader: [size]byte(in[:size]), Conn: c.nc}, nil
 }
 
 // plainError is a failed handshake with a client that does not speak TLS. As with crypto/tls, it is a tls.RecordHeaderError.
@@ -216,15 +222,20 @@ func (c *Conn) handshakeNeeds(ctx context.Context, code C.int) error {
 		c.tls.visit.lookUp(ctx)
 		return ctx.Err() // given up meanwhile: no session may be made for it
 	case C.SSL_ERROR_WANT_READ:
-		err := c.read.in.Fill(c.nc)
-		if err == io.EOF {
-			return fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)
-		}
-		return err
+		return c.fillHandshake()
 	case C.SSL_ERROR_ZERO_RETURN:
 		return fmt.Errorf("libssl: handshake: closed by the peer: %w", io.ErrUnexpectedEOF)
 	}
 	return &Error{Op: "handshake", Code: int(code)}
+}
+
+// fillHandshake reads what the peer sends, some bytes at least.
+func (c *Conn) fillHandshake() error {
+	err := c.read.in.Fill(c.nc)
+	if err == io.EOF {
+		return fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)
+	}
+	return err
 }
 
 // sendTickets sends the tickets with which a TLS 1.3 server's handshake ends. On a connection without a buffer, such as

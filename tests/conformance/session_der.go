@@ -14,6 +14,7 @@ const (
 
 	fieldTime      = 1
 	fieldLifetime  = 2
+	fieldPeer      = 3
 	fieldIDContext = 4
 	fieldTicket    = 10
 	fieldFlags     = 13

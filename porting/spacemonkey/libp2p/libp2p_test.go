@@ -237,7 +237,7 @@ func TestAttach_TheirOwnCallbacksGoOn(t *testing.T) {
 			before := verified.Load()
 			resumed, _ := f.visit(client, addr, "other.example", session)
 			require.True(t, resumed)
-			require.Equal(t, before, verified.Load(), "a resumed client is not verified again")
+			require.Greater(t, verified.Load(), before, "a client that resumes is verified again")
 			require.EqualValues(t, 2, switched.Load())
 			require.EqualValues(t, 1, cache.Stats().Hits)
 			require.NoError(t, cache.Close(context.Background()))
