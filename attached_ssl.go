@@ -39,6 +39,13 @@ func init() {
 			sc.guard.QueuePutBacks()
 		}
 	}
+	parking.Origin = func(p unsafe.Pointer) (o [16]byte) {
+		ssl := (*C.SSL)(p)
+		if ctx, _ := find(C.scb_ssl_ctx_handle(ssl), 0); ctx != nil && ctx.layer() != nil && C.scb_ssl_served(ssl) != 0 {
+			o = originOf(ssl)
+		}
+		return o
+	}
 }
 
 // parks reports whether handshakes of SSLs that C made are parked. A store that never waits is asked at once instead.

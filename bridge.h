@@ -164,6 +164,8 @@ uint64_t scb_stepping_handle(void);
 
 /* Handle of the SSL_CTX, 0 if it has no Context. */
 uint64_t scb_ctx_handle(SSL_CTX *ctx);
+/* Handle of the SSL_CTX that ssl was made with, 0 if it has no Context. */
+uint64_t scb_ssl_ctx_handle(SSL *ssl);
 /* Handle of the SSL_CTX that ssl has now: after a switch by server name it is
  * not the one that ssl was made with. */
 uint64_t scb_ssl_current_handle(SSL *ssl);
@@ -215,8 +217,6 @@ int scb_slots_init(const scb_fn *trampolines);
 /* NULL if there is no Context. */
 scb_ctx *scb_ctx_of(SSL_CTX *ctx);
 scb_ctx *scb_ctx_of_ssl(SSL *ssl);
-/* Handle of the SSL_CTX that ssl was made with, 0 if it has no Context. */
-uint64_t scb_ssl_ctx_handle(SSL *ssl);
 /* The SSL_CTX that ssl was made with, NULL if it has no Context. */
 SSL_CTX *scb_ssl_origin(SSL *ssl);
 /* Tells that ssl was made with ctx: its ex_data hook may not have known. */
@@ -425,6 +425,8 @@ const char *scb_ssl_servername(SSL *ssl);
 int scb_ssl_version(SSL *ssl);
 uint64_t scb_ssl_options(SSL *ssl);
 int scb_ssl_reused(SSL *ssl);
+/* Is ssl a server's, with its handshake complete? */
+int scb_ssl_served(SSL *ssl);
 
 typedef struct scb_conn_info {
     const char *server_name;

@@ -31,6 +31,11 @@ int scb_ssl_reused(SSL *ssl)
     return SSL_session_reused(ssl);
 }
 
+int scb_ssl_served(SSL *ssl)
+{
+    return SSL_is_server(ssl) && SSL_is_init_finished(ssl);
+}
+
 /* ---- SSLs of connections ------------------------------------------------- */
 
 /* The number of the group in TLS, 0 if none is known. */

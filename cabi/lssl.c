@@ -71,7 +71,7 @@ static int lssl_copy_options(struct lssl_options *to, const struct lssl_options 
         if (bytes[i] != 0)
             return lssl_fail(LSSL_EINVAL, "options: the program uses one that is newer than this library");
     *to = *from;
-    if (to->flags & ~(LSSL_PARK | LSSL_WRITE_BEHIND | LSSL_SINGLE_USE | LSSL_PLAINTEXT))
+    if (to->flags & ~(LSSL_PARK | LSSL_WRITE_BEHIND | LSSL_SINGLE_USE | LSSL_PLAINTEXT | LSSL_REVOCABLE))
         return lssl_fail(LSSL_EINVAL, "options: a flag that this library does not know");
     if (to->keyring != NULL && to->flags & LSSL_PLAINTEXT)
         return lssl_fail(LSSL_EINVAL, "options: keyring and LSSL_PLAINTEXT exclude each other");
@@ -121,6 +121,31 @@ int lssl_use_store(SSL_CTX *ctx, const char *url, const struct lssl_options *opt
 int lssl_fd(SSL *ssl)
 {
     return lssl_forked ? -1 : lsslGoFd(ssl);
+}
+
+int lssl_origin(SSL *ssl, unsigned char origin[LSSL_ORIGIN_SIZE])
+{
+    const unsigned char none[LSSL_ORIGIN_SIZE] = { 0 };
+
+    if (origin != NULL)
+        memset(origin, 0, LSSL_ORIGIN_SIZE);
+    if (ssl == NULL || origin == NULL)
+        return lssl_fail(LSSL_EINVAL, "origin: a NULL argument");
+    if (lssl_forked)
+        return lssl_fail_forked();
+    lsslGoOrigin(ssl, origin);
+    if (memcmp(origin, none, sizeof(none)) == 0)
+        return lssl_fail(LSSL_EINVAL, "origin: the SSL is no server's with a store, or its handshake is not complete");
+    return LSSL_OK;
+}
+
+int lssl_revoke(struct lssl_cache *cache, const unsigned char origin[LSSL_ORIGIN_SIZE])
+{
+    if (cache == NULL || origin == NULL)
+        return lssl_fail(LSSL_EINVAL, "revoke: a NULL argument");
+    if (lssl_forked)
+        return lssl_fail_forked();
+    return lsslGoRevoke(cache->handle, (unsigned char *)origin, lssl_text, sizeof(lssl_text));
 }
 
 int lssl_stats(const struct lssl_cache *cache, struct lssl_stats *out)

@@ -92,11 +92,15 @@ const char *lssl_error(void);
  *
  * LSSL_PLAINTEXT: sessions are not sealed. A reader of the store can decrypt the
  * traffic, and a writer can impersonate any client.
+ *
+ * LSSL_REVOCABLE: for lssl_revoke. A lookup also asks whether the session was
+ * revoked, at the same time. All servers of a store must agree on it.
  */
 #define LSSL_PARK 0x1u
 #define LSSL_WRITE_BEHIND 0x2u
 #define LSSL_SINGLE_USE 0x4u
 #define LSSL_PLAINTEXT 0x8u
+#define LSSL_REVOCABLE 0x10u
 
 /*
  * Initialise with LSSL_OPTIONS_INIT and set the fields you need. 0 means the
@@ -183,6 +187,28 @@ int lssl_use_store(SSL_CTX *ctx, const char *url, const struct lssl_options *opt
  * a full one. memory: answers at once and never parks.
  */
 int lssl_fd(SSL *ssl);
+
+/*
+ * lssl_origin writes the random name of the full handshake behind a connection:
+ * its own, or that of the session that it resumed. It is the same after every
+ * resumption and renewal, whichever ticket the client used. An FTPS server
+ * compares that of a data connection with that of the control connection.
+ *
+ * ssl must be a server's, from an SSL_CTX with a store, and its handshake must be
+ * complete; otherwise the result is LSSL_EINVAL and the name is zero.
+ */
+#define LSSL_ORIGIN_SIZE 16
+int lssl_origin(SSL *ssl, unsigned char origin[LSSL_ORIGIN_SIZE]);
+
+/*
+ * lssl_revoke ends every session and ticket of the full handshake with this name,
+ * renewals included: no server that shares the store and has LSSL_REVOCABLE
+ * resumes one any more. Open connections go on. It waits for the store, at most
+ * put_timeout_ms. LSSL_ESTORE: the store failed, and the sessions may still
+ * resume. LSSL_EUNSUPPORTED: the cache was made without LSSL_REVOCABLE.
+ * LSSL_EINVAL: the name is zero.
+ */
+int lssl_revoke(struct lssl_cache *cache, const unsigned char origin[LSSL_ORIGIN_SIZE]);
 
 /* Counters since lssl_use_store. Set struct_size before the call. */
 struct lssl_stats {

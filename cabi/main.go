@@ -118,6 +118,7 @@ func (c *cache) open(sslCtx unsafe.Pointer, url string, o *C.struct_lssl_options
 		WriteBehind:   o.flags&(C.LSSL_WRITE_BEHIND|C.LSSL_PARK) != 0,
 		MaxLifetime:   time.Duration(o.max_lifetime_s) * time.Second,
 		SingleUse:     o.flags&C.LSSL_SINGLE_USE != 0,
+		Revocable:     o.flags&C.LSSL_REVOCABLE != 0,
 		OnError:       teller(o),
 	}
 	if o.keyring != nil {
@@ -177,6 +178,27 @@ func (c *cache) end() error {
 	}
 	c.stopRing()
 	return c.release()
+}
+
+//export lsslGoOrigin
+func lsslGoOrigin(ssl *C.SSL, out *C.uchar) {
+	o := parking.Origin(unsafe.Pointer(ssl))
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(out)), len(o)), o[:])
+}
+
+//export lsslGoRevoke
+func lsslGoRevoke(h C.uint64_t, origin *C.uchar, text *C.char, size C.size_t) C.int {
+	return answer(text, size, func() error {
+		o := *(*libssl.SessionOrigin)(unsafe.Pointer(origin))
+		if o == (libssl.SessionOrigin{}) {
+			return fail(C.LSSL_EINVAL, errors.New("revoke: the name of the origin is zero"))
+		}
+		err := caches.Get(cgo.Handle(h)).sc.Revoke(context.Background(), o)
+		if errors.Is(err, libssl.ErrUnsupported) {
+			return err
+		}
+		return fail(C.LSSL_ESTORE, err)
+	})
 }
 
 //export lsslGoStats

@@ -64,7 +64,8 @@ messages go to standard error. It answers any HTTP/1.1 request with
 
   {"node","version","cipher","resumed","session_id","resumed_from"}
 
-where version is the name in OpenSSL (TLSv1.3), cipher the IANA name
+and with -revocable also "origin", the name of the full handshake behind the connection.
+version is the name in OpenSSL (TLSv1.3), cipher the IANA name
 (TLS_AES_256_GCM_SHA384), and ids are in hexadecimal. With -backend it forwards the
 bytes of each connection instead. With -http it serves a page with live numbers,
 /healthz, /stats and /history in JSON, and /metrics for Prometheus.
@@ -87,6 +88,7 @@ type serveFlags struct {
 	store            string
 	keyring          string
 	plaintext        bool
+	revocable        bool
 	tls, tickets     *string
 	clientCA         string
 	handshakeTimeout time.Duration
@@ -104,6 +106,7 @@ func serve(fs *flag.FlagSet) action {
 	fs.StringVar(&f.store, "store", "memory:", "`URL` of the session store")
 	fs.StringVar(&f.keyring, "keyring", "", "the `ring` of keys that seal the entries of the store: a file, env:NAME or store:FILE")
 	fs.BoolVar(&f.plaintext, "plaintext", false, "do not seal the entries of the store: a reader of the store can decrypt the traffic")
+	fs.BoolVar(&f.revocable, "revocable", false, "let sslsess store revoke end sessions; all servers of the store must have it. Answers then name the connection's origin")
 	f.tls = tlsFlag(fs)
 	f.tickets = choiceFlag(fs, "tickets", "the `mode` of resumption: stateful (ids in TLS 1.2, stateful tickets in 1.3), stateless (tickets encrypted with the keys of -keyring, by default with a key of this process) or none (ids in 1.2, no resumption in 1.3)",
 		"stateful", "stateless", "none")
@@ -134,6 +137,8 @@ func (f *serveFlags) check() error {
 		return usagef("-cert and -key go together")
 	case f.keyring != "" && f.plaintext:
 		return usagef("-keyring and -plaintext exclude each other")
+	case f.revocable && *f.tickets == "stateless":
+		return usagef("-revocable and -tickets stateless exclude each other: no server can take a ticket back")
 	case f.keyring == envRing || f.keyring == storeRing:
 		return usagef("-keyring %s names nothing: it is a file, env:NAME or store:FILE", f.keyring)
 	case f.idleTimeout <= 0:
@@ -215,7 +220,7 @@ func (f *serveFlags) listenAndServe(ctx context.Context, std stdio, sslCtx *libs
 		return err
 	}
 
-	s := &server{node: f.node, log: logger, refused: &rateLimitedLog{log: logger}, conns: map[*conn]struct{}{}}
+	s := &server{node: f.node, revocable: f.revocable, log: logger, refused: &rateLimitedLog{log: logger}, conns: map[*conn]struct{}{}}
 	l.HandshakeTimeout = f.handshakeTimeout
 	l.OnHandshakeError = func(remote net.Addr, err error) { s.refused.print(remote, err) }
 	if f.maxConns > 0 {
@@ -314,7 +319,7 @@ func openSharedRing(ctx context.Context, st store.Store, file string, onError fu
 }
 
 func (f *serveFlags) useStore(ctx *libssl.Context, st store.Store, ring *ticket.Ring, logger *log.Logger) (*libssl.SessionCache, error) {
-	opt := &libssl.StoreOptions{Keys: ring, Plaintext: f.plaintext, Logger: slog.New(slog.NewTextHandler(printed{logger}, withoutTime))}
+	opt := &libssl.StoreOptions{Keys: ring, Plaintext: f.plaintext, Revocable: f.revocable, Logger: slog.New(slog.NewTextHandler(printed{logger}, withoutTime))}
 	if _, embedded := st.(store.Embedded); !embedded && ring == nil && !f.plaintext {
 		return nil, usagef("a store of several hosts needs -keyring, or -plaintext if its readers may read the traffic")
 	}
@@ -389,10 +394,11 @@ func writeJSON(w http.ResponseWriter, v any) {
 
 // server serves the connections of a Listener, which runs their handshakes.
 type server struct {
-	node    string
-	slots   chan struct{} // every connection with a complete handshake takes one; nil: no limit
-	log     *log.Logger
-	refused *rateLimitedLog // for errors that any peer can cause
+	node      string
+	revocable bool
+	slots     chan struct{} // every connection with a complete handshake takes one; nil: no limit
+	log       *log.Logger
+	refused   *rateLimitedLog // for errors that any peer can cause
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -535,6 +541,7 @@ type answer struct {
 	Resumed     bool   `json:"resumed"`
 	SessionID   string `json:"session_id"`
 	ResumedFrom string `json:"resumed_from"`
+	Origin      string `json:"origin,omitempty"` // with -revocable
 }
 
 // web passes connections to net/http after their handshake. It is the listener
@@ -571,6 +578,9 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 	if session, err := c.Session(); err == nil {
 		a.SessionID = session.ID().String()
 		session.Release()
+	}
+	if s.revocable {
+		a.Origin = c.SessionOrigin().String()
 	}
 	writeJSON(w, a)
 }

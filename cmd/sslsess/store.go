@@ -2,14 +2,19 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
+	"log"
 	"text/tabwriter"
 	"time"
 
+	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/internal/entry"
 	"github.com/libssl-go/libssl/internal/storeurl"
 	"github.com/libssl-go/libssl/store"
+	"github.com/libssl-go/libssl/ticket"
 )
 
 var storeCommand = command{
@@ -20,12 +25,17 @@ var storeCommand = command{
 list its entries. The sessions in memory: are visible only to their own process. See serve
 for password_file and env:NAME, which keep a password off the command line.
 
+rm ends one session, which in TLS 1.3 is one of several tickets. revoke ends all of a full
+handshake and their renewals, on servers with serve -revocable, whose answers have the
+origin. It leaves a record in the store for as long as these could live.
+
 A key ring in the store (serve -keyring store:FILE) is listed as an entry with the id
 6c696273736c206b65792072696e67. If you remove it, the servers that have it put it back.`,
 	subs: []command{
 		{name: "ls", args: "URL", about: "list the sessions: id, expiry, size", flags: storeLs},
 		{name: "stat", args: "URL", about: "count the sessions and their bytes", flags: storeStat},
 		{name: "rm", args: "URL ID...", about: "remove sessions, so that they cannot be resumed", flags: storeRm},
+		{name: "revoke", args: "URL ORIGIN...", about: "end all sessions and tickets of full handshakes, so that none can be resumed", flags: storeRevoke},
 		{name: "purge", args: "URL", about: "remove all sessions, or those that have expired", flags: storePurge},
 	},
 }
@@ -173,6 +183,88 @@ func storeRm(fs *flag.FlagSet) action {
 		}
 		return err
 	}
+}
+
+func storeRevoke(fs *flag.FlagSet) action {
+	var servers serveFlags
+	fs.StringVar(&servers.keyring, "keyring", "", "the `ring` of the servers: a file, env:NAME or store:FILE")
+	fs.BoolVar(&servers.plaintext, "plaintext", false, "for servers with -plaintext")
+	lifetime := fs.Duration("lifetime", 24*time.Hour, "for the longest `duration` that a session can live (StoreOptions.MaxLifetime)")
+	asJSON := fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, std stdio, args []string) error {
+		if err := wantArgs(args, 2, -1); err != nil {
+			return err
+		}
+		if servers.keyring != "" && servers.plaintext {
+			return usagef("-keyring and -plaintext exclude each other")
+		}
+		if *lifetime <= 0 {
+			return usagef("-lifetime must be more than 0")
+		}
+		origins, err := parseOrigins(args[1:])
+		if err != nil {
+			return err
+		}
+		revoked := []string{}
+		err = withStore(ctx, args[0], func(ctx context.Context, st store.Store) error {
+			keys, err := servers.sealingRing(ctx, st, log.New(std.err, "sslsess: ", 0))
+			if err != nil {
+				return err
+			}
+			for _, o := range origins {
+				id := entry.TombstoneID(entry.Name(o))
+				if err := st.Put(ctx, store.Record{ID: id, Data: entry.SealTombstone(keys, id), Expires: time.Now().Add(*lifetime)}); err != nil {
+					return err
+				}
+				revoked = append(revoked, o.String())
+			}
+			return nil
+		})
+		if *asJSON {
+			return errors.Join(printJSON(std.out, map[string][]string{"revoked": revoked}), err)
+		}
+		for _, o := range revoked {
+			fmt.Fprintf(std.out, "revoked %s\n", o)
+		}
+		return err
+	}
+}
+
+func parseOrigins(args []string) (all []libssl.SessionOrigin, err error) {
+	for _, arg := range args {
+		var o libssl.SessionOrigin
+		b, err := hex.DecodeString(arg)
+		if err != nil || len(b) != len(o) {
+			return nil, usagef("%q is no origin, which has %d hexadecimal digits", arg, hex.EncodedLen(len(o)))
+		}
+		copy(o[:], b)
+		all = append(all, o)
+	}
+	return all, nil
+}
+
+// sealingRing returns the ring that seals the entries of st, nil if they are in plaintext.
+func (f *serveFlags) sealingRing(ctx context.Context, st store.Store, logger *log.Logger) (*ticket.Ring, error) {
+	if f.plaintext {
+		return nil, nil
+	}
+	if f.keyring != "" {
+		ring, stop, err := f.loadRing(ctx, st, logger)
+		if err == nil {
+			stop()
+		}
+		return ring, err
+	}
+	embedded, ok := st.(store.Embedded)
+	if !ok {
+		return nil, usagef("a store of several hosts needs -keyring, or -plaintext for servers that have it")
+	}
+	key, err := embedded.SealingKey()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	return ticket.FromKey(key)
 }
 
 func storePurge(fs *flag.FlagSet) action {

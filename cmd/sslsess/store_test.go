@@ -10,6 +10,7 @@ import (
 
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/store/sqlitestore"
+	"github.com/libssl-go/libssl/tests/servertest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -126,4 +127,61 @@ func TestStore_RmRevokes(t *testing.T) {
 	v, _ := f.resumed(client, n, n)
 	requireOK(t, sslsess(t, "store", "rm", url, v.Answer.SessionID))
 	require.False(t, f.call(client, n.addr, v.Session).Resumed)
+}
+
+// Revoking the origin in an answer ends what rm leaves: the other tickets, and the renewals. Over every kind of store.
+func TestStore_RevokeEndsAllOfAnOrigin(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	ring := filepath.Join(t.TempDir(), "ring")
+	requireOK(t, sslsess(t, "keyring", "new", ring))
+	redis, memcached := servertest.Redis(t, "redis-server"), servertest.Memcached(t)
+	for name, c := range map[string]struct {
+		url  string
+		keys []string
+	}{
+		"sqlite":    {"sqlite:" + filepath.Join(t.TempDir(), "sealed.db"), nil},
+		"plaintext": {"sqlite:" + filepath.Join(t.TempDir(), "plain.db"), []string{"-plaintext"}},
+		"valkey":    {"valkey://" + redis.Addr, []string{"-keyring", ring}},
+		"shared":    {"valkey://" + redis.Addr + "/1", []string{"-keyring", "store:" + ring}},
+		"memcached": {"memcached://" + memcached.Addr, []string{"-keyring", ring}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			args := append([]string{"-store", c.url, "-revocable"}, c.keys...)
+			a, b := f.serve(args...), f.serve(args...)
+			for _, version := range []string{"1.2", "1.3"} {
+				client := f.client(version)
+				full, renewed := f.resumed(client, a, b)
+				require.Regexp(t, "^[0-9a-f]{32}$", full.Answer.Origin)
+				require.Equal(t, full.Answer.Origin, renewed.Answer.Origin)
+				other, _ := f.resumed(client, b, a)
+				r := sslsess(t, append(append([]string{"store", "revoke"}, c.keys...), c.url, full.Answer.Origin)...)
+				requireOK(t, r)
+				require.Equal(t, "revoked "+full.Answer.Origin+"\n", r.stdout)
+				for _, v := range []visit{full, renewed} {
+					got := f.call(client, a.addr, v.Session)
+					require.False(t, got.Resumed)
+					require.NotEqual(t, full.Answer.Origin, got.Answer.Origin)
+				}
+				require.True(t, f.call(client, a.addr, other.Session).Resumed)
+			}
+		})
+	}
+}
+
+func TestStore_RevokeRefuses(t *testing.T) {
+	t.Parallel()
+	memcached := "memcached://" + servertest.Memcached(t).Addr
+	origin := strings.Repeat("0a", 16)
+	for says, args := range map[string][]string{
+		"is no origin": {memcached, "0a"}, `"x" is no origin`: {memcached, "x"}, "needs -keyring": {memcached, origin},
+		"exclude each other": {"-keyring", "ring", "-plaintext", memcached, origin},
+		"-lifetime must":     {"-lifetime", "0s", memcached, origin},
+	} {
+		requireFailure(t, sslsess(t, append([]string{"store", "revoke"}, args...)...), 2, says)
+	}
+	requireFailure(t, sslsess(t, "serve", "-listen", "127.0.0.1:0", "-revocable", "-tickets", "stateless"), 2, "-revocable and -tickets stateless")
+	r := sslsess(t, "store", "revoke", "-json", "-plaintext", memcached, origin)
+	requireOK(t, r)
+	assert.JSONEq(t, `{"revoked":["`+origin+`"]}`, r.stdout)
 }

@@ -1,5 +1,5 @@
-// Package parking lets cabi park handshakes of SSLs that C code made and drives. It is internal because only C code can
-// continue such a handshake.
+// Package parking is what cabi needs beyond the API, for SSLs that C code made and drives: it parks their handshakes, which only
+// C code can continue, and asks for their origin.
 package parking
 
 import "unsafe"
@@ -16,3 +16,6 @@ type Place interface {
 // Park makes cache, a *libssl.SessionCache, park handshakes in the places that find returns. find is called on the thread of
 // the handshake, inside the ClientHello callback. If it returns nil, the session is not looked up. Package libssl sets Park.
 var Park func(cache any, find func(ssl unsafe.Pointer) Place)
+
+// Origin is Conn.SessionOrigin for an SSL that C drives, on the thread that uses it. Package libssl sets Origin.
+var Origin func(ssl unsafe.Pointer) [16]byte

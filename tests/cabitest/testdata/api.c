@@ -126,6 +126,10 @@ static int step(struct pair *p, SSL *ssl)
     return 0;
 }
 
+/* Of the server that finish has served last. */
+static unsigned char origin[LSSL_ORIGIN_SIZE];
+static int origin_ret;
+
 /* A handshake and a byte to the client, which brings it its tickets; then a clean end. Answers whether it resumed, and the
  * session to offer next in the place of *offer. */
 static int finish(struct pair p, SSL_SESSION **offer)
@@ -133,6 +137,7 @@ static int finish(struct pair p, SSL_SESSION **offer)
     int c = 0, s = 0, reused;
     char byte = 'x';
 
+    CHECK(lssl_origin(p.server, origin) != LSSL_OK); /* not before the end of the handshake */
     for (int turn = 0; turn < 10 && !(c && s); turn++) {
         c = c || step(&p, p.client);
         s = s || step(&p, p.server);
@@ -145,6 +150,8 @@ static int finish(struct pair p, SSL_SESSION **offer)
         SSL_SESSION_free(*offer);
         *offer = SSL_get1_session(p.client);
     }
+    CHECK(lssl_origin(p.client, origin) != LSSL_OK);
+    origin_ret = lssl_origin(p.server, origin);
     SSL_shutdown(p.server);
     SSL_shutdown(p.client);
     SSL_free(p.client);
@@ -327,6 +334,37 @@ static void test_resumes(int version, const char *url, unsigned int flags)
     SSL_SESSION_free(offer);
 }
 
+static void test_revoke(int version, unsigned int flags)
+{
+    const unsigned char zero[LSSL_ORIGIN_SIZE] = { 0 };
+    SSL_CTX *a = server_ctx(version), *b = server_ctx(version), *none = server_ctx(version);
+    struct lssl_cache *ca = use(a, sqlite_url, flags | LSSL_REVOCABLE), *cb = use(b, sqlite_url, flags);
+    SSL_SESSION *offer = NULL;
+    unsigned char first[LSSL_ORIGIN_SIZE];
+
+    CHECK(!visit(none, NULL) && origin_ret == LSSL_EINVAL && memcmp(origin, zero, sizeof(zero)) == 0);
+    CHECK(!visit(a, &offer) && origin_ret == LSSL_OK);
+    memcpy(first, origin, sizeof(first));
+    for (int i = 0; i < 3; i++) {
+        await_writes(ca);
+        CHECK(visit(a, &offer) && memcmp(origin, first, sizeof(first)) == 0);
+    }
+    await_writes(ca);
+    CHECK(lssl_revoke(cb, first) == LSSL_EUNSUPPORTED);
+    CHECK(lssl_revoke(ca, zero) == LSSL_EINVAL);
+    CHECK(lssl_revoke(ca, NULL) == LSSL_EINVAL && lssl_revoke(NULL, first) == LSSL_EINVAL);
+    CHECK(lssl_origin(NULL, origin) == LSSL_EINVAL);
+    CHECK(lssl_revoke(ca, first) == LSSL_OK);
+    CHECK(!visit(a, &offer) && origin_ret == LSSL_OK && memcmp(origin, first, sizeof(first)) != 0);
+    await_writes(ca);
+    CHECK(visit(a, &offer));
+    SSL_SESSION_free(offer);
+    CHECK(lssl_close(ca, 20000) == LSSL_OK && lssl_close(cb, 20000) == LSSL_OK);
+    SSL_CTX_free(a);
+    SSL_CTX_free(b);
+    SSL_CTX_free(none);
+}
+
 static void test_single_use(void)
 {
     SSL_CTX *ctx = server_ctx(TLS1_3_VERSION);
@@ -486,6 +524,7 @@ int main(int argc, char **argv)
         for (unsigned int flags = 0; flags <= LSSL_PARK; flags += LSSL_PARK) {
             test_resumes(versions[i], "memory:", flags);
             test_resumes(versions[i], sqlite_url, flags);
+            test_revoke(versions[i], flags);
         }
     }
     test_single_use();
