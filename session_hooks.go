@@ -180,8 +180,8 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	sid := unsafe.Slice((*byte)(unsafe.Pointer(i.sid_ctx)), int(i.sid_ctx_len))
 	rec.Data = entry.Seal(sc.source.Seal, rec.ID, sid, &header, unsafe.Slice((*byte)(unsafe.Pointer(der.p)), int(der.len)))
 	C.scb_wipe(unsafe.Pointer(der.p), der.len)
-	if err := rec.Validate(); err != nil { // a very large client certificate, no failure of the store
-		sc.guard.Report(slog.LevelDebug, "session not stored", fmt.Errorf("libssl: a new session cannot be stored: %w", err))
+	if err := rec.Validate(); err != nil { // a very large client certificate
+		sc.guard.CountTooLarge(fmt.Errorf("libssl: a new session cannot be stored: %w", err))
 		return
 	}
 	sc.keep(conn, rec)

@@ -100,6 +100,7 @@ type CacheStats struct {
 	Taken     uint64 // entries taken for single use
 	PutBack   uint64 // taken entries that went back, the client unproven
 	Lost      uint64 // queued operations given up
+	TooLarge  uint64 // sessions not stored because their client certificates are too large for a record
 	Parked    int    // handshakes parked now
 	Queue     int    // operations queued now
 	Open      bool   // the breaker of lookups or that of writes is open
@@ -120,7 +121,7 @@ func (sc *SessionCache) Stats() CacheStats {
 		Undecodable:  l.Rejections[lookup.Undecodable].Load(),
 		LookupErrors: g.LookupErrors.Load(), LookupTimeouts: g.LookupTimeouts.Load(), LookupsSkipped: g.LookupsSkipped.Load(),
 		Untagged: untagged, Suspended: l.Suspended.Load(), Skipped: g.Skipped.Load(),
-		Stored: g.Stored.Load(), Removed: g.Removed.Load(), Taken: g.Taken.Load(), PutBack: g.PutBack.Load(), Lost: g.Lost.Load(),
+		Stored: g.Stored.Load(), Removed: g.Removed.Load(), Taken: g.Taken.Load(), PutBack: g.PutBack.Load(), Lost: g.Lost.Load(), TooLarge: g.TooLarge.Load(),
 		Parked: int(l.Parked.Load()), Queue: int(g.Queue.Load()), Open: sc.guard.Open(),
 		Get: readHistogram(&g.Get), Put: readHistogram(&g.Put), Full: readHistogram(&sc.full), Resumed: readHistogram(&sc.resumed),
 	}

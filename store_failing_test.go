@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -380,5 +383,24 @@ func TestStore_OnErrorMayPanic(t *testing.T) {
 		sess := f.visit(t, server, nil).next
 		require.False(t, f.visit(t, server, sess).resumed)
 		require.ErrorIs(t, <-heard, errDown)
+	})
+}
+
+// A client certificate that no record has room for costs resumption, and is counted. The store has not failed.
+func TestStore_TooLargeIsCounted(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		server := f.server(t)
+		require.NoError(t, server.AddClientCAsPEM(f.ca.PEM))
+		require.NoError(t, server.SetVerify(libssl.VerifyRequirePeer))
+		st := newSpy()
+		cache := useStore(t, server, st, &libssl.StoreOptions{Keys: newRing(t)})
+		require.NoError(t, f.client.UseCertificatePEM(f.ca.LeafWith(t, func(c *x509.Certificate) {
+			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Value: make([]byte, store.MaxData)}}
+		}, "client")))
+		v := f.visit(t, server, nil)
+		require.False(t, f.visit(t, server, v.next).resumed)
+		require.EqualValues(t, 2*f.tickets, cache.Stats().TooLarge)
+		require.Zero(t, cache.Stats().Errors+cache.Stats().Lost+cache.Stats().Stored)
+		require.Empty(t, st.asked(&st.puts))
 	})
 }

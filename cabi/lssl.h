@@ -229,6 +229,7 @@ struct lssl_stats {
     uint64_t lost;        /* queued writes given up */
     uint64_t parked;      /* handshakes parked now */
     uint64_t queued;      /* writes queued now */
+    uint64_t too_large;   /* sessions not stored: their client certificates are too large */
 };
 int lssl_stats(const struct lssl_cache *cache, struct lssl_stats *out);
 

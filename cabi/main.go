@@ -210,6 +210,7 @@ func lsslGoStats(h C.uint64_t, out *C.struct_lssl_stats) {
 	out.suspended, out.skipped = C.uint64_t(s.Suspended), C.uint64_t(s.Skipped)
 	out.stored, out.removed = C.uint64_t(s.Stored), C.uint64_t(s.Removed)
 	out.taken, out.put_back, out.lost = C.uint64_t(s.Taken), C.uint64_t(s.PutBack), C.uint64_t(s.Lost)
+	out.too_large = C.uint64_t(s.TooLarge)
 	out.parked, out.queued = C.uint64_t(s.Parked), C.uint64_t(s.Queue)
 }
 

@@ -72,12 +72,13 @@ func ofCache(s libssl.CacheStats) []Metric {
 		rejectedOf(s),
 		{
 			Name: "libssl_store_failures_total", Kind: Counter, Label: "kind",
-			Help: "Store operations that failed, were late, were skipped or were lost.",
+			Help: "Store operations that failed, were late, were skipped or were lost, and sessions too large to be stored.",
 			Values: []Value{
 				{Label: "error", Number: float64(s.Errors)},
 				{Label: "late", Number: float64(s.Timeouts)},
 				{Label: "skipped", Number: float64(s.Skipped)},
 				{Label: "lost", Number: float64(s.Lost)},
+				{Label: "too large", Number: float64(s.TooLarge)},
 			},
 		},
 		{

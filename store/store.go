@@ -24,7 +24,7 @@ var (
 	// ErrNotFound is the answer of Get and Take where the record is absent, expired or damaged.
 	ErrNotFound = errors.New("store: not found")
 
-	// ErrTooLarge is the answer of Put and Swap where Data is longer than MaxData.
+	// ErrTooLarge is the answer of Put and Swap where Data is longer than MaxData, or than the store's server accepts.
 	ErrTooLarge = errors.New("store: record data exceeds 64 KiB")
 
 	// ErrZeroID is the answer of Put and Swap where the record's ID is the zero ID.

@@ -291,6 +291,10 @@ func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (sto
 		return rec, err
 	case err == errTimeout:
 		total = &s.Stats.Timeouts
+	case errors.Is(err, store.ErrTooLarge):
+		side.breaker.done(probe, outcomeNone)
+		s.CountTooLarge(err)
+		return rec, err
 	case ctx.Err() != nil: // the handshake was given up
 		side.breaker.done(probe, outcomeNone)
 		return rec, err
@@ -298,6 +302,13 @@ func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (sto
 	total.Add(1)
 	s.failed(r.op, err, side.breaker.done(probe, outcomeBad))
 	return rec, err
+}
+
+// CountTooLarge counts and reports a record that was not put because it is too long. That is the record's fault: the store
+// has not failed.
+func (s *Store) CountTooLarge(err error) {
+	s.Stats.TooLarge.Add(1)
+	s.Report(slog.LevelDebug, "session not stored", err)
 }
 
 func (s *Store) bounded(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {

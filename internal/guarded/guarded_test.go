@@ -314,3 +314,23 @@ func TestStore_LookupsRefuseOtherRecords(t *testing.T) {
 		})
 	}
 }
+
+// A record that the store cannot hold says nothing about the store.
+func TestStore_TooLargeIsNoFailure(t *testing.T) {
+	st := scripted{func(context.Context, request) (store.Record, error) { return store.Record{}, store.ErrTooLarge }}
+	bubble(t, st, Options{}, func(t *testing.T, s *Store, heard *failures) {
+		rec := &store.Record{ID: testID(t, 1, 32)}
+		for range 30 {
+			s.Put(t.Context(), rec)
+			s.PutLater(rec)
+		}
+		synctest.Wait()
+		require.EqualValues(t, 60, s.Stats.TooLarge.Load())
+		require.Zero(t, s.Stats.Errors.Load()+s.Stats.Lost.Load()+s.Stats.Stored.Load())
+		require.False(t, s.Open())
+		heard.mu.Lock()
+		defer heard.mu.Unlock()
+		require.Len(t, heard.all, 60)
+		heard.all = nil
+	})
+}

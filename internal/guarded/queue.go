@@ -125,7 +125,7 @@ func (s *Store) work(r request) {
 			s.Stats.Removed.Add(1)
 		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrTooLarge) { // which is counted
 		s.lose(err)
 	}
 }

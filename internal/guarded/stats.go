@@ -11,7 +11,8 @@ type Counters struct {
 	Errors, Timeouts, Skipped                    atomic.Uint64 // of all operations
 	LookupErrors, LookupTimeouts, LookupsSkipped atomic.Uint64 // of these, lookups
 	Stored, Removed, Taken, PutBack, Lost        atomic.Uint64
-	Queue                                        atomic.Int64 // operations queued now
+	TooLarge                                     atomic.Uint64 // records that were not put
+	Queue                                        atomic.Int64  // operations queued now
 	Get, Put                                     Histogram
 }
 

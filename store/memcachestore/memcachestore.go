@@ -126,7 +126,16 @@ func (s *Store) Put(ctx context.Context, r store.Record) error {
 		return s.del(ctx, "put", r.ID) // a record that has expired replaces too
 	}
 	item := &memcache.Item{Key: s.key(r.ID), Value: store.Encode(r), Expiration: expiration(lives)}
-	_, err := do(ctx, s, "put", func() (*memcache.Item, error) { return nil, s.client.Set(item) })
+	_, err := do(ctx, s, "put", func() (*memcache.Item, error) { return nil, tooLarge(s.client.Set(item)) })
+	return err
+}
+
+// tooLarge makes store.ErrTooLarge of the answer to an item that is longer than a server with a small -I accepts. The client
+// library has no error for it.
+func tooLarge(err error) error {
+	if err != nil && strings.Contains(err.Error(), "SERVER_ERROR object too large") {
+		return store.ErrTooLarge
+	}
 	return err
 }
 

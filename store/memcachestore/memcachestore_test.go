@@ -174,3 +174,11 @@ func TestOpen_StrangeServers(t *testing.T) {
 		})
 	}
 }
+
+// A server with a small -I refuses long items: that is no failure of the server.
+func TestPut_LongerThanTheServerAccepts(t *testing.T) {
+	s := mustOpen(t, servertest.Memcached(t, "-I", "16k", "-o", "slab_chunk_max=8").Addr, Options{})
+	r := record(t, "01")
+	r.Data = make([]byte, 32<<10)
+	require.ErrorIs(t, s.Put(t.Context(), r), store.ErrTooLarge)
+}
