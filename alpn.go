@@ -36,7 +36,7 @@ func (c *Context) SetALPN(protos ...string) error {
 	if err != nil {
 		return err
 	}
-	return c.do("set ALPN", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+	return c.set("set ALPN", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
 		return C.scb_ctx_set_alpn(p, bytesPtr(wire), C.size_t(len(wire)))
 	})
 }

@@ -169,6 +169,11 @@ uint64_t scb_ssl_ctx_handle(SSL *ssl);
 /* Handle of the SSL_CTX that ssl has now: after a switch by server name it is
  * not the one that ssl was made with. */
 uint64_t scb_ssl_current_handle(SSL *ssl);
+/* Who has made SSLs with an SSL_CTX, or switched some to it? From 3.2 on an SSL
+ * that C made counts from its first callback or handshake. */
+#define SCB_MADE_BY_GO 1
+#define SCB_MADE_BY_C 2
+int scb_ctx_made(SSL_CTX *ctx);
 /* Gives an SSL_CTX its handle. */
 int scb_ctx_adopt(SSL_CTX *ctx, uint64_t ctx_handle, scb_errs **errs);
 /* Prepares an SSL_CTX whose Context was closed for the next Context. */
@@ -207,6 +212,10 @@ typedef struct scb_ctx {
     unsigned int to_uninstall;  /* trampolines to take out when uses is 0 */
     unsigned int uninstalled;   /* trampolines taken out: so the pointer is NULL */
     int asks;                   /* SCB_ASKS_*: atomic */
+    int made;                   /* SCB_MADE_BY_*: atomic */
+    /* Context.settings in Go guards these two. */
+    STACK_OF(X509_NAME) *ca_names; /* instead of those of the SSL_CTX; NULL if those are right */
+    X509_STORE *former_store;   /* was replaced; an SSL may be reading it */
     scb_fn before[SCB_KINDS];   /* functions that the trampolines have replaced */
     unsigned char *alpn;
     size_t alpn_len;
@@ -219,8 +228,8 @@ scb_ctx *scb_ctx_of(SSL_CTX *ctx);
 scb_ctx *scb_ctx_of_ssl(SSL *ssl);
 /* The SSL_CTX that ssl was made with, NULL if it has no Context. */
 SSL_CTX *scb_ssl_origin(SSL *ssl);
-/* Tells that ssl was made with ctx: its ex_data hook may not have known. */
-void scb_ssl_made(SSL *ssl, SSL_CTX *ctx);
+/* Is SSL_new, for an SSL that Go drives. */
+SSL *scb_ssl_new(SSL_CTX *ctx);
 /* While an SSL_CTX is in use none of its callback pointers becomes NULL. */
 void scb_begin_use(scb_ctx *c);
 void scb_end_use(scb_ctx *c);
@@ -329,6 +338,11 @@ scb_ctx_stats scb_ctx_get_stats(SSL_CTX *ctx);
 int scb_ctx_add_session(SSL_CTX *ctx, SSL_SESSION *s);
 int scb_ctx_remove_session(SSL_CTX *ctx, SSL_SESSION *s);
 int scb_ctx_flush(SSL_CTX *ctx, int64_t at);
+
+/* For C only. */
+/* Notes that ssl reads ctx from now on, and gives it copies of what a later setter
+ * changes. */
+int scb_ctx_serve(SSL_CTX *ctx, SSL *ssl);
 
 /* ---- policy.c: a digest of the policy of an SSL_CTX ------------------------ */
 

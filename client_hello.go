@@ -144,10 +144,12 @@ func (c *Context) takeOver(ssl *C.SSL) error {
 		return err
 	}
 	defer c.release()
-	sid, err := c.sessionIDContext()
-	if err != nil {
+	if _, err := c.sessionIDContext(); err != nil { // computes it
 		return err
 	}
+	c.settings.mu.RLock()
+	defer c.settings.mu.RUnlock()
+	sid := c.id.get()
 	if C.scb_ssl_switch(ssl, p, bytesPtr(sid), C.uint(len(sid))) != C.SCB_OK {
 		return &Error{Op: "switch"}
 	}

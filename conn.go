@@ -82,9 +82,6 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 	var cname *C.char
 	kind := C.int(C.SCB_NAME_NONE)
 	if client {
-		if name == "" && C.scb_ctx_verify_mode(p)&C.SSL_VERIFY_PEER != 0 {
-			return nil, errors.New("libssl: new client: a server name is needed to verify the peer, or VerifyNone")
-		}
 		if name != "" {
 			if strings.ContainsRune(name, 0) {
 				return nil, fmt.Errorf("libssl: new client: server name %q", name)
@@ -99,11 +96,14 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 	}
 	h := conns.Put(nil)
 	slot := takeSlot(ctx) // it takes as long as a step
-	made := C.scb_conn_new(p, C.uint64_t(h), cbool(client), cname, kind)
+	made, err := ctx.makeConn(p, h, client, cname, kind)
 	slot.give()
 	cc := made.conn
 	if cc == nil {
 		conns.Delete(h)
+		if err != nil {
+			return nil, err
+		}
 		err := takeError("new connection", 0, made.errs)
 		if name != "" && len(err.Queue) == 0 {
 			return nil, fmt.Errorf("%w: is %q a host name?", err, name)
@@ -114,6 +114,16 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 	c.tls.conn, c.tls.handle, c.tls.ssl, c.tls.identity = c, h, cc, cc
 	c.tls.cleanup = runtime.AddCleanup(c, forgetConn, cc)
 	return c, nil
+}
+
+// makeConn makes an SSL with all settings as they are at one time.
+func (c *Context) makeConn(p *C.SSL_CTX, h cgo.Handle, client bool, name *C.char, kind C.int) (made C.scb_made, err error) {
+	c.settings.mu.RLock()
+	defer c.settings.mu.RUnlock()
+	if client && kind == C.SCB_NAME_NONE && C.scb_ctx_verify_mode(p)&C.SSL_VERIFY_PEER != 0 {
+		return made, errors.New("libssl: new client: a server name is needed to verify the peer, or VerifyNone")
+	}
+	return C.scb_conn_new(p, C.uint64_t(h), cbool(client), name, kind), nil
 }
 
 // addressOf parses an IP address, in brackets or not. Most names end in a letter

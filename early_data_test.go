@@ -180,9 +180,9 @@ func TestEarlyData_MissesBecomeFullHandshakes(t *testing.T) {
 func TestEarlyData_IsRefusedAfterAHelloRetryRequest(t *testing.T) {
 	f := newFleet(t, tls.VersionTLS13)
 	server, _ := f.early(t, memstore.New(memstore.Options{}), nil)
-	sess := f.visit(t, server, nil).next
 	require.NoError(t, server.SetGroups("P-384"))
 	require.NoError(t, f.client.SetGroups("P-256:P-384"))
+	sess := f.visit(t, server, nil).next
 	c, s, got := f.zeroRTT(t, server, sess, []byte("early"))
 	require.Empty(t, got)
 	require.False(t, c.EarlyDataAccepted())

@@ -71,10 +71,9 @@ func TestStore_ResumesOnAnotherNode(t *testing.T) {
 }
 
 func TestStore_ResumesAfterAHelloRetryRequest(t *testing.T) {
-	f := newFleet(t, tls.VersionTLS13)
 	for _, single := range []bool{false, true} {
 		t.Run(fmt.Sprintf("SingleUse=%t", single), func(t *testing.T) {
-			st := newSpy()
+			f, st := newFleet(t, tls.VersionTLS13), newSpy()
 			server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), SingleUse: single})
 			require.NoError(t, server.SetGroups("P-256"))
 			require.NoError(t, f.client.SetGroups("X25519:P-256"))

@@ -24,6 +24,9 @@ static int scb_ssl_ctx_idx = -1;
 
 static const scb_fn *scb_trampolines; /* SCB_KINDS of them */
 
+/* Does scb_ssl_new run on this thread? */
+static __thread int scb_making;
+
 /* ---- callbacks of an SSL_CTX --------------------------------------------- */
 
 static scb_fn scb_get_fn(SSL_CTX *ctx, int which)
@@ -168,7 +171,15 @@ static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx
         __atomic_sub_fetch(&scb_uninstalling, 1, __ATOMIC_SEQ_CST);
     CRYPTO_THREAD_lock_free(c->lock);
     OPENSSL_free(c->alpn);
+    sk_X509_NAME_pop_free(c->ca_names, X509_NAME_free);
+    X509_STORE_free(c->former_store);
     OPENSSL_free(c);
+}
+
+static void scb_made_by_c(scb_ctx *c)
+{
+    if (!scb_making)
+        __atomic_or_fetch(&c->made, SCB_MADE_BY_C, __ATOMIC_SEQ_CST);
 }
 
 static void scb_ssl_new_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -179,10 +190,12 @@ static void scb_ssl_new_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx,
     (void)ptr, (void)argl, (void)argp;
     if (c == NULL || !CRYPTO_set_ex_data(ad, idx, c))
         return;
-    if (c == &scb_unknown)
+    if (c == &scb_unknown) {
         __atomic_add_fetch(&scb_unknowns, 1, __ATOMIC_SEQ_CST);
-    else
+    } else {
+        scb_made_by_c(c);
         scb_begin_use(c);
+    }
 }
 
 static void scb_ssl_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -242,8 +255,10 @@ static scb_ctx *scb_ssl_find(SSL *ssl)
     }
     if (c == NULL && SSL_get_SSL_CTX(ssl) != NULL)
         c = SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), scb_ctx_idx);
-    if (c != NULL)
+    if (c != NULL) {
+        scb_made_by_c(c);
         scb_ssl_settle(ssl, c);
+    }
     return c;
 }
 
@@ -259,10 +274,26 @@ scb_ctx *scb_ctx_of_ssl(SSL *ssl)
     return c == &scb_unknown ? scb_ssl_find(ssl) : c;
 }
 
-void scb_ssl_made(SSL *ssl, SSL_CTX *ctx)
+SSL *scb_ssl_new(SSL_CTX *ctx)
 {
-    if (SSL_get_ex_data(ssl, scb_ssl_ctx_idx) == &scb_unknown)
+    SSL *ssl;
+
+    scb_making = 1;
+    ssl = SSL_new(ctx);
+    scb_making = 0;
+    /* The hook may not have known the SSL_CTX. */
+    if (ssl != NULL && SSL_get_ex_data(ssl, scb_ssl_ctx_idx) == &scb_unknown)
         scb_ssl_settle(ssl, scb_ctx_of(ctx));
+    return ssl;
+}
+
+int scb_ctx_made(SSL_CTX *ctx)
+{
+    int made = __atomic_load_n(&scb_ctx_of(ctx)->made, __ATOMIC_SEQ_CST);
+
+    if (made == 0 && SSL_CTX_sess_accept(ctx) + SSL_CTX_sess_connect(ctx) > 0)
+        made = SCB_MADE_BY_C;
+    return made;
 }
 
 uint64_t scb_ctx_handle(SSL_CTX *ctx)

@@ -132,9 +132,77 @@ end:
     return ok > 0 ? SCB_OK : SCB_FAIL;
 }
 
+static int scb_has_name(STACK_OF(X509_NAME) *names, const X509_NAME *name)
+{
+    for (int i = 0; i < sk_X509_NAME_num(names); i++)
+        if (X509_NAME_cmp(sk_X509_NAME_value(names, i), name) == 0)
+            return 1;
+    return 0;
+}
+
+/* The names that ctx tells clients, and those of certs, each once. */
+static STACK_OF(X509_NAME) *scb_more_names(SSL_CTX *ctx, STACK_OF(X509) *certs)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+    STACK_OF(X509_NAME) *now = c->ca_names != NULL ? c->ca_names : SSL_CTX_get_client_CA_list(ctx), *names;
+
+    names = now == NULL ? sk_X509_NAME_new_null() : SSL_dup_CA_list(now);
+    for (int i = 0; names != NULL && i < sk_X509_num(certs); i++) {
+        X509_NAME *name;
+
+        if (scb_has_name(names, X509_get_subject_name(sk_X509_value(certs, i))))
+            continue;
+        name = X509_NAME_dup(X509_get_subject_name(sk_X509_value(certs, i)));
+        if (name == NULL || !sk_X509_NAME_push(names, name)) {
+            X509_NAME_free(name);
+            sk_X509_NAME_pop_free(names, X509_NAME_free);
+            names = NULL;
+        }
+    }
+    return names;
+}
+
+/* OpenSSL reads the names of the SSL_CTX in the middle of handshakes, so they stay
+ * as they are once there was one: see scb_ctx_serve. */
+static void scb_set_names(SSL_CTX *ctx, STACK_OF(X509_NAME) *names)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+
+    if (scb_ctx_made(ctx) == 0) {
+        SSL_CTX_set_client_CA_list(ctx, names);
+        return;
+    }
+    sk_X509_NAME_pop_free(c->ca_names, X509_NAME_free);
+    c->ca_names = names;
+}
+
+/* Likewise it reads the store. */
+static void scb_set_store(SSL_CTX *ctx, X509_STORE *store)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+
+    if (scb_ctx_made(ctx) != 0 && c->former_store == NULL && X509_STORE_up_ref(SSL_CTX_get_cert_store(ctx)))
+        c->former_store = SSL_CTX_get_cert_store(ctx);
+    SSL_CTX_set_cert_store(ctx, store);
+}
+
+int scb_ctx_serve(SSL_CTX *ctx, SSL *ssl)
+{
+    scb_ctx *c = scb_ctx_of(ctx), *before = scb_ctx_of_ssl(ssl);
+    STACK_OF(X509_NAME) *names = NULL;
+
+    __atomic_or_fetch(&c->made, SCB_MADE_BY_GO, __ATOMIC_SEQ_CST);
+    if (c->ca_names != NULL && (names = SSL_dup_CA_list(c->ca_names)) == NULL)
+        return 0;
+    if (names != NULL || (before != NULL && before != c))
+        SSL_set_client_CA_list(ssl, names); /* NULL: those of the SSL_CTX */
+    return 1;
+}
+
 int scb_ctx_add_cas(SSL_CTX *ctx, const unsigned char *pem, int len, int fresh, int announce, scb_errs **errs)
 {
     STACK_OF(X509) *certs;
+    STACK_OF(X509_NAME) *names = NULL;
     X509_STORE *store = NULL;
     int ok = 0;
 
@@ -142,20 +210,24 @@ int scb_ctx_add_cas(SSL_CTX *ctx, const unsigned char *pem, int len, int fresh, 
     certs = scb_read_certs(pem, len);
     if (certs == NULL)
         goto end;
-    if (fresh && (store = X509_STORE_new()) == NULL)
+    if ((fresh && (store = X509_STORE_new()) == NULL) || (announce && (names = scb_more_names(ctx, certs)) == NULL))
         goto end;
     for (int i = 0; i < sk_X509_num(certs); i++)
-        if (!X509_STORE_add_cert(fresh ? store : SSL_CTX_get_cert_store(ctx), sk_X509_value(certs, i))
-            || (announce && !SSL_CTX_add_client_CA(ctx, sk_X509_value(certs, i))))
+        if (!X509_STORE_add_cert(fresh ? store : SSL_CTX_get_cert_store(ctx), sk_X509_value(certs, i)))
             goto end;
     if (fresh) {
-        SSL_CTX_set_cert_store(ctx, store);
+        scb_set_store(ctx, store);
         store = NULL;
+    }
+    if (announce) {
+        scb_set_names(ctx, names);
+        names = NULL;
     }
     ok = 1;
 
 end:
     scb_done(ok, errs);
+    sk_X509_NAME_pop_free(names, X509_NAME_free);
     X509_STORE_free(store);
     sk_X509_pop_free(certs, X509_free);
     return ok;

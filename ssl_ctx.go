@@ -1,6 +1,5 @@
 package libssl
 
-// #include <stdlib.h>
 // #include "bridge.h"
 import "C"
 
@@ -9,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -26,9 +24,12 @@ import (
 // connections keep the SSL_CTX alive. A Context that is forgotten instead is
 // closed by the collector, and counted.
 //
-// Locks and threads: safe for concurrent use. The setters of handlers may be
-// called while the Context serves. The others belong before its first
-// connection, as in C: OpenSSL reads those fields without a lock.
+// Locks and threads: safe for concurrent use. Handlers, certificates, CAs, the
+// verify mode, ALPN and the id context may be set at any time: new connections have
+// the new setting, whole, and those that exist keep theirs. Ciphers, groups and versions, which OpenSSL reads
+// without a lock, are refused once a connection was made. So are all of these but
+// handlers once C has made an SSL: it holds no lock meanwhile. The other settings
+// are numbers.
 type Context struct {
 	ref      ctxRef
 	bound    *binding
@@ -38,7 +39,7 @@ type Context struct {
 	over     atomic.Pointer[layer] // UseStore's; set and removed under setters
 	removals atomic.Int32          // remove handlers that run
 
-	// The order of locks: setters, ticketKeys.mu, id, ref. A method acquires the SSL_CTX before it takes one of the first three
+	// The order of locks: setters, ticketKeys.mu, settings, id, ref. A method acquires the SSL_CTX before it takes one of the first four
 	// and releases it after, because the last release frees the SSL_CTX, which calls remove handlers.
 	setters        sync.Mutex // one change of handlers, layer, ticket keys or early data at a time
 	stopTicketKeys func()     // under setters; not nil once UseTicketKeys was called
@@ -47,6 +48,14 @@ type Context struct {
 	ticketKeys ticketKeys
 	adds       sync.Mutex // see AddSession
 	id         idContext
+	settings   settings
+}
+
+// settings is locked for reading while an SSL is made or switched to the Context, which copies them. It is locked for writing
+// while they change, so each handshake has all of them as they were at one time.
+type settings struct {
+	mu       sync.RWMutex
+	ownRoots bool // AddRootCAsPEM has replaced the system's roots
 }
 
 // ctxRef is the Context's reference to the SSL_CTX. Calls under way borrow it, so it is given back by the last of them and
@@ -96,7 +105,6 @@ type idContext struct {
 	mu       sync.Mutex
 	sid      []byte // nil until set or computed
 	explicit bool   // set by SetSessionIDContext
-	ownRoots bool   // AddRootCAsPEM has replaced the system's roots
 }
 
 // ticketKeys orders changes of the ticket keys: an older state of the ring, or a ring that was replaced, must not come last.
@@ -349,15 +357,6 @@ func (c *Context) do(op string, f func(p *C.SSL_CTX, errs **C.scb_errs) C.int) e
 		return ErrReentrant
 	}
 	return takeError(op, 0, errs)
-}
-
-func (c *Context) doString(op, s string, f func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int) error {
-	if strings.ContainsRune(s, 0) {
-		return fmt.Errorf("libssl: %s: %q has a zero byte", op, s)
-	}
-	cs := C.CString(s)
-	defer C.free(unsafe.Pointer(cs))
-	return c.do(op, func(p *C.SSL_CTX, errs **C.scb_errs) C.int { return f(p, cs, errs) })
 }
 
 //export scbGoCtxFree

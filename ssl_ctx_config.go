@@ -1,5 +1,6 @@
 package libssl
 
+// #include <stdlib.h>
 // #include "bridge.h"
 import "C"
 
@@ -8,8 +9,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/libssl-go/libssl/internal/ownfile"
 )
@@ -51,40 +55,63 @@ func (c *Context) UseCertificateFiles(certFile, keyFile string) error {
 
 // UseCertificatePEM is UseCertificateFiles for PEM text at hand.
 func (c *Context) UseCertificatePEM(cert, key []byte) error {
-	err := c.do("use certificate", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+	return c.set("use certificate", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
 		return C.scb_ctx_use_pem(p, bytesPtr(cert), C.int(len(cert)),
 			bytesPtr(key), C.int(len(key)), errs)
 	})
-	return c.policyChanged(err)
+}
+
+// set changes what an SSL copies when it is made.
+func (c *Context) set(op string, f func(p *C.SSL_CTX, errs **C.scb_errs) C.int) error {
+	return c.setUnless(C.SCB_MADE_BY_C, op, f)
+}
+
+// setOnce changes what handshakes read from the SSL_CTX.
+func (c *Context) setOnce(op, s string, f func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int) error {
+	if strings.ContainsRune(s, 0) {
+		return fmt.Errorf("libssl: %s: %q has a zero byte", op, s)
+	}
+	cs := C.CString(s)
+	defer C.free(unsafe.Pointer(cs))
+	return c.setUnless(C.SCB_MADE_BY_C|C.SCB_MADE_BY_GO, op, func(p *C.SSL_CTX, errs **C.scb_errs) C.int { return f(p, cs, errs) })
+}
+
+// setUnless changes a setting, and with it a computed id context, unless SSLs were made by one of those named.
+func (c *Context) setUnless(made C.int, op string, f func(p *C.SSL_CTX, errs **C.scb_errs) C.int) error {
+	p, err := c.acquire()
+	if err != nil {
+		return err
+	}
+	defer c.release()
+	c.settings.mu.Lock()
+	defer c.settings.mu.Unlock()
+	if C.scb_ctx_made(p)&made != 0 {
+		return fmt.Errorf("libssl: %s: cannot be changed once a connection was made", op)
+	}
+	if err := c.do(op, f); err != nil {
+		return err
+	}
+	return c.policyChanged()
 }
 
 // AddClientCAsPEM adds the CAs whose client certificates a server accepts, and
 // tells clients their names. Corresponds to X509_STORE_add_cert(3) and
 // SSL_CTX_add_client_CA(3).
 func (c *Context) AddClientCAsPEM(pem []byte) error {
-	return c.addCAs("add client CAs", pem, false, true)
+	return c.set("add client CAs", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		return C.scb_ctx_add_cas(p, bytesPtr(pem), C.int(len(pem)), 0, 1, errs)
+	})
 }
 
 // AddRootCAsPEM adds CAs that a client trusts. The first call replaces the
 // system roots. Corresponds to X509_STORE_add_cert(3).
 func (c *Context) AddRootCAsPEM(pem []byte) error {
-	c.id.mu.Lock()
-	fresh := c.made && c.role == ClientRole && !c.id.ownRoots
-	c.id.mu.Unlock()
-	err := c.addCAs("add root CAs", pem, fresh, false)
-	if err == nil {
-		c.id.mu.Lock()
-		c.id.ownRoots = true
-		c.id.mu.Unlock()
-	}
-	return err
-}
-
-func (c *Context) addCAs(op string, pem []byte, fresh, announce bool) error {
-	err := c.do(op, func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
-		return C.scb_ctx_add_cas(p, bytesPtr(pem), C.int(len(pem)), cbool(fresh), cbool(announce), errs)
+	return c.set("add root CAs", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		fresh := c.made && c.role == ClientRole && !c.settings.ownRoots
+		ok := C.scb_ctx_add_cas(p, bytesPtr(pem), C.int(len(pem)), cbool(fresh), 0, errs)
+		c.settings.ownRoots = c.settings.ownRoots || ok == C.SCB_OK
+		return ok
 	})
-	return c.policyChanged(err)
 }
 
 // SetVerify says what a peer's certificate is asked for. A client with
@@ -98,16 +125,16 @@ func (c *Context) SetVerify(m VerifyMode) error {
 	if m != VerifyNone && m != VerifyPeer && m != VerifyRequirePeer {
 		return fmt.Errorf("libssl: no such verify mode: %d", m)
 	}
-	err := c.do("set verify", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+	return c.set("set verify", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
 		C.scb_ctx_set_verify(p, C.int(m))
 		return C.SCB_OK
 	})
-	return c.policyChanged(err)
 }
 
 // SetVersions bounds the protocol version: tls.VersionTLS12 or
-// tls.VersionTLS13; 0 leaves a bound open. Corresponds to
-// SSL_CTX_set_min_proto_version(3) and SSL_CTX_set_max_proto_version(3).
+// tls.VersionTLS13; 0 leaves a bound open. It is an error once a connection was
+// made. Corresponds to SSL_CTX_set_min_proto_version(3) and
+// SSL_CTX_set_max_proto_version(3).
 func (c *Context) SetVersions(min, max uint16) error {
 	for _, v := range []uint16{min, max} {
 		if v != 0 && v != tls.VersionTLS12 && v != tls.VersionTLS13 {
@@ -120,7 +147,7 @@ func (c *Context) SetVersions(min, max uint16) error {
 	if min == 0 {
 		min = tls.VersionTLS12
 	}
-	return c.do("set versions", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+	return c.setUnless(C.SCB_MADE_BY_C|C.SCB_MADE_BY_GO, "set versions", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
 		return C.scb_ctx_set_versions(p, C.int(min), C.int(max), errs)
 	})
 }
@@ -148,28 +175,29 @@ func (c *Context) changeOptions(set, off Options) (now Options) {
 	return now
 }
 
-// SetCiphers sets the TLS 1.2 ciphers, in OpenSSL's syntax. Corresponds to
-// SSL_CTX_set_cipher_list(3). TLS 1.2 sessions made under an older list are
-// still resumed with its ciphers, unless the id context changes too, as it does
-// under UseStore.
+// SetCiphers sets the TLS 1.2 ciphers, in OpenSSL's syntax. It is an error once a
+// connection was made. Corresponds to SSL_CTX_set_cipher_list(3). TLS 1.2 sessions
+// that another server made with other ciphers are still resumed with these, unless
+// the id contexts differ, as they do under UseStore.
 func (c *Context) SetCiphers(list string) error {
-	return c.policyChanged(c.doString("set ciphers", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
+	return c.setOnce("set ciphers", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
 		return C.scb_ctx_set_ciphers(p, s, errs)
-	}))
+	})
 }
 
-// SetCipherSuites sets the TLS 1.3 cipher suites, separated by colons.
-// Corresponds to SSL_CTX_set_ciphersuites(3).
+// SetCipherSuites sets the TLS 1.3 cipher suites, separated by colons. It is an
+// error once a connection was made. Corresponds to SSL_CTX_set_ciphersuites(3).
 func (c *Context) SetCipherSuites(list string) error {
-	return c.policyChanged(c.doString("set cipher suites", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
+	return c.setOnce("set cipher suites", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
 		return C.scb_ctx_set_ciphersuites(p, s, errs)
-	}))
+	})
 }
 
 // SetGroups sets the key-exchange groups, separated by colons and in order of
-// preference. Corresponds to SSL_CTX_set1_groups_list(3).
+// preference. It is an error once a connection was made. Corresponds to
+// SSL_CTX_set1_groups_list(3).
 func (c *Context) SetGroups(list string) error {
-	return c.doString("set groups", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
+	return c.setOnce("set groups", list, func(p *C.SSL_CTX, s *C.char, errs **C.scb_errs) C.int {
 		return C.scb_ctx_set_groups(p, s, errs)
 	})
 }
@@ -285,38 +313,37 @@ func (c *Context) SetSessionIDContext(sid []byte) error {
 	if len(sid) > C.SSL_MAX_SID_CTX_LENGTH {
 		return fmt.Errorf("libssl: session id context: %d bytes, at most %d", len(sid), C.SSL_MAX_SID_CTX_LENGTH)
 	}
-	if _, err := c.acquire(); err != nil {
-		return err
-	}
-	defer c.release()
-	c.id.mu.Lock()
-	defer c.id.mu.Unlock()
-	return c.setIDContext(append([]byte(nil), sid...), len(sid) > 0)
+	return c.set("set session id context", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		c.id.mu.Lock()
+		defer c.id.mu.Unlock()
+		return c.setIDContext(p, slices.Clone(sid), len(sid) > 0, errs)
+	})
 }
 
-func (c *Context) setIDContext(sid []byte, explicit bool) error {
-	err := c.do("set session id context", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
-		return C.scb_ctx_set_id_context(p, bytesPtr(sid), C.uint(len(sid)), errs)
-	})
-	if err == nil {
+// setIDContext is called with the settings and the id context locked.
+func (c *Context) setIDContext(p *C.SSL_CTX, sid []byte, explicit bool, errs **C.scb_errs) C.int {
+	ok := C.scb_ctx_set_id_context(p, bytesPtr(sid), C.uint(len(sid)), errs)
+	if ok == C.SCB_OK {
 		c.id.sid, c.id.explicit = sid, explicit
 	}
-	return err
+	return ok
 }
 
 // sessionIDContext is the id context in force, computed from the policy where
 // none was set.
 func (c *Context) sessionIDContext() ([]byte, error) {
-	_, closed := c.acquire() // connections of a closed Context go on with what was computed
-	if closed == nil {
-		defer c.release()
+	if sid := c.id.get(); len(sid) > 0 { // also of a closed Context: its connections go on with it
+		return sid, nil
 	}
+	if _, err := c.acquire(); err != nil {
+		return nil, err
+	}
+	defer c.release()
+	c.settings.mu.Lock()
+	defer c.settings.mu.Unlock()
 	c.id.mu.Lock()
 	defer c.id.mu.Unlock()
 	if len(c.id.sid) == 0 {
-		if closed != nil {
-			return nil, closed
-		}
 		if err := c.computeIDContext(); err != nil {
 			return nil, err
 		}
@@ -324,26 +351,24 @@ func (c *Context) sessionIDContext() ([]byte, error) {
 	return c.id.sid, nil
 }
 
-func (c *Context) computeIDContext() error {
-	digest := make([]byte, 32)
-	err := c.do("compute session id context", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
-		return C.scb_ctx_policy(p, bytesPtr(digest))
-	})
-	if err != nil {
-		return err
-	}
-	return c.setIDContext(digest, false)
+func (id *idContext) get() []byte {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.sid
 }
 
-// policyChanged keeps a computed id context true after a change that went well.
-func (c *Context) policyChanged(err error) error {
-	if err != nil {
-		return err
-	}
-	if _, err := c.acquire(); err != nil {
-		return err
-	}
-	defer c.release()
+func (c *Context) computeIDContext() error {
+	return c.do("compute session id context", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		digest := make([]byte, 32)
+		if ok := C.scb_ctx_policy(p, bytesPtr(digest)); ok != C.SCB_OK {
+			return ok
+		}
+		return c.setIDContext(p, digest, false, errs)
+	})
+}
+
+// policyChanged keeps a computed id context true. The settings are locked.
+func (c *Context) policyChanged() error {
 	c.id.mu.Lock()
 	defer c.id.mu.Unlock()
 	if len(c.id.sid) == 0 || c.id.explicit {

@@ -111,15 +111,6 @@ static int scb_conn_expect_name(SSL *ssl, const char *name, int kind)
     return SSL_set_tlsext_host_name(ssl, name);
 }
 
-static SSL *scb_ssl_new(SSL_CTX *ctx)
-{
-    SSL *ssl = SSL_new(ctx);
-
-    if (ssl != NULL)
-        scb_ssl_made(ssl, ctx);
-    return ssl;
-}
-
 /* SSL_free runs the ex_data hook first and gives up a broken connection's
  * session afterwards. The SSL_CTX stays in use until that is over. */
 static void scb_ssl_free(SSL *ssl)
@@ -151,7 +142,7 @@ scb_made scb_conn_new(SSL_CTX *ctx, uint64_t conn_handle, int client, const char
         goto fail;
     c->handle = conn_handle;
     c->ssl = scb_ssl_new(ctx);
-    if (c->ssl == NULL)
+    if (c->ssl == NULL || !scb_ctx_serve(ctx, c->ssl))
         goto fail;
     bio = BIO_new(scb_bio_method);
     if (bio == NULL)

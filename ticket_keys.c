@@ -198,6 +198,9 @@ static SSL_TICKET_RETURN scb_ticket_opened_cb(SSL *ssl, SSL_SESSION *s, const un
 
 void scb_ctx_hook_tickets(SSL_CTX *ctx)
 {
+    /* Makes room for the keys: OpenSSL must not have to move the slots while handshakes read them. */
+    if (SSL_CTX_get_ex_data(ctx, scb_tickets_idx) == NULL)
+        SSL_CTX_set_ex_data(ctx, scb_tickets_idx, NULL);
     SSL_CTX_set_session_ticket_cb(ctx, scb_ticket_made_cb, scb_ticket_opened_cb, NULL);
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/internal/cref"
+	"github.com/libssl-go/libssl/tests/tlstest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -440,6 +441,41 @@ func TestContext_HandlersOutliveAForgottenContextUnderC(t *testing.T) {
 	require.NotNil(t, again, "new was called")
 	require.Equal(t, pointer, again.Pointer())
 	require.NoError(t, again.Close())
+}
+
+// C makes SSLs without a lock of ours, so nothing that SSL_new copies may change beside it.
+func TestAttachContext_SettingsAreRefusedOnceCServes(t *testing.T) {
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) {
+			p := cref.NewContext(false)
+			server, err := libssl.AttachContext(p)
+			require.NoError(t, err)
+			cref.FreeContext(p)
+			defer server.Close()
+			ca := tlstest.NewCA(t, "ca")
+			cert, key := ca.Leaf(t, name)
+			setters := map[string]func() error{
+				"use certificate":        func() error { return server.UseCertificatePEM(cert, key) },
+				"add client CAs":         func() error { return server.AddClientCAsPEM(ca.PEM) },
+				"add root CAs":           func() error { return server.AddRootCAsPEM(ca.PEM) },
+				"set verify":             func() error { return server.SetVerify(libssl.VerifyNone) },
+				"set ALPN":               func() error { return server.SetALPN("a") },
+				"set session id context": func() error { return server.SetSessionIDContext([]byte("x")) },
+			}
+			for _, set := range setters {
+				require.NoError(t, set())
+			}
+			e.link(t, newClient(t), server, nil).closed().session.Release()
+			for what, set := range setters {
+				if e.name == "Go" {
+					require.NoError(t, set(), what)
+				} else {
+					require.EqualError(t, set(), "libssl: "+what+": cannot be changed once a connection was made")
+				}
+			}
+			require.ErrorContains(t, server.SetGroups("P-256"), "cannot be changed once a connection was made")
+		})
+	}
 }
 
 // RemoveSession calls its handler without a lock, but a C call in the handler may take one.

@@ -72,11 +72,12 @@ func TestSession_OfAVersionOutOfRangeIsAMiss(t *testing.T) {
 		other := map[uint16]uint16{tls.VersionTLS12: tls.VersionTLS13, tls.VersionTLS13: tls.VersionTLS12}[m.version]
 		for _, e := range engines {
 			t.Run(m.name+"/"+e.name, func(t *testing.T) {
-				server, client := m.server(t), newClient(t)
-				cache := useStore(t, server, memstore.New(memstore.Options{}), nil)
-				made := e.link(t, client, server, nil).closed()
+				former, server, client, st := m.server(t), m.server(t), newClient(t), memstore.New(memstore.Options{})
+				useStore(t, former, st, nil)
+				made := e.link(t, client, former, nil).closed()
 				defer made.session.Release()
 				require.NoError(t, server.SetVersions(other, other))
+				cache := useStore(t, server, st, nil)
 				l := e.link(t, client, server, made.session).closed()
 				l.session.Release()
 				require.False(t, l.reused)

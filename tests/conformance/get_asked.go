@@ -68,7 +68,7 @@ var whenNotAsked = []question{
 		modes: noCache,
 	},
 	{
-		name: "1.2 session at a server that negotiates 1.3", version: tls12, offers: true, client13: true, server13: true,
+		name: "1.2 session at a server that negotiates 1.3", version: tls12, offers: true, other: true, client13: true, server13: true,
 		modes: noCache,
 	},
 }
@@ -117,6 +117,8 @@ func (q question) ask(o *observer) {
 		o.must(server.FlushSessions(time.Time{}))
 	}
 	if q.client13 {
+		l.renewClient()
+		switchTickets(l.client, !q.clientNoTicket)
 		o.must(l.client.SetVersions(tls12, tls13))
 	}
 	if q.server13 {

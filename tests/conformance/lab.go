@@ -45,17 +45,22 @@ type lab struct {
 func (o *observer) lab(version uint16) *lab {
 	l := &lab{o: o, version: version, entries: map[libssl.SessionID][]byte{}}
 	l.server = l.newServer()
+	l.renewClient()
+	return l
+}
+
+// renewClient replaces the client by one that has made no connection.
+func (l *lab) renewClient() {
 	// NewContext would load the system's roots, which takes longer than all the rest of a scenario.
 	p := cref.NewContext(true)
-	o.mustBe(p != nil, "a client's SSL_CTX")
-	var err error
-	l.client, err = libssl.AttachContext(p)
+	l.o.mustBe(p != nil, "a client's SSL_CTX")
+	client, err := libssl.AttachContext(p)
 	cref.FreeContext(p) // the Context has a reference of its own
-	o.must(err)
-	o.atEnd(func() { l.client.Close() })
-	o.must(l.client.SetVersions(version, version))
-	o.must(l.client.SetVerify(libssl.VerifyNone))
-	return l
+	l.o.must(err)
+	l.o.atEnd(func() { client.Close() })
+	l.o.must(client.SetVersions(l.version, l.version))
+	l.o.must(client.SetVerify(libssl.VerifyNone))
+	l.client = client
 }
 
 // newServer makes another server for the same client.

@@ -218,6 +218,7 @@ func changingSessions(o *observer) {
 	_, offer := l.mustVisit(l.server, nil)
 	l.onNew = nil
 	before := held().CipherSuite()
+	l.renewClient()
 	o.must(l.client.SetCipherSuites("TLS_CHACHA20_POLY1305_SHA256"))
 	resumed, _ := l.mustVisit(l.server, offer)
 	o.say("resumed with another cipher of the same hash", "resumed %s, the cached session's cipher %04x, then %04x",

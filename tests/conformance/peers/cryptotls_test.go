@@ -2,6 +2,7 @@ package peers_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"testing"
 	"time"
 
@@ -14,7 +15,8 @@ import (
 func TestCryptoTLS_ResumptionStory(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		st, ring := newShared(), newRing(t)
-		server, _ := h.node(t, st, libssl.StoreOptions{Keys: ring})
+		opt := libssl.StoreOptions{Keys: ring}
+		server, _ := h.node(t, st, opt)
 		client := h.client(t, groups("X25519:P-256"))
 		var sess, old *libssl.Session
 		for _, step := range []struct {
@@ -28,7 +30,7 @@ func TestCryptoTLS_ResumptionStory(t *testing.T) {
 			{"an older session", func() { sess = old }, true},
 			{"no session", func() { sess = nil }, false},
 			{"resume what came of that", func() {}, true},
-			{"another key exchange", func() { require.NoError(t, server.SetGroups("P-256")) }, true},
+			{"another key exchange", func() { server, _ = h.node(t, st, opt, groups("P-256")) }, true},
 			{"resume after that", func() {}, true},
 			{"the store's key is rotated", func() { require.NoError(t, ring.Rotate()) }, true},
 			{"resume under the new key", func() {}, true},
@@ -38,8 +40,9 @@ func TestCryptoTLS_ResumptionStory(t *testing.T) {
 			}, false},
 			{"resume after that", func() {}, true},
 			{"the server prefers other ciphers", func() {
-				require.NoError(t, server.SetCiphers("ECDHE-ECDSA-AES128-GCM-SHA256"))
-				require.NoError(t, server.SetCipherSuites("TLS_AES_128_GCM_SHA256"))
+				server, _ = h.node(t, st, opt, func(ctx *libssl.Context) error {
+					return errors.Join(ctx.SetCiphers("ECDHE-ECDSA-AES128-GCM-SHA256"), ctx.SetCipherSuites("TLS_AES_128_GCM_SHA256"))
+				})
 			}, false},
 			{"resume with those", func() {}, true},
 			{"the client is another", func() { client = h.client(t) }, true},
