@@ -308,7 +308,9 @@ SSL_CTX *scb_ctx_new(int client, scb_errs **errs);
 void scb_ctx_up_ref(SSL_CTX *ctx);
 void scb_ctx_free(SSL_CTX *ctx);
 /* Frees the SSL_CTX of a Context that was never closed. No handler runs: the
- * caller is a cleanup function of the garbage collector. */
+ * caller is a cleanup function of the garbage collector. No handshake runs either,
+ * which could call a pointer that just became NULL (SEMANTICS F4.2): a Conn keeps
+ * its Context, and so does Pointer. */
 void scb_ctx_forget(SSL_CTX *ctx);
 
 int scb_ctx_use_pem(SSL_CTX *ctx, const unsigned char *cert, int cert_len, const unsigned char *key, int key_len, scb_errs **errs);

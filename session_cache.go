@@ -288,6 +288,9 @@ var errRevocableTickets = unsupported("stateless tickets beside a store with Rev
 // store that evicts records may drop it earlier, and a user of the store who may delete records can: then the sessions
 // that are left resume. On another host with a tiered store it takes effect after a second (tiered.Options.Absent).
 //
+// A tombstone also holds against a Put that was cut short and reaches the store later, which brings back a session that was
+// merely deleted.
+//
 // Without Revocable the answer is ErrUnsupported; the zero SessionOrigin is an error.
 func (sc *SessionCache) Revoke(ctx context.Context, o SessionOrigin) error {
 	switch {

@@ -322,3 +322,24 @@ func TestConn_SessionOrigin_IsNotThatOfASessionOnlyOffered(t *testing.T) {
 	require.Len(t, st.asked(&st.gets), 2, "the session was found")
 	require.NotEqual(t, first.origin, second.origin)
 }
+
+// A Put that was given up may still reach the store, after the Delete or the Revoke that was to end the session. A deleted
+// session is back then, a revoked one is not.
+func TestSessionCache_Revoke_HoldsAgainstALatePut(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		for _, revoke := range []bool{false, true} {
+			st := newSpy()
+			server, cache := f.node(t, st, &libssl.StoreOptions{Keys: newRing(t), Revocable: true})
+			v := f.call(t, server, nil)
+			ticket := v.tickets[0]
+			late := st.record(t, storeID(t, ticket))
+			require.NoError(t, st.Delete(t.Context(), late.ID))
+			require.False(t, f.call(t, server, ticket).resumed)
+			if revoke {
+				require.NoError(t, cache.Revoke(t.Context(), v.origin))
+			}
+			require.NoError(t, st.Put(t.Context(), late))
+			require.Equal(t, !revoke, f.call(t, server, ticket).resumed)
+		}
+	})
+}

@@ -17,6 +17,7 @@
 //
 // A key stays for as long as sessions under it may live, plus one rotation period for hosts that are cut off from the store: those
 // go on with the keys they have. After more than that period the others may not be able to open what such a host seals.
+// That costs resumptions of stateless tickets only: its entries do not reach the store either.
 //
 // The record lives twice as long as a session, and is written again when half of that is over. If the store evicts it, the
 // first host that polls puts it back. To remove a compromised key, stop all hosts and remove the record, or give the hosts another

@@ -147,12 +147,12 @@ func since(a, b libssl.CacheStats) libssl.CacheStats {
 
 // tally is what happened in one phase. A visit belongs to the phase in which it began.
 type tally struct {
-	store, name string
-	opens       bool // is expected of the breakers
-	began       time.Time
-	took        time.Duration
-	before      libssl.CacheStats
-	counted     libssl.CacheStats // when the phase was over
+	store, name  string
+	opens, keeps bool // is expected of the breakers; customers keep sessions
+	began        time.Time
+	took         time.Duration
+	before       libssl.CacheStats
+	counted      libssl.CacheStats // when the phase was over
 
 	full, resumed, old atomic.Int64 // old: resumptions of sessions from before the outage, among the resumed
 	control            peak         // handshakes with the control
@@ -260,11 +260,8 @@ func (c *customer) shop(ctx context.Context) {
 			var next *libssl.Session
 			next, _, err = c.visit(c.control, nil, func(took time.Duration) { n.control.note(int64(took)) })
 			next.Release()
-		case what == 2 && c.version == tls.VersionTLS12 && c.generation != c.fleet.generation.Load():
-			c.generation = c.fleet.generation.Load()
-			c.kept.Release()
-			c.kept, _, err = c.visit(c.node(), nil, n.visited)
-			n.full.Add(1)
+		case what == 2 && c.version == tls.VersionTLS12 && n.keeps && c.generation != c.fleet.generation.Load():
+			err = c.keep(n)
 		case what == 2 && c.kept != nil:
 			err = c.again(n, c.kept)
 		case what == 3:
@@ -277,6 +274,27 @@ func (c *customer) shop(ctx context.Context) {
 		}
 		time.Sleep(rand.N(2 * pause))
 	}
+}
+
+// keep makes the session to keep. One that does not resume at once is not kept: its Put may have been cut short, and such a Put may
+// take effect after the server has restarted.
+func (c *customer) keep(n *tally) error {
+	generation := c.fleet.generation.Load()
+	sess, _, err := c.visit(c.node(), nil, n.visited)
+	if err != nil {
+		return err
+	}
+	n.full.Add(1)
+	next, resumed, err := c.visit(c.node(), sess, n.visited)
+	next.Release()
+	if err != nil || !resumed {
+		sess.Release()
+		return err
+	}
+	n.resumed.Add(1)
+	c.kept.Release()
+	c.kept, c.generation = sess, generation
+	return nil
 }
 
 func (c *customer) node() *libssl.Context { return c.nodes[rand.IntN(nodes)].ctx }

@@ -57,7 +57,7 @@ const handshakesEach = 40
 // run takes a fleet through the phases, and ends it.
 func (f *fleet) run(store string, phases []phase, share time.Duration) {
 	for _, ph := range phases {
-		n := &tally{store: store, name: ph.name, opens: ph.opens, before: f.stats(), began: time.Now()}
+		n := &tally{store: store, name: ph.name, opens: ph.opens, keeps: ph.old && ph.calm, before: f.stats(), began: time.Now()}
 		if len(f.all) > 0 {
 			f.all[len(f.all)-1].next = n
 		}
