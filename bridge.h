@@ -35,6 +35,7 @@
 #define SCB_HAVE_NEGOTIATED_GROUP 1    /* SSL_get_negotiated_group */
 #define SCB_HAVE_TICKET_EVP 1          /* SSL_CTX_set_tlsext_ticket_key_evp_cb */
 #define SCB_HAVE_VERIFY_STORE 1        /* SSL_get0_verify_cert_store */
+#define SCB_HAVE_PARAM_NAMES 1         /* X509_VERIFY_PARAM_get0_host and family */
 #define SCB_EX_DUP_FROM void **        /* CRYPTO_EX_dup's third parameter */
 #else
 #define SCB_EX_DUP_FROM void *
@@ -46,6 +47,9 @@
 #if OPENSSL_VERSION_NUMBER >= 0x30400000L
 #define SCB_HAVE_TIME_EX 1             /* SSL_SESSION_get_time_ex and family */
 #define SCB_HAVE_GET1_OBJECTS 1        /* X509_STORE_get1_objects */
+#endif
+#if OPENSSL_VERSION_NUMBER >= 0x40000000L
+#define SCB_HAVE_PARAM_PURPOSE 1       /* X509_VERIFY_PARAM_get_purpose */
 #endif
 
 /* Options that a release does not know are 0: setting them changes nothing. */
@@ -348,6 +352,15 @@ int scb_ctx_serve(SSL_CTX *ctx, SSL *ssl);
 
 /* ---- policy.c: a digest of the policy of an SSL_CTX ------------------------ */
 
+/* Parts of a policy that have no getter. */
+#define SCB_POLICY_NO_CERT (-3)  /* no certificate: a callback gives one */
+#define SCB_POLICY_CALLBACK (-4) /* a verify callback */
+#define SCB_POLICY_LAZY_CAS (-5) /* CAs that join the store when they are asked for */
+#define SCB_POLICY_NO_CAS (-6)   /* clients are verified, and no CA is there */
+/* The digest covers the names of the certificates, the policy on client
+ * certificates with all that has a getter, and the ciphers. SSL_CTXs with equal
+ * digests may resume each other's sessions. It is set also where the answer names
+ * a part that it does not cover. */
 int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32]);
 
 /* ---- alpn.c: ALPN -------------------------------------------------------- */

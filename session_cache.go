@@ -99,11 +99,20 @@ type SessionCache struct {
 //
 // It takes over the three session callbacks, the session-id generator and the
 // ClientHello hook. It sets cache mode CacheServer|CacheNoInternal and OpNoTicket:
-// sessions are ids in TLS 1.2 and stateful tickets in TLS 1.3. Where no id context
-// was set it sets one, computed from certificates, the policy on client
-// certificates and ciphers. Set those before; changing them later recomputes it. A
+// sessions are ids in TLS 1.2 and stateful tickets in TLS 1.3. A
 // Context is refused if a callback of Go or C is installed on it, or if it is for
 // clients.
+//
+// Where no id context was set it sets one. It computes it from the names of the
+// certificates, the ciphers and the policy on client certificates: mode, verify
+// store with CAs and CRLs, verify parameters, security level. Set those before;
+// changing them later recomputes it. Some settings have no getter in OpenSSL: a
+// certificate or a verify callback in C, and CAs that are loaded when a chain needs
+// them. With one of these UseStore is an error that asks for SetSessionIDContext. A
+// callback of SSL_CTX_set_cert_verify_callback(3) cannot be noticed.
+//
+// A session resumes only if a full handshake would accept its client certificate,
+// which is verified again.
 //
 // On a Conn a handshake is parked while its session is looked up, holding no
 // thread, and a new session is stored before the client learns its id or
@@ -129,7 +138,7 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	if c.SessNewCallback() != nil || c.SessGetCallback() != nil || c.SessRemoveCallback() != nil {
 		return nil, errors.New("libssl: use store: a session callback is installed on the Context")
 	}
-	if _, err := c.sessionIDContext(); err != nil {
+	if err := c.useIDContext(); err != nil {
 		return nil, err
 	}
 	// An SSL_CTX that C made may allow early data already.

@@ -105,6 +105,7 @@ type idContext struct {
 	mu       sync.Mutex
 	sid      []byte // nil until set or computed
 	explicit bool   // set by SetSessionIDContext
+	used     bool   // a computed one is on the SSL_CTX too
 }
 
 // ticketKeys orders changes of the ticket keys: an older state of the ring, or a ring that was replaced, must not come last.

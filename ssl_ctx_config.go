@@ -5,6 +5,7 @@ package libssl
 import "C"
 
 import (
+	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -330,7 +331,8 @@ func (c *Context) setIDContext(p *C.SSL_CTX, sid []byte, explicit bool, errs **C
 }
 
 // sessionIDContext is the id context in force, computed from the policy where
-// none was set.
+// none was set. A computed one is not put on the SSL_CTX, which may be serving
+// without one.
 func (c *Context) sessionIDContext() ([]byte, error) {
 	if sid := c.id.get(); len(sid) > 0 { // also of a closed Context: its connections go on with it
 		return sid, nil
@@ -344,9 +346,14 @@ func (c *Context) sessionIDContext() ([]byte, error) {
 	c.id.mu.Lock()
 	defer c.id.mu.Unlock()
 	if len(c.id.sid) == 0 {
-		if err := c.computeIDContext(); err != nil {
+		digest, gap, err := c.policyDigest()
+		if err == nil {
+			err = gapError(gap)
+		}
+		if err != nil {
 			return nil, err
 		}
+		c.id.sid = digest
 	}
 	return c.id.sid, nil
 }
@@ -357,14 +364,55 @@ func (id *idContext) get() []byte {
 	return id.sid
 }
 
-func (c *Context) computeIDContext() error {
-	return c.do("compute session id context", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
-		digest := make([]byte, 32)
-		if ok := C.scb_ctx_policy(p, bytesPtr(digest)); ok != C.SCB_OK {
-			return ok
-		}
-		return c.setIDContext(p, digest, false, errs)
+// useIDContext puts the id context in force on the SSL_CTX.
+func (c *Context) useIDContext() error {
+	if _, err := c.sessionIDContext(); err != nil {
+		return err
+	}
+	c.settings.mu.Lock()
+	defer c.settings.mu.Unlock()
+	c.id.mu.Lock()
+	defer c.id.mu.Unlock()
+	c.id.used = true
+	return c.putIDContext(c.id.sid)
+}
+
+// putIDContext is called with the settings and the id context locked. The id context is a computed one, or that in force.
+func (c *Context) putIDContext(sid []byte) error {
+	return c.do("set session id context", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		return c.setIDContext(p, sid, c.id.explicit, errs)
 	})
+}
+
+// policyDigest computes an id context. gap is what it does not cover.
+func (c *Context) policyDigest() (digest []byte, gap C.int, err error) {
+	digest = make([]byte, 32)
+	err = c.do("compute session id context", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {
+		gap = C.scb_ctx_policy(p, bytesPtr(digest))
+		if gap == C.SCB_FAIL {
+			return C.SCB_FAIL
+		}
+		return C.SCB_OK
+	})
+	return digest, gap, err
+}
+
+func gapError(gap C.int) error {
+	var what string
+	switch gap {
+	case C.SCB_OK:
+		return nil
+	case C.SCB_POLICY_NO_CERT:
+		what = "the Context has no certificate, or a callback in C chooses it"
+	case C.SCB_POLICY_CALLBACK:
+		what = "a verify callback in C decides which clients are accepted"
+	case C.SCB_POLICY_LAZY_CAS:
+		what = "CAs are loaded when a chain needs them, as from a CApath"
+	case C.SCB_POLICY_NO_CAS:
+		what = "clients are verified but no CA is loaded, unless later, as from a CApath"
+	}
+	return fmt.Errorf("libssl: the session id context cannot be computed: %s; "+
+		"give the same one to servers of the same policy, with SetSessionIDContext (in lssl with id_context)", what)
 }
 
 // policyChanged keeps a computed id context true. The settings are locked.
@@ -374,7 +422,19 @@ func (c *Context) policyChanged() error {
 	if len(c.id.sid) == 0 || c.id.explicit {
 		return nil
 	}
-	return c.computeIDContext()
+	sid, gap, err := c.policyDigest()
+	if err == nil && gap != C.SCB_POLICY_NO_CAS { // they may be the next to be set
+		err = gapError(gap)
+	}
+	if err != nil {
+		rand.Read(sid) // that of no other policy
+	}
+	if !c.id.used {
+		c.id.sid = sid
+	} else if failed := c.putIDContext(sid); err == nil {
+		err = failed
+	}
+	return err
 }
 
 // SetSessionCacheMode sets the mode of the internal cache and returns the one

@@ -13,7 +13,7 @@ import (
 func TestStore_IDContextIsThePolicy(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		otherCA := tlstest.NewCA(t, "other")
-		otherCert, otherKey := f.ca.Leaf(t, serverName)
+		otherCert, otherKey := f.ca.Leaf(t, serverName, "also.test")
 		ask := func(m libssl.VerifyMode) func(t *testing.T, c *libssl.Context) {
 			return func(t *testing.T, c *libssl.Context) {
 				require.NoError(t, c.AddClientCAsPEM(f.ca.PEM))
@@ -110,7 +110,7 @@ func TestStore_ExplicitIDContextOverrides(t *testing.T) {
 		var nodes [2]*libssl.Context
 		for i := range nodes {
 			nodes[i] = f.server(t)
-			cert, key := f.ca.Leaf(t, serverName) // another for each
+			cert, key := f.ca.Leaf(t, serverName, fmt.Sprintf("%d.test", i)) // other names for each
 			require.NoError(t, nodes[i].UseCertificatePEM(cert, key))
 			require.NoError(t, nodes[i].SetSessionIDContext([]byte("shared")))
 			useStore(t, nodes[i], st, &libssl.StoreOptions{Keys: ring})

@@ -55,7 +55,7 @@ func (c *Context) UseTicketKeys(r *ticket.Ring) error {
 	if c.maxEarlyData > 0 {
 		return unsupported("stateless tickets with early data")
 	}
-	if _, err := c.sessionIDContext(); err != nil {
+	if err := c.useIDContext(); err != nil {
 		return err
 	}
 	// The ring must not keep a forgotten Context from being collected.

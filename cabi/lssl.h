@@ -120,9 +120,11 @@ struct lssl_options {
     const char *keyring;
     /*
      * A session resumes only within its id context, at most 32 bytes. NULL: one
-     * computed from the certificate, the policy on client certificates and the
-     * ciphers, so that servers which differ there do not resume each other's
-     * sessions. The library cannot read the context that
+     * computed from the names of the certificates, the policy on client certificates
+     * and the ciphers, so that servers which differ there do not resume each other's
+     * sessions. It is an error where something decides that has no getter: a
+     * certificate callback, a verify callback, CAs that are loaded when a chain needs
+     * them (a CApath). The library cannot read the context that
      * SSL_CTX_set_session_id_context(3) has set, and replaces it.
      */
     const void *id_context;

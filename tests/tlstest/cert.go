@@ -77,11 +77,11 @@ func (ca *CA) LeafWith(t testing.TB, edit func(*x509.Certificate), hosts ...stri
 	return ca.leaf(t, tmpl, newKey(t))
 }
 
-// LeafFor issues a certificate for a client that has its key.
-func (ca *CA) LeafFor(t testing.TB, k crypto.Signer, name string) (cert, key []byte) {
+// LeafWithKey issues a certificate for one host, or client, and a key that is not the usual one.
+func (ca *CA) LeafWithKey(t testing.TB, k crypto.Signer, host string) (cert, key []byte) {
 	t.Helper()
-	tmpl := template(t, name)
-	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	tmpl := template(t, host)
+	tmpl.DNSNames = []string{host}
 	return ca.leaf(t, tmpl, k)
 }
 

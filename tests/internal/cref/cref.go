@@ -189,6 +189,12 @@ func SetCAPath(sslCtx unsafe.Pointer, dir string) bool {
 	return C.cref_ca_dir((*C.SSL_CTX)(sslCtx), name) == 1
 }
 
+// Announce adds a CA to those whose names clients are told.
+func Announce(sslCtx unsafe.Pointer, ca []byte) bool {
+	p, n := text(ca)
+	return C.cref_announce((*C.SSL_CTX)(sslCtx), p, n) == 1
+}
+
 // CAFile is the name that a CA's file has in such a folder.
 func CAFile(ca []byte) string {
 	p, n := text(ca)

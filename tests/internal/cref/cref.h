@@ -53,6 +53,7 @@ int cref_trust_none(SSL_CTX *ctx);
 int cref_verify_by(SSL_CTX *ctx, const char *pem, int len);
 void cref_let_none_in(SSL_CTX *ctx);
 int cref_ca_dir(SSL_CTX *ctx, const char *dir);
+int cref_announce(SSL_CTX *ctx, const char *pem, int len);
 unsigned long cref_ca_hash(const char *pem, int len);
 int cref_add_crl(SSL_CTX *ctx, const char *pem, int len);
 int cref_certify_by_callback(SSL_CTX *ctx, const char *cert, int cert_len, const char *key, int key_len);

@@ -71,6 +71,15 @@ int cref_ca_dir(SSL_CTX *ctx, const char *dir)
     return SSL_CTX_load_verify_locations(ctx, NULL, dir);
 }
 
+int cref_announce(SSL_CTX *ctx, const char *pem, int len)
+{
+    X509 *ca = read_cert(pem, len);
+    int ok = ca != NULL && SSL_CTX_add_client_CA(ctx, ca);
+
+    X509_free(ca);
+    return ok;
+}
+
 /* The name, without its suffix, under which a folder of CAs has one. */
 unsigned long cref_ca_hash(const char *pem, int len)
 {
