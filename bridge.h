@@ -363,6 +363,11 @@ int scb_ctx_serve(SSL_CTX *ctx, SSL *ssl);
  * a part that it does not cover. */
 int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32]);
 
+/* ---- crls.c: revocation lists, algorithms of signatures ------------------- */
+
+int scb_ctx_add_crls(SSL_CTX *ctx, const unsigned char *pem, int len, scb_errs **errs);
+int scb_ctx_set_sigalgs(SSL_CTX *ctx, const char *list, scb_errs **errs);
+
 /* ---- alpn.c: ALPN -------------------------------------------------------- */
 
 int scb_ctx_set_alpn(SSL_CTX *ctx, const unsigned char *wire, size_t len);
@@ -558,6 +563,7 @@ typedef struct scb_session_info {
     size_t alpn_len;
     unsigned int id_len, sid_ctx_len;
     int64_t time, timeout;
+    unsigned long lifetime_hint; /* of the ticket, 0 for none */
     uint32_t max_early_data;
     uint16_t version, cipher;
     int resumable, has_ticket;

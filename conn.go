@@ -34,6 +34,7 @@ type Conn struct {
 	ctx        *Context
 	client     bool
 	serverName string
+	resume     *resumption // nil without UseClientCache
 
 	// Each part has its lock. Their order: hs, read or write, write.out, tls.
 	hs    handshakeState
@@ -94,6 +95,10 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 			defer C.free(unsafe.Pointer(cname))
 		}
 	}
+	var resume *resumption
+	if client {
+		resume = ctx.resumption(nc, name) // before the SSL takes over the settings
+	}
 	h := conns.Put(nil)
 	slot := takeSlot(ctx) // it takes as long as a step
 	made, err := ctx.makeConn(p, h, client, cname, kind)
@@ -110,7 +115,7 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 		}
 		return nil, err
 	}
-	c := &Conn{nc: nc, ctx: ctx, client: client, serverName: name}
+	c := &Conn{nc: nc, ctx: ctx, client: client, serverName: name, resume: resume}
 	c.tls.conn, c.tls.handle, c.tls.ssl, c.tls.identity = c, h, cc, cc
 	c.tls.cleanup = runtime.AddCleanup(c, forgetConn, cc)
 	return c, nil
@@ -238,10 +243,19 @@ func (c *Conn) SetSession(s *Session) (err error) {
 	if c.hs.complete() || c.hs.err != nil {
 		return errors.New("libssl: SetSession after the handshake")
 	}
+	if c.resume != nil {
+		c.resume.asked = true
+	}
+	_, err = c.offer(s)
+	return err
+}
+
+// offer reports whether s will be offered. The handshake is locked.
+func (c *Conn) offer(s *Session) (offered bool, err error) {
 	c.tls.mu.Lock()
 	defer c.tls.mu.Unlock()
 	if c.tls.ssl == nil {
-		return ErrClosed
+		return false, ErrClosed
 	}
 	name := C.CString(c.serverName)
 	defer C.free(unsafe.Pointer(name))
@@ -253,6 +267,8 @@ func (c *Conn) SetSession(s *Session) (err error) {
 	}
 	dead := s.with(func(p *C.SSL_SESSION) {
 		switch C.scb_conn_set_session(c.tls.ssl, p, name, kind) {
+		case C.SCB_OK:
+			offered = true
 		case C.SCB_FAIL:
 			err = c.tls.failure("set session")
 		case C.SCB_OFFER_UNVERIFIED:
@@ -262,9 +278,9 @@ func (c *Conn) SetSession(s *Session) (err error) {
 		}
 	})
 	if dead != nil {
-		return dead
+		return false, dead
 	}
-	return err
+	return offered, err
 }
 
 // Session returns the connection's session, with a reference that is the

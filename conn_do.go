@@ -4,6 +4,7 @@ package libssl
 import "C"
 
 import (
+	"errors"
 	"runtime"
 	"unsafe"
 
@@ -30,6 +31,9 @@ import (
 //
 // Do returns ErrClosed once the connection is closed, and f does not run.
 func (c *Conn) Do(f func(ssl unsafe.Pointer)) (err error) {
+	if f == nil {
+		return errors.New("libssl: do: nil function")
+	}
 	if c.tls.inHandler() {
 		return ErrReentrant
 	}

@@ -79,6 +79,7 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 	if over, err := hs.enterEarly(op); over || err != nil {
 		return 0, err
 	}
+	c.offerCached()
 	var stop func() bool
 	if ctx.Done() != nil {
 		stop = context.AfterFunc(ctx, func() { c.nc.Close() })
@@ -100,6 +101,7 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 		hs.err = err
 	}
 	if hs.complete() || hs.err != nil {
+		c.endOffer()
 		c.tls.endVisit(ctx, ending{complete: hs.complete(), took: hs.took})
 	}
 	return n, err

@@ -278,6 +278,7 @@ func (c *Conn) finish() error {
 		c.read.mu.Unlock()
 	}
 	if c.hs.mu.TryLock() { // or the handshake under way ends its visit
+		c.endOffer()
 		c.tls.endVisit(context.Background(), ending{complete: c.hs.complete(), took: c.hs.took})
 		c.hs.mu.Unlock()
 	}

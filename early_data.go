@@ -29,6 +29,11 @@ func (c *Conn) WriteEarlyData(p []byte) (int, error) {
 	if c.tls.inHandler() {
 		return 0, ErrReentrant
 	}
+	c.hs.mu.Lock()
+	if !c.hs.complete() && c.hs.err == nil {
+		c.offerCached()
+	}
+	c.hs.mu.Unlock()
 	limit, sent, err := c.earlyLimit()
 	switch {
 	case err != nil:

@@ -27,3 +27,15 @@ func (sc *SessionCache) SetBreakerClock(now func() time.Time) { sc.guard.SetCloc
 
 // Closing reports whether Close has begun to wait for the queue: what fails from then on it counts as lost.
 func (sc *SessionCache) Closing() bool { return !sc.guard.Go(func() {}) }
+
+// AgeCachedSessions makes the sessions of the client cache older.
+func AgeCachedSessions(c *Context, by time.Duration) {
+	cache := c.resuming.cache.Load()
+	cache.mu.Lock()
+	defer cache.mu.Unlock()
+	for _, server := range cache.servers {
+		for _, s := range server.sessions {
+			s.SetTime(s.Time().Add(-by))
+		}
+	}
+}

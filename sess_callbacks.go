@@ -354,6 +354,9 @@ func (c *Context) trySetHandler(which C.int, on bool, swap func()) error {
 	if c.layer() != nil {
 		return errHasStore
 	}
+	if which == C.SCB_SESS_NEW && c.resuming.cache.Load() != nil {
+		return errHasClientCache
+	}
 	swap()
 	C.scb_set_callback(p, which, cbool(on))
 	return nil

@@ -101,6 +101,7 @@ scb_session_info scb_session_get_info(SSL_SESSION *s)
     info.hostname = SSL_SESSION_get0_hostname(s);
     info.time = scb_session_time(s);
     info.timeout = SSL_SESSION_get_timeout(s);
+    info.lifetime_hint = SSL_SESSION_get_ticket_lifetime_hint(s);
     info.max_early_data = SSL_SESSION_get_max_early_data(s);
     info.version = (uint16_t)SSL_SESSION_get_protocol_version(s);
     info.cipher = cipher == NULL ? 0 : SSL_CIPHER_get_protocol_id(cipher);

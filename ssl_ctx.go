@@ -49,6 +49,7 @@ type Context struct {
 	adds       sync.Mutex // see AddSession
 	id         idContext
 	settings   settings
+	resuming   resuming
 }
 
 // settings is locked for reading while an SSL is made or switched to the Context, which copies them. It is locked for writing
@@ -320,6 +321,7 @@ func (c *Context) Close() error {
 	idle := c.ref.users == 0
 	c.ref.mu.Unlock()
 	c.ref.cleanup.Stop()
+	c.resuming.close()
 	c.bound.strong.Store(c)
 	if idle {
 		c.free()

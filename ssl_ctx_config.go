@@ -417,6 +417,7 @@ func gapError(gap C.int) error {
 
 // policyChanged keeps a computed id context true. The settings are locked.
 func (c *Context) policyChanged() error {
+	c.resuming.policy.Add(1)
 	c.id.mu.Lock()
 	defer c.id.mu.Unlock()
 	if len(c.id.sid) == 0 || c.id.explicit {

@@ -97,7 +97,18 @@ func (ca *CA) leaf(t testing.TB, tmpl *x509.Certificate, k crypto.Signer) (cert,
 // CRL is the CA's revocation list with the certificates in it, as PEM.
 func (ca *CA) CRL(t testing.TB, revoked ...[]byte) []byte {
 	t.Helper()
-	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
+	return ca.crl(t, time.Hour, revoked)
+}
+
+// NewerCRL is CRL made at a later time.
+func (ca *CA) NewerCRL(t testing.TB, revoked ...[]byte) []byte {
+	t.Helper()
+	return ca.crl(t, time.Minute, revoked)
+}
+
+func (ca *CA) crl(t testing.TB, age time.Duration, revoked [][]byte) []byte {
+	t.Helper()
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-age), NextUpdate: time.Now().Add(time.Hour)}
 	for _, cert := range revoked {
 		block, _ := pem.Decode(cert)
 		c, err := x509.ParseCertificate(block.Bytes)
