@@ -93,7 +93,7 @@ func (r *resuming) close() {
 	}
 }
 
-// clientCache holds the sessions of a Context's clients.
+// clientCache holds the sessions of the clients of one Context.
 type clientCache struct {
 	max     int
 	mu      sync.Mutex

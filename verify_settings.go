@@ -4,7 +4,7 @@ package libssl
 import "C"
 
 // AddCRLsPEM adds certificate revocation lists and has the whole chain of each
-// peer checked against such lists from then on: a certificate that is revoked, or
+// peer checked against such lists from then on. A certificate that is revoked, or
 // whose issuer has no valid list here, does not verify. It may be called while the
 // Context serves; of several lists of one issuer the newest counts. A client calls
 // AddRootCAsPEM first: its first call replaces the CAs of the system, and the lists
