@@ -196,8 +196,6 @@ func (r *Ring) Rotate() error { return r.RotateAt(time.Time{}) }
 // beyond RotatedKeys; this ring can then no longer open their envelopes. Concurrent calls use the keys from before or from
 // after the rotation. In a fleet, notBefore should be a time at which every server has the new ring: a server that gets the
 // key later cannot, until then, open envelopes sealed with it.
-//
-// One key should not seal more than 2^32 times, the bound for random nonces in AES-GCM.
 func (r *Ring) RotateAt(notBefore time.Time) error {
 	fresh, err := NewKey(notBefore)
 	if err != nil {

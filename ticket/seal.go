@@ -4,6 +4,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -16,15 +17,19 @@ import (
 //
 //	version  1 byte
 //	key id   8 bytes
+//	salt    16 bytes, random
 //	nonce   12 bytes, random
 //	AES-256-GCM ciphertext, as long as the plaintext
 //	tag     16 bytes
 //
-// and authenticates version, key id and the caller's additional data, in this order.
+// and authenticates version, key id, salt and the caller's additional data, in this order. Each envelope has an AES key of its
+// own, derived from the ring's key and the salt. Under one AES key, random nonces are safe for 2^32 envelopes only, which a busy
+// server makes in days, and nothing counts the envelopes of a fleet.
 const (
-	envelopeVersion = 1
+	envelopeVersion = 2
 	keyIDSize       = 8
-	headerSize      = 1 + keyIDSize
+	saltSize        = 16
+	headerSize      = 1 + keyIDSize + saltSize
 
 	// Overhead is how much longer than its plaintext an envelope is.
 	Overhead = headerSize + 12 + 16
@@ -54,11 +59,37 @@ type key struct {
 	secret    [KeySize]byte
 	notBefore time.Time // seals from then on; zero: always
 	id        [keyIDSize]byte
-	aead      cipher.AEAD  // made once: the key schedule costs more than sealing a session
 	ids       cipher.Block // hides the names in ids
 
-	// The padded keys of the two hashes in HMAC.
-	inner, outer [sha256.BlockSize]byte
+	seal, tags prf
+}
+
+// prf is HMAC-SHA256 under one key, for inputs of 16 bytes. All its inputs have a fixed length, so they fit on the stack;
+// crypto/hmac would allocate.
+type prf struct {
+	inner, outer [sha256.BlockSize]byte // the padded keys of the two hashes
+}
+
+func newPRF(key []byte) (p prf) {
+	copy(p.inner[:], key)
+	copy(p.outer[:], key)
+	for i := range p.inner {
+		p.inner[i] ^= 0x36
+		p.outer[i] ^= 0x5c
+	}
+	return p
+}
+
+func (p *prf) sum(input []byte) [sha256.Size]byte {
+	var in [sha256.BlockSize + 16]byte
+	copy(in[:], p.inner[:])
+	copy(in[sha256.BlockSize:], input)
+	sum := sha256.Sum256(in[:])
+
+	var out [sha256.BlockSize + sha256.Size]byte
+	copy(out[:], p.outer[:])
+	copy(out[sha256.BlockSize:], sum[:])
+	return sha256.Sum256(out[:])
 }
 
 func newKey(secret [KeySize]byte) (*key, error) {
@@ -69,17 +100,11 @@ func newKey(secret [KeySize]byte) (*key, error) {
 	}
 	copy(k.id[:], id)
 
-	seal, err := k.derive("libssl ticket 1 seal", 32)
+	seal, err := k.derive("libssl ticket 2 seal", sha256.Size)
 	if err != nil {
 		return nil, err
 	}
-	block, err := aes.NewCipher(seal)
-	if err != nil {
-		return nil, err
-	}
-	if k.aead, err = cipher.NewGCMWithRandomNonce(block); err != nil {
-		return nil, err
-	}
+	k.seal = newPRF(seal)
 
 	ids, err := k.derive("libssl ticket 1 id", 32)
 	if err != nil {
@@ -93,12 +118,7 @@ func newKey(secret [KeySize]byte) (*key, error) {
 	if err != nil {
 		return nil, err
 	}
-	copy(k.inner[:], tag)
-	copy(k.outer[:], tag)
-	for i := range k.inner {
-		k.inner[i] ^= 0x36
-		k.outer[i] ^= 0x5c
-	}
+	k.tags = newPRF(tag)
 	return k, nil
 }
 
@@ -106,18 +126,23 @@ func (k *key) derive(info string, size int) ([]byte, error) {
 	return hkdf.Key(sha256.New, k.secret[:], nil, info, size)
 }
 
-// tag returns the HMAC-SHA256 of random, which has TagSize bytes, under the tag subkey, cut to TagSize. Both hash inputs
-// have a fixed length, so they fit on the stack; crypto/hmac would allocate.
-func (k *key) tag(random []byte) [TagSize]byte {
-	var in [sha256.BlockSize + TagSize]byte
-	copy(in[:], k.inner[:])
-	copy(in[sha256.BlockSize:], random)
-	sum := sha256.Sum256(in[:])
+// aead returns the cipher of the envelope with this salt.
+func (k *key) aead(salt []byte) cipher.AEAD {
+	sum := k.seal.sum(salt)
+	block, err := aes.NewCipher(sum[:])
+	if err != nil {
+		panic(err) // not for 32 bytes
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err) // not for AES
+	}
+	return aead
+}
 
-	var out [sha256.BlockSize + sha256.Size]byte
-	copy(out[:], k.outer[:])
-	copy(out[sha256.BlockSize:], sum[:])
-	sum = sha256.Sum256(out[:])
+// tag returns the tag of random, which has TagSize bytes.
+func (k *key) tag(random []byte) [TagSize]byte {
+	sum := k.tags.sum(random)
 	return [TagSize]byte(sum[:])
 }
 
@@ -134,11 +159,14 @@ func (r *Ring) Seal(dst, plaintext, additional []byte) []byte {
 	header := len(dst)
 	dst = append(dst, envelopeVersion)
 	dst = append(dst, k.id[:]...)
+	dst = append(dst, make([]byte, saltSize)...)
+	salt := dst[len(dst)-saltSize:]
+	rand.Read(salt)
 
 	buf := additionalPool.Get().(*[]byte)
 	defer additionalPool.Put(buf)
 	*buf = append(append((*buf)[:0], dst[header:]...), additional...)
-	return k.aead.Seal(dst, nil, plaintext, *buf)
+	return k.aead(salt).Seal(dst, nil, plaintext, *buf)
 }
 
 // Open decrypts an envelope, appends the plaintext to dst and returns the extended slice. It finds the key by the id in
@@ -149,14 +177,14 @@ func (r *Ring) Open(dst, envelope, additional []byte) ([]byte, error) {
 		return nil, ErrMalformed
 	}
 	header, body := envelope[:headerSize], envelope[headerSize:]
-	k := r.find(header[1:])
+	k := r.find(header[1 : 1+keyIDSize])
 	if k == nil {
 		return nil, ErrUnknownKey
 	}
 	buf := additionalPool.Get().(*[]byte)
 	defer additionalPool.Put(buf)
 	*buf = append(append((*buf)[:0], header...), additional...)
-	plaintext, err := k.aead.Open(dst, nil, body, *buf)
+	plaintext, err := k.aead(header[1+keyIDSize:]).Open(dst, nil, body, *buf)
 	if err != nil {
 		return nil, ErrForged
 	}

@@ -176,8 +176,8 @@ const goldenEntryKey = "4f1c7a0de2b35896c7d80b19fa623e5d8890abcdef1234567890fedc
 
 // goldenEntry was sealed under goldenEntryKey for the id of five fives, the id context "context", at 1700000000, with the
 // origin and chain of seal, and holds "the session".
-const goldenEntry = "03011bbbd30481a682aaabe0743a0ade16ee07e6a0dccc1d8223ec5d7d63a4496a8f4983473c47b99af480f62a15a5abe4042b904b6f6603" +
-	"0a65f2993e7b4527f804afafb4ba46c08bd439bc8404cb6e9da3"
+const goldenEntry = "03021bbbd30481a682aa499735e6520b74c33e162f82b3e7b8e5b26eea04394444f5d858deccda376f750d3b8cc2f88ea7870561b556bdf3" +
+	"81d9d97f644237929daba3c6b17449104304172b355fd1067825665b2d0948e56ac584d41ad086bbb76f"
 
 func FuzzOpenEntry(f *testing.F) {
 	keys, err := ticket.ParseRing([]byte(goldenEntryKey))
