@@ -17,6 +17,7 @@ conform 20 beside
 fuzz 20 beside
 page 15 beside
 allocations 15 beside
+chaos 15 beside
 outages 10 alone
 soak 10 alone'
 
@@ -27,6 +28,10 @@ part() {
 	conform) make conform CHECK=1 ;;
 	fuzz) make fuzz T=5s ;;
 	allocations) go test -count=1 ./tests/allocations -allocations.failures=3000 ;;
+	chaos)
+		go test -race -count=1 ./tests/chaos -chaos.for=1m
+		ASAN_OPTIONS=detect_leaks=0 go test -asan -count=1 ./tests/chaos -chaos.for=1m
+		;;
 	outages) make outages T=1m ;;
 	soak) make soak T=1m ;;
 	*) make "$1" ;;

@@ -1,0 +1,5 @@
+//go:build !asan
+
+package chaos_test
+
+const mayGoexit = true
