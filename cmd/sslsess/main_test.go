@@ -309,7 +309,7 @@ func TestCommand_WrongUsageIsStatus2(t *testing.T) {
 		"no command":             {nil, "a command is missing"},
 		"unknown command":        {[]string{"frobnicate"}, `unknown command "frobnicate"`},
 		"help of unknown":        {[]string{"help", "frobnicate"}, `unknown command "frobnicate"`},
-		"no subcommand":          {[]string{"store"}, "one of ls, stat, rm, purge"},
+		"no subcommand":          {[]string{"store"}, "one of ls, stat, rm, revoke, purge"},
 		"unknown subcommand":     {[]string{"keyring", "lose"}, "one of new, rotate"},
 		"unknown flag":           {[]string{"serve", "-frobnicate"}, "-frobnicate"},
 		"no -listen":             {[]string{"serve"}, "-listen is missing"},

@@ -39,7 +39,10 @@ var defects = []defect{
 	{
 		name:    "VERIFY_PEER, no id context",
 		before:  func(l *lab) { l.o.must(l.server.SetSessionIDContext(nil)) },
-		between: func(l *lab) { l.o.must(l.server.SetVerify(libssl.VerifyPeer)) },
+		between: func(l *lab) {
+			l.o.must(l.server.SetSessionIDContext(nil))
+			l.askForCertificates()
+		},
 	},
 	{name: "expired", spoil: expire},
 	{name: "EMS, hello without", only: tls12, hideEMS: true},
@@ -326,10 +329,18 @@ func (o *observer) meetInStore(d defect, v protocolVersion, ring *ticket.Ring) s
 		s.Rejected, s.Undecodable, sh.count(&sh.deletes))
 }
 
+// askForCertificates has the server ask for client certificates, of which the client has none.
+func (l *lab) askForCertificates() {
+	pem, err := cref.CertificatePEM()
+	l.o.must(err)
+	l.o.must(l.server.AddClientCAsPEM(pem))
+	l.o.must(l.server.SetVerify(libssl.VerifyPeer))
+}
+
 func (o *observer) verifyWithStore(v protocolVersion) {
 	l := o.lab(v.version)
 	o.must(l.server.SetSessionIDContext(nil))
-	o.must(l.server.SetVerify(libssl.VerifyPeer))
+	l.askForCertificates()
 	o.useStore(l.server, &shelf{}, o.ring(), false)
 	_, offer := l.mustVisit(l.server, nil)
 	k := l.open(l.server, "", offer)

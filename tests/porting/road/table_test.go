@@ -116,10 +116,13 @@ func TestTable_NamesWhatThisModuleHas(t *testing.T) {
 				has[receiver(d)+d.Name.Name] = true
 			case *ast.GenDecl:
 				for _, spec := range d.Specs {
-					if values, ok := spec.(*ast.ValueSpec); ok {
-						for _, name := range values.Names {
+					switch spec := spec.(type) {
+					case *ast.ValueSpec:
+						for _, name := range spec.Names {
 							has[name.Name] = true
 						}
+					case *ast.TypeSpec:
+						has[spec.Name.Name] = true
 					}
 				}
 			}
