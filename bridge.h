@@ -306,6 +306,51 @@ int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess);
 SSL_SESSION *scb_sess_call_get(void *fn, SSL *ssl, const unsigned char *id, int len);
 void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
 
+/* ---- certificate.c: certificates, and the set of a context ---------------- */
+
+int scb_certs_init(void);
+/* A leaf with its chain and key, and with a staple that may change. */
+typedef struct scb_cert scb_cert;
+#define SCB_CERT_GOOD 0
+#define SCB_CERT_BAD 1
+#define SCB_CERT_NO_CERT 2
+#define SCB_CERT_NO_KEY 3
+#define SCB_CERT_PASSPHRASE 4   /* it is needed, or wrong */
+#define SCB_CERT_OTHER_KEY 5
+typedef struct scb_cert_read {
+    scb_cert *cert;             /* NULL: see why and errs */
+    int why;
+    scb_errs *errs;
+} scb_cert_read;
+/* Reads PEM or DER. With key_len 0 cert is PKCS#12. passphrase, NULL for none, ends
+ * with a zero byte. */
+scb_cert_read scb_cert_parse(const unsigned char *cert, int cert_len, int cert_pem, const unsigned char *key, int key_len,
+                             int key_pem, const char *passphrase, size_t len);
+void scb_cert_free(scb_cert *c);
+/* The leaf in DER; the caller frees it with scb_wipe. */
+size_t scb_cert_leaf(scb_cert *c, unsigned char **der);
+/* Sets the OCSP staple; len 0 is none. Safe while connections send it. */
+int scb_cert_staple(scb_cert *c, const unsigned char *der, size_t len);
+/* The staple that a client was sent, borrowed. */
+size_t scb_conn_staple(scb_conn *c, const unsigned char **der);
+#define SCB_REPLACE_ALL 0
+#define SCB_KEEP_OTHERS 1       /* those of other types of key than the first */
+#define SCB_SAME_KEY_TYPE (-6)
+/* Replaces the set of an SSL_CTX; new SSLs have it. */
+int scb_ctx_use_certs(SSL_CTX *ctx, scb_cert **cert, int n, int others, scb_errs **errs);
+int scb_ctx_has_set(SSL_CTX *ctx);
+
+/* For C only. */
+/* Reads all certificates of a PEM text. NULL if one is malformed, or there is
+ * none. */
+STACK_OF(X509) *scb_read_certs(const unsigned char *pem, int len);
+/* Prepares a new SSL_CTX for a set and for staples. */
+int scb_ctx_hold_certs(SSL_CTX *ctx, int client);
+/* Gives a new SSL, or one that was switched to ctx, the set of ctx if it has one. */
+int scb_ssl_use_set(SSL *ssl, SSL_CTX *ctx);
+/* Calls f for each certificate of ctx until it returns 0, which is the answer then. */
+int scb_ctx_each_leaf(SSL_CTX *ctx, int (*f)(void *arg, X509 *leaf), void *arg);
+
 /* ---- ssl_ctx.c: making, configuring and freeing an SSL_CTX --------------- */
 
 SSL_CTX *scb_ctx_new(int client, scb_errs **errs);

@@ -214,7 +214,7 @@ int scb_ssl_switch(SSL *ssl, SSL_CTX *ctx, const unsigned char *sid, unsigned in
     uint32_t inherits = X509_VERIFY_PARAM_get_inh_flags(param);
     int ok;
 
-    ok = SSL_set_SSL_CTX(ssl, ctx) == ctx && scb_ctx_serve(ctx, ssl);
+    ok = SSL_set_SSL_CTX(ssl, ctx) == ctx && scb_ssl_use_set(ssl, ctx) && scb_ctx_serve(ctx, ssl);
     X509_VERIFY_PARAM_set_inh_flags(param, X509_VP_FLAG_OVERWRITE | X509_VP_FLAG_RESET_FLAGS);
     ok = ok && X509_VERIFY_PARAM_inherit(param, SSL_CTX_get0_param(ctx));
     X509_VERIFY_PARAM_set_inh_flags(param, inherits);

@@ -186,6 +186,12 @@ func (c *Conn) ConnectionState() tls.ConnectionState {
 
 		NegotiatedProtocolIsMutual: true, // as crypto/tls: always
 	}
+	if c.client {
+		var staple *C.uchar
+		if n := C.scb_conn_staple(c.tls.ssl, &staple); n > 0 {
+			s.OCSPResponse = C.GoBytes(unsafe.Pointer(staple), C.int(n))
+		}
+	}
 	if chain := c.certificates(C.SCB_CERTS_VERIFIED); len(chain) > 0 {
 		s.VerifiedChains = [][]*x509.Certificate{chain}
 	}

@@ -66,8 +66,9 @@ static int scb_hash_number(EVP_MD_CTX *md, int64_t n)
 
 /* ---- certificates ---------------------------------------------------------- */
 
-static int scb_add_names(scb_set *set, X509 *x)
+static int scb_add_names(void *arg, X509 *x)
 {
+    scb_set *set = arg;
     unsigned char *place = scb_set_add(set), *der;
     GENERAL_NAMES *names;
     int ok = place != NULL && X509_NAME_digest(X509_get_subject_name(x), EVP_sha256(), place, NULL), len;
@@ -87,15 +88,9 @@ static int scb_add_names(scb_set *set, X509 *x)
 /* The names of the certificates, so that a renewed certificate keeps its sessions. */
 static int scb_hash_names(EVP_MD_CTX *md, SSL_CTX *ctx)
 {
-    X509 *current = SSL_CTX_get0_certificate(ctx);
     scb_set set = { NULL, 0, 0 };
-    int ok = 1;
+    int ok = scb_ctx_each_leaf(ctx, scb_add_names, &set);
 
-    if (current == NULL)
-        return 1;
-    for (long op = SSL_CERT_SET_FIRST; ok && SSL_CTX_set_current_cert(ctx, op); op = SSL_CERT_SET_NEXT)
-        ok = scb_add_names(&set, SSL_CTX_get0_certificate(ctx));
-    SSL_CTX_select_current_cert(ctx, current);
     return scb_hash_set(md, &set) && ok;
 }
 
@@ -225,7 +220,7 @@ static int scb_policy_gap(SSL_CTX *ctx)
 {
     X509_STORE *store = scb_ctx_verify_store(ctx);
 
-    if (SSL_CTX_get0_certificate(ctx) == NULL)
+    if (SSL_CTX_get0_certificate(ctx) == NULL && !scb_ctx_has_set(ctx))
         return SCB_POLICY_NO_CERT;
     if (!(SSL_CTX_get_verify_mode(ctx) & SSL_VERIFY_PEER))
         return SCB_OK;

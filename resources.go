@@ -7,9 +7,13 @@ type Resources struct {
 	Conns    int // SSLs of Conns
 	Sessions int // references that Sessions own
 
+	Certificates int // that were not closed
+
 	ForgottenContexts int64 // given back by the collector since the start
 	ForgottenConns    int64
 	ForgottenSessions int64
+
+	ForgottenCertificates int64
 }
 
 // LiveResources reads the counts.
@@ -19,5 +23,7 @@ func LiveResources() Resources {
 		ForgottenContexts: forgottenContexts.Load(),
 		ForgottenConns:    forgottenConns.Load(),
 		ForgottenSessions: forgottenSessions.Load(),
+
+		Certificates: int(liveCertificates.Load()), ForgottenCertificates: forgottenCertificates.Load(),
 	}
 }

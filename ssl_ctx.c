@@ -18,6 +18,8 @@ SSL_CTX *scb_ctx_new(int client, scb_errs **errs)
     ctx = SSL_CTX_new(client ? TLS_client_method() : TLS_server_method());
     if (ctx == NULL)
         goto fail;
+    if (!scb_ctx_hold_certs(ctx, client))
+        goto fail;
     SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
     if (!SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION))
@@ -65,36 +67,6 @@ static int scb_no_password_cb(char *buf, int size, int rwflag, void *arg)
 {
     (void)buf, (void)size, (void)rwflag, (void)arg;
     return 0;
-}
-
-/* Reads all certificates of a PEM text. NULL if one is malformed, or there is
- * none. */
-static STACK_OF(X509) *scb_read_certs(const unsigned char *pem, int len)
-{
-    BIO *b = BIO_new_mem_buf(pem, len);
-    STACK_OF(X509) *all = sk_X509_new_null();
-    X509 *x;
-    unsigned long last;
-
-    if (b == NULL || all == NULL)
-        goto fail;
-    while ((x = PEM_read_bio_X509_AUX(b, NULL, scb_no_password_cb, NULL)) != NULL) {
-        if (!sk_X509_push(all, x)) {
-            X509_free(x);
-            goto fail;
-        }
-    }
-    last = ERR_peek_last_error();
-    if (sk_X509_num(all) == 0 || ERR_GET_LIB(last) != ERR_LIB_PEM || ERR_GET_REASON(last) != PEM_R_NO_START_LINE)
-        goto fail;
-    scb_clear_errs(); /* the end of the text has left an entry */
-    BIO_free(b);
-    return all;
-
-fail:
-    BIO_free(b);
-    sk_X509_pop_free(all, X509_free);
-    return NULL;
 }
 
 /* Reads and checks everything before it changes anything, so that a failure

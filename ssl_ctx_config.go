@@ -55,7 +55,17 @@ func (c *Context) UseCertificateFiles(certFile, keyFile string) error {
 }
 
 // UseCertificatePEM is UseCertificateFiles for PEM text at hand.
+//
+// A certificate replaces one with the same type of key; others stay. UseCertificate replaces all.
 func (c *Context) UseCertificatePEM(cert, key []byte) error {
+	if c.hasSet() {
+		parsed, err := ParseCertificate(cert, key, nil)
+		if err != nil {
+			return err
+		}
+		defer parsed.Close()
+		return c.useCertificates(C.SCB_KEEP_OTHERS, parsed)
+	}
 	return c.set("use certificate", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
 		return C.scb_ctx_use_pem(p, bytesPtr(cert), C.int(len(cert)),
 			bytesPtr(key), C.int(len(key)), errs)

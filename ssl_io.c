@@ -142,7 +142,7 @@ scb_made scb_conn_new(SSL_CTX *ctx, uint64_t conn_handle, int client, const char
         goto fail;
     c->handle = conn_handle;
     c->ssl = scb_ssl_new(ctx);
-    if (c->ssl == NULL || !scb_ctx_serve(ctx, c->ssl))
+    if (c->ssl == NULL || !scb_ssl_use_set(c->ssl, ctx) || !scb_ctx_serve(ctx, c->ssl))
         goto fail;
     bio = BIO_new(scb_bio_method);
     if (bio == NULL)

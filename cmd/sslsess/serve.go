@@ -101,7 +101,7 @@ func serve(fs *flag.FlagSet) action {
 	var f serveFlags
 	fs.StringVar(&f.listen, "listen", "", "`address` to listen on, host:port; port 0 picks one")
 	fs.StringVar(&f.node, "node", "", "`name` of this server in its answers (default: the address it listens on)")
-	fs.StringVar(&f.cert, "cert", "", "certificate chain, a PEM `file`; by default the server makes a certificate of its own, which no other server shares")
+	fs.StringVar(&f.cert, "cert", "", "certificate chain, a PEM `file`, which is followed when it changes; by default the server makes a certificate of its own, which no other server shares")
 	fs.StringVar(&f.key, "key", "", "the certificate's key, a PEM `file`")
 	fs.StringVar(&f.store, "store", "memory:", "`URL` of the session store")
 	fs.StringVar(&f.keyring, "keyring", "", "the `ring` of keys that seal the entries of the store: a file, env:NAME or store:FILE")
@@ -176,7 +176,12 @@ func (f *serveFlags) serve(ctx context.Context, std stdio) error {
 		return err
 	}
 	defer sslCtx.Close()
-	if err := f.configure(sslCtx, logger); err != nil {
+	stopCertificate, err := f.useCertificate(sslCtx, logger)
+	if err != nil {
+		return err
+	}
+	defer stopCertificate()
+	if err := f.configure(sslCtx); err != nil {
 		return err
 	}
 	ring, stopFollowing, err := f.loadRing(ctx, st, logger)
@@ -235,23 +240,25 @@ func (f *serveFlags) listenAndServe(ctx context.Context, std stdio, sslCtx *libs
 	return nil
 }
 
-// configure must run before UseStore, which computes the id context from these settings.
-func (f *serveFlags) configure(ctx *libssl.Context, logger *log.Logger) error {
+// useCertificate loads the certificate and follows its files until stop.
+func (f *serveFlags) useCertificate(ctx *libssl.Context, logger *log.Logger) (stop func(), err error) {
 	if f.cert != "" {
-		if err := ctx.UseCertificateFiles(f.cert, f.key); err != nil {
-			return err
-		}
-	} else {
-		host, _, _ := net.SplitHostPort(f.listen)
-		cert, key, err := selfSigned(host)
-		if err != nil {
-			return err
-		}
-		if err := ctx.UseCertificatePEM(cert, key); err != nil {
-			return err
-		}
-		logger.Print("no -cert: made a self-signed certificate, so no other server can resume these sessions")
+		return ctx.WatchCertificate(f.cert, f.key, watchInterval, func(err error) { logger.Print(err) })
 	}
+	host, _, _ := net.SplitHostPort(f.listen)
+	cert, key, err := selfSigned(host)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.UseCertificatePEM(cert, key); err != nil {
+		return nil, err
+	}
+	logger.Print("no -cert: made a self-signed certificate, so no other server can resume these sessions")
+	return func() {}, nil
+}
+
+// configure must run before UseStore, which computes the id context from these settings.
+func (f *serveFlags) configure(ctx *libssl.Context) error {
 	if f.clientCA != "" {
 		pem, err := os.ReadFile(f.clientCA)
 		if err != nil {
@@ -272,7 +279,7 @@ func (f *serveFlags) configure(ctx *libssl.Context, logger *log.Logger) error {
 	return setVersions(ctx, *f.tls)
 }
 
-// watchInterval is how often the file of a key ring is checked for changes. Only tests change it.
+// watchInterval is how often the files of a key ring and of the certificate are checked for changes. Only tests change it.
 var watchInterval = 5 * time.Second
 
 // Prefixes of -keyring. For a file whose name begins with one of them, write ./ in front.
