@@ -36,6 +36,7 @@
 #define SCB_HAVE_TICKET_EVP 1          /* SSL_CTX_set_tlsext_ticket_key_evp_cb */
 #define SCB_HAVE_VERIFY_STORE 1        /* SSL_get0_verify_cert_store */
 #define SCB_HAVE_PARAM_NAMES 1         /* X509_VERIFY_PARAM_get0_host and family */
+#define SCB_HAVE_PROVIDERS 1           /* OSSL_PROVIDER_add_builtin */
 #define SCB_EX_DUP_FROM void **        /* CRYPTO_EX_dup's third parameter */
 #else
 #define SCB_EX_DUP_FROM void *
@@ -306,6 +307,16 @@ int scb_sess_call_new(void *fn, SSL *ssl, SSL_SESSION *sess);
 SSL_SESSION *scb_sess_call_get(void *fn, SSL *ssl, const unsigned char *id, int len);
 void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
 
+/* ---- signer.c: private keys whose signatures Go makes -------------------- */
+
+/* Can this OpenSSL use such keys? */
+int scb_signer_supported(void);
+
+/* For C only. */
+/* The key of a certificate that the signer signs for, NULL after a failure, whose
+ * errors stay in the queue. The signer's handle lives as long as the key. */
+EVP_PKEY *scb_signer_key(X509 *leaf, uint64_t signer_handle);
+
 /* ---- certificate.c: certificates, and the set of a context ---------------- */
 
 int scb_certs_init(void);
@@ -326,6 +337,9 @@ typedef struct scb_cert_read {
  * with a zero byte. */
 scb_cert_read scb_cert_parse(const unsigned char *cert, int cert_len, int cert_pem, const unsigned char *key, int key_len,
                              int key_pem, const char *passphrase, size_t len);
+/* Reads certificates in DER, one after the other, the leaf first. The certificate
+ * keeps the signer's handle; after a failure it is the caller's. */
+scb_cert_read scb_cert_signer(const unsigned char *chain, size_t len, uint64_t signer_handle);
 void scb_cert_free(scb_cert *c);
 /* The leaf in DER; the caller frees it with scb_wipe. */
 size_t scb_cert_leaf(scb_cert *c, unsigned char **der);

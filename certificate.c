@@ -270,6 +270,17 @@ static int scb_read(scb_cert *c, const scb_cert_input *in, scb_pass *pass)
     return scb_staple_add(c->leaf) ? SCB_CERT_GOOD : SCB_CERT_BAD;
 }
 
+/* Ends the reading of a certificate. */
+static void scb_cert_done(scb_cert_read *r)
+{
+    if (r->why != SCB_CERT_GOOD) {
+        scb_take_errs(&r->errs);
+        scb_cert_free(r->cert);
+        r->cert = NULL;
+    }
+    scb_clear_errs();
+}
+
 scb_cert_read scb_cert_parse(const unsigned char *cert, int cert_len, int cert_pem, const unsigned char *key, int key_len,
                              int key_pem, const char *passphrase, size_t len)
 {
@@ -281,12 +292,40 @@ scb_cert_read scb_cert_parse(const unsigned char *cert, int cert_len, int cert_p
     r.cert = OPENSSL_zalloc(sizeof(*r.cert));
     if (r.cert != NULL)
         r.why = scb_read(r.cert, &in, &pass);
-    if (r.why != SCB_CERT_GOOD) {
-        scb_take_errs(&r.errs);
-        scb_cert_free(r.cert);
-        r.cert = NULL;
+    scb_cert_done(&r);
+    return r;
+}
+
+static int scb_read_signer(scb_cert *c, const unsigned char *p, size_t len, uint64_t signer_handle)
+{
+    const unsigned char *end = p + len;
+    X509 *x;
+
+    c->leaf = d2i_X509(NULL, &p, (long)len);
+    c->chain = sk_X509_new_null();
+    if (c->leaf == NULL || c->chain == NULL)
+        return SCB_CERT_BAD;
+    while (p < end) {
+        x = d2i_X509(NULL, &p, (long)(end - p));
+        if (x == NULL || !sk_X509_push(c->chain, x)) {
+            X509_free(x);
+            return SCB_CERT_BAD;
+        }
     }
+    c->key = scb_signer_key(c->leaf, signer_handle);
+    return c->key != NULL && X509_check_private_key(c->leaf, c->key) && scb_staple_add(c->leaf) ? SCB_CERT_GOOD
+                                                                                               : SCB_CERT_BAD;
+}
+
+scb_cert_read scb_cert_signer(const unsigned char *chain, size_t len, uint64_t signer_handle)
+{
+    scb_cert_read r = { NULL, SCB_CERT_BAD, NULL };
+
     scb_clear_errs();
+    r.cert = OPENSSL_zalloc(sizeof(*r.cert));
+    if (r.cert != NULL)
+        r.why = scb_read_signer(r.cert, chain, len, signer_handle);
+    scb_cert_done(&r);
     return r;
 }
 

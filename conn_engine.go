@@ -140,14 +140,24 @@ func (e *engine) failure(op string) error {
 	errs := e.ssl.errs
 	e.ssl.errs = nil
 	err := takeError(op, int(e.ssl.err), errs)
-	if e.ssl.refused == C.X509_V_OK {
+	switch {
+	case e.verdict.signer != nil:
+		return &causedError{err, e.verdict.signer}
+	case e.ssl.refused == C.X509_V_OK:
 		return err
-	}
-	if e.verdict.err != nil {
+	case e.verdict.err != nil:
 		return e.verdict.err
 	}
 	return e.verifyError(err)
 }
+
+// causedError is OpenSSL's error and its cause, a handler's.
+type causedError struct {
+	error
+	cause error
+}
+
+func (e *causedError) Unwrap() []error { return []error{e.error, e.cause} }
 
 // abandoned ends a connection whose handler called runtime.Goexit, which removed the step's frames. The SSL is half way
 // through a call and stays in memory.

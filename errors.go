@@ -135,10 +135,10 @@ func takeError(op string, code int, errs *C.scb_errs) *Error {
 }
 
 // CallbackError is a handler that panicked or broke a rule. The handler counts
-// as absent for that call, and the handshake goes on, but for "servername" and
+// as absent for that call, and the handshake goes on, but for "servername", "signer" and
 // "verifyconnection", which end it: see Context.OnCallbackError.
 type CallbackError struct {
-	Callback string // "new", "get", "remove", "servername", "keylog", "verifyconnection"
+	Callback string // "new", "get", "remove", "servername", "signer", "keylog", "verifyconnection"
 	Value    any    // what it panicked with, or an error that says which rule
 	Stack    []byte // of the panic or the runtime.Goexit, else nil
 }

@@ -6,6 +6,8 @@ type Resources struct {
 	Contexts int // SSL_CTXs with a Context, or what is left of one
 	Conns    int // SSLs of Conns
 	Sessions int // references that Sessions own
+	Signers  int // private keys of SignerCertificate that OpenSSL holds
+	Signing  int // calls of Signers under way, each of which holds an OS thread
 
 	Certificates int // that were not closed
 
@@ -20,6 +22,7 @@ type Resources struct {
 func LiveResources() Resources {
 	return Resources{
 		Contexts: contexts.Len(), Conns: conns.Len(), Sessions: int(liveSessions.Load()),
+		Signers: signers.Len(), Signing: int(signsPending.Load()),
 		ForgottenContexts: forgottenContexts.Load(),
 		ForgottenConns:    forgottenConns.Load(),
 		ForgottenSessions: forgottenSessions.Load(),

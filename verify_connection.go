@@ -12,10 +12,11 @@ import (
 	"github.com/libssl-go/libssl/internal/wire"
 )
 
-// verdict is what the function of SetVerifyConnection has said about the handshake.
+// verdict is what the function of SetVerifyConnection has said about the handshake, and why a signer has ended it.
 type verdict struct {
-	given bool
-	err   error // of a function that OpenSSL has called
+	given  bool
+	err    error // of a function that OpenSSL has called
+	signer error
 }
 
 // SetVerifyConnection sets a function that decides about each connection after
