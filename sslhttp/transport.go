@@ -17,12 +17,14 @@ import (
 )
 
 // Transport returns an http.RoundTripper that fetches https URLs over connections of ctx, in HTTP/2 where the server
-// agrees to it and in HTTP/1.1 otherwise. It resumes sessions where ctx does. Response.TLS is filled. A request that asks
+// agrees to it and in HTTP/1.1 otherwise. It calls UseClientCache on ctx, so that sessions are resumed, unless ctx keeps
+// sessions already. Response.TLS is filled. A request that asks
 // for an upgrade, such as a websocket, is made in HTTP/1.1. http URLs are fetched without TLS, in HTTP/1.1.
 //
 // It uses no proxy, because net/http would speak TLS with crypto/tls behind one. The ALPN of ctx is not used. It has the
 // method CloseIdleConnections, as http.Client expects.
 func Transport(ctx *libssl.Context) http.RoundTripper {
+	_ = ctx.UseClientCache(maxSessions) // fails where ctx has a cache or a callback, or where RoundTrip will fail
 	t := &transport{ctx: ctx, onlyHTTP1: map[string]bool{}}
 	t.http1 = newTransport(t.dialHTTP1)
 	t.http2 = newTransport(t.dialHTTP2)
@@ -36,6 +38,7 @@ const (
 	dialTimeout = 30 * time.Second
 	idleTimeout = 90 * time.Second
 	maxIdle     = 100
+	maxSessions = 1000
 )
 
 func newTransport(dialTLS func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {

@@ -64,6 +64,18 @@ func TestTransport_FollowsAServerThatChanges(t *testing.T) {
 	}
 }
 
+func TestTransport_Resumes(t *testing.T) {
+	s := newSite(t)
+	addr := s.serve(t, &http.Server{Handler: http.HandlerFunc(tellsProto)})
+	client := s.sslClient(t)
+	for i := range 2 {
+		resp, err := client.Get(local(addr, "/"))
+		bodyOf(t, resp, err)
+		require.Equal(t, i > 0, resp.TLS.DidResume)
+		client.CloseIdleConnections()
+	}
+}
+
 func TestTransport_ManyAtOnce(t *testing.T) {
 	for _, prepare := range []func(*http.Server) *http.Server{func(srv *http.Server) *http.Server { return srv }, noHTTP2} {
 		s := newSite(t)
