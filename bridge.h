@@ -272,6 +272,15 @@ int scb_name_resumes(SSL *ssl, SSL_SESSION *s);
 int64_t scb_peer_until(SSL_SESSION *s);
 
 /* For C only. */
+/* Keeps the client's intermediate certificates in the application data of a new
+ * session, with the time of the full handshake and its name. With NULL as the name
+ * it does so only if there are intermediates. A session that resumed, and its
+ * renewal, have them already. It leaves data of C code alone, which is an error
+ * with a name. */
+int scb_session_keep(SSL *ssl, SSL_SESSION *s, const unsigned char *origin);
+/* The name of the full handshake, and when it was; NULL if the session does not
+ * say. */
+const unsigned char *scb_session_made(SSL_SESSION *s, int64_t *made);
 /* May a session resume by its client certificate? It may if a full handshake on
  * this SSL would accept the certificate now, or would not ask for one and the
  * session has none. For callbacks in which OpenSSL looks a session up. */
@@ -496,6 +505,8 @@ struct scb_conn {
     SSL_verify_cb verify;       /* C's verify callback, NULL for none */
     X509_STORE_CTX *chain;      /* that Go judges */
     scb_conn *outer;            /* the step around this one, on the same thread */
+    /* Of the session that is resumed: the client's intermediates, and the chain that was built of them; or NULL. */
+    STACK_OF(X509) *sent, *verified;
 };
 
 #define SCB_NAME_NONE 0

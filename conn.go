@@ -162,8 +162,8 @@ func forgetConn(cc *C.scb_conn) {
 // TLSUnique is nil in TLS 1.3, and after a resumption in TLS 1.2 without the
 // extended master secret.
 //
-// After a resumption a server has only the leaf of the client certificate chain,
-// and nothing was verified again.
+// After a resumption a server has the client's certificates and the chain that the
+// lookup verified them by.
 func (c *Conn) ConnectionState() tls.ConnectionState {
 	if !c.tls.inHandler() && c.Handshake() != nil {
 		return tls.ConnectionState{}

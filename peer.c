@@ -37,6 +37,142 @@ static int scb_peer_in_time(SSL *ssl, X509 *peer)
     return (begun == -1 || begun == 0) && (ended == 0 || ended == 1);
 }
 
+/* ---- what a session keeps in its application data ------------------------- */
+
+/* The time and the name of the full handshake, and the client's intermediate
+ * certificates, which a session loses when it is serialised. The layout: a mark,
+ * eight bytes of time, one that says whether all certificates are there, the name,
+ * and the DER of the certificates, one behind the other. */
+static const unsigned char scb_kept_mark[4] = { 's', 'c', 'b', 1 };
+#define SCB_KEPT_HEAD (13 + SCB_ORIGIN_SIZE)
+/* A ticket has to fit into a ClientHello. */
+#define SCB_KEPT_CHAIN 16384
+
+typedef struct scb_kept {
+    int64_t made;
+    int whole;
+    const unsigned char *origin, *chain;
+    size_t len;
+} scb_kept;
+
+/* Answers 0 if there is none. *foreign tells of other data. */
+static int scb_read_kept(SSL_SESSION *s, scb_kept *k, int *foreign)
+{
+    void *data;
+    const unsigned char *p;
+    size_t len;
+    uint64_t made = 0;
+
+    *foreign = 0;
+    if (!SSL_SESSION_get0_ticket_appdata(s, &data, &len) || len == 0)
+        return 0;
+    p = data;
+    if (len < SCB_KEPT_HEAD || memcmp(p, scb_kept_mark, sizeof(scb_kept_mark)) != 0) {
+        *foreign = 1;
+        return 0;
+    }
+    for (int i = 4; i < 12; i++)
+        made = made << 8 | p[i];
+    k->made = (int64_t)made;
+    k->whole = p[12];
+    k->origin = p + 13;
+    k->chain = p + SCB_KEPT_HEAD;
+    k->len = len - SCB_KEPT_HEAD;
+    return 1;
+}
+
+const unsigned char *scb_session_made(SSL_SESSION *s, int64_t *made)
+{
+    scb_kept k;
+    int foreign;
+
+    if (!scb_read_kept(s, &k, &foreign))
+        return NULL;
+    *made = k.made;
+    return k.origin;
+}
+
+/* The DER of a chain, NULL if it is empty or too long. */
+static unsigned char *scb_encode_chain(STACK_OF(X509) *chain, size_t *len, int *whole)
+{
+    unsigned char *der, *p;
+    size_t n = 0;
+
+    *len = 0;
+    for (int i = 0; i < sk_X509_num(chain); i++) {
+        int size = i2d_X509(sk_X509_value(chain, i), NULL);
+
+        n = size <= 0 ? SCB_KEPT_CHAIN + 1 : n + (size_t)size;
+        if (n > SCB_KEPT_CHAIN)
+            break;
+    }
+    *whole = n <= SCB_KEPT_CHAIN;
+    der = p = n == 0 || !*whole ? NULL : OPENSSL_malloc(n);
+    *whole = *whole && (n == 0 || der != NULL);
+    if (der == NULL)
+        return NULL;
+    for (int i = 0; i < sk_X509_num(chain); i++)
+        i2d_X509(sk_X509_value(chain, i), &p);
+    *len = n;
+    return der;
+}
+
+int scb_session_keep(SSL *ssl, SSL_SESSION *s, const unsigned char *origin)
+{
+    STACK_OF(X509) *chain = SSL_get_peer_cert_chain(ssl); /* NULL after a resumption, whose session brings its own */
+    scb_kept k = { (int64_t)time(NULL), 1, origin, NULL, 0 };
+    unsigned char *der, *data;
+    int foreign, ours = scb_read_kept(s, &k, &foreign), ok;
+    size_t len;
+
+    if (foreign)
+        return origin == NULL;
+    if (ours ? chain == NULL : origin == NULL && sk_X509_num(chain) <= 0)
+        return 1;
+    der = scb_encode_chain(chain, &len, &k.whole);
+    data = OPENSSL_zalloc(SCB_KEPT_HEAD + len);
+    if (data != NULL) {
+        memcpy(data, scb_kept_mark, sizeof(scb_kept_mark));
+        for (int i = 0; i < 8; i++)
+            data[4 + i] = (unsigned char)((uint64_t)k.made >> (56 - 8 * i));
+        data[12] = (unsigned char)k.whole;
+        if (k.origin != NULL)
+            memcpy(data + 13, k.origin, SCB_ORIGIN_SIZE);
+        if (len > 0)
+            memcpy(data + SCB_KEPT_HEAD, der, len);
+    }
+    ok = data != NULL && SSL_SESSION_set1_ticket_appdata(s, data, SCB_KEPT_HEAD + len);
+    OPENSSL_free(data);
+    OPENSSL_free(der);
+    return ok;
+}
+
+/* The intermediates that a session keeps, an empty stack for none. NULL: they
+ * cannot be told. */
+static STACK_OF(X509) *scb_kept_chain(SSL_SESSION *s)
+{
+    STACK_OF(X509) *chain = sk_X509_new_null();
+    scb_kept k = { 0, 1, NULL, NULL, 0 };
+    const unsigned char *p, *end;
+    int foreign, ok;
+    X509 *x;
+
+    scb_read_kept(s, &k, &foreign);
+    p = k.chain;
+    end = p + k.len;
+    ok = chain != NULL && k.whole;
+    while (ok && p < end) {
+        x = d2i_X509(NULL, &p, end - p);
+        ok = x != NULL && sk_X509_push(chain, x);
+        if (!ok)
+            X509_free(x);
+    }
+    if (ok)
+        return chain;
+    sk_X509_pop_free(chain, X509_free);
+    return NULL;
+}
+
 /* ---- verifying a chain as a full handshake would --------------------------- */
 
 static X509_STORE *scb_verify_store(SSL *ssl)
@@ -91,20 +227,40 @@ static long scb_verify_result(SSL_SESSION *s)
     return result;
 }
 
+/* A Conn that is resuming shows its peer's certificates as after a
+ * full handshake. */
+static void scb_show_chains(SSL *ssl, STACK_OF(X509) *sent, STACK_OF(X509) *verified)
+{
+    scb_conn *c = scb_stepping_conn(ssl);
+
+    if (c != NULL) {
+        sk_X509_pop_free(c->sent, X509_free);
+        sk_X509_pop_free(c->verified, X509_free);
+        c->sent = sent;
+        c->verified = verified;
+    } else {
+        sk_X509_pop_free(sent, X509_free);
+        sk_X509_pop_free(verified, X509_free);
+    }
+}
+
 /* Where a verify callback lets a chain in that does not verify, the application may
  * refuse it by SSL_get_verify_result, which a resumption takes from the session. */
 static int scb_peer_verifies(SSL *ssl, SSL_SESSION *s, X509 *peer)
 {
     X509_STORE_CTX *chain = X509_STORE_CTX_new();
+    STACK_OF(X509) *sent = scb_kept_chain(s), *verified = NULL;
     int ok, result;
 
-    ok = chain != NULL && X509_STORE_CTX_init(chain, scb_verify_store(ssl), peer, NULL) && scb_verify_as(ssl, chain)
-         && X509_verify_cert(chain) > 0;
+    ok = chain != NULL && sent != NULL && X509_STORE_CTX_init(chain, scb_verify_store(ssl), peer, sent)
+         && scb_verify_as(ssl, chain) && X509_verify_cert(chain) > 0;
     if (ok) {
         result = X509_STORE_CTX_get_error(chain);
         ok = result == X509_V_OK || result == scb_verify_result(s);
+        verified = ok ? X509_STORE_CTX_get1_chain(chain) : NULL;
     }
     X509_STORE_CTX_free(chain);
+    scb_show_chains(ssl, sent, verified);
     return ok;
 }
 

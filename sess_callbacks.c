@@ -17,11 +17,16 @@
  */
 static int scb_sess_new_cb(SSL *ssl, SSL_SESSION *sess)
 {
+    SSL_CTX *ctx;
     int keep;
 
     if (!scb_may_call_go())
         return 0;
     ERR_set_mark();
+    /* A session that is in the internal cache may be in use elsewhere already. */
+    if (SSL_is_server(ssl) && (ctx = scb_ssl_origin(ssl)) != NULL
+        && SSL_CTX_get_session_cache_mode(ctx) & SSL_SESS_CACHE_NO_INTERNAL_STORE)
+        scb_session_keep(ssl, sess, NULL);
     keep = scbGoSessNew(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, sess);
     ERR_pop_to_mark();
     return keep;

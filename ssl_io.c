@@ -185,6 +185,8 @@ void scb_conn_free(scb_conn *c, int abort)
         SSL_set_shutdown(c->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     scb_ssl_free(c->ssl);
     scb_end_call(outer);
+    sk_X509_pop_free(c->sent, X509_free);
+    sk_X509_pop_free(c->verified, X509_free);
     OPENSSL_clear_free(c->spill, c->spill_cap);
     scb_errs_free(c->errs);
     scb_refusal_free(c->refusal);

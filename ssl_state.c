@@ -90,10 +90,15 @@ size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out)
             chain = X509_STORE_CTX_get_error(c->chain) == X509_V_OK ? X509_STORE_CTX_get0_chain(c->chain) : NULL;
     } else if (which == SCB_CERTS_VERIFIED) {
         /* A client builds a chain even if it does not verify the peer. */
-        chain = (SSL_get_verify_mode(c->ssl) & SSL_VERIFY_PEER) && SSL_get_verify_result(c->ssl) == X509_V_OK
-                    ? SSL_get0_verified_chain(c->ssl) : NULL;
+        chain = SSL_get0_verified_chain(c->ssl);
+        if (chain == NULL && SSL_session_reused(c->ssl))
+            chain = c->verified;
+        if (!(SSL_get_verify_mode(c->ssl) & SSL_VERIFY_PEER) || SSL_get_verify_result(c->ssl) != X509_V_OK)
+            chain = NULL;
     } else {
         chain = SSL_get_peer_cert_chain(c->ssl);
+        if (chain == NULL && SSL_is_server(c->ssl) && SSL_session_reused(c->ssl))
+            chain = c->sent;
         /* On a server the chain lacks the leaf. After a resumption only the
          * session has it. */
         if (SSL_is_server(c->ssl) || sk_X509_num(chain) <= 0)

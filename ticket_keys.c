@@ -130,49 +130,30 @@ static scb_tickets *scb_tickets_of_ssl(SSL *ssl)
     return ctx == NULL ? NULL : SSL_CTX_get_ex_data(ctx, scb_tickets_idx);
 }
 
-/* The application data of a ticket. */
-typedef struct scb_ticket_data {
-    int64_t made; /* when the full handshake was */
-    unsigned char origin[SCB_ORIGIN_SIZE];
-} scb_ticket_data;
-
-/* A session that was resumed brings the data with it, also to its renewal. */
+/* The full handshake's time and name and the client's intermediates go into the
+ * ticket. A session that was resumed brings them with it, also to its renewal. */
 static int scb_ticket_made_cb(SSL *ssl, void *arg)
 {
     SSL_SESSION *s = SSL_get_session(ssl);
-    const unsigned char *origin;
-    scb_ticket_data fresh;
-    void *data;
-    size_t len;
+    const unsigned char *origin = NULL;
 
     (void)arg;
-    if (scb_tickets_of_ssl(ssl) == NULL)
-        return 1;
-    if (!SSL_SESSION_get0_ticket_appdata(s, &data, &len) || (origin = scb_origin_of(ssl)) == NULL)
+    if (scb_tickets_of_ssl(ssl) != NULL && (origin = scb_origin_of(ssl)) == NULL)
         return 0;
-    if (len > 0)
-        return 1;
-    fresh.made = (int64_t)time(NULL);
-    memcpy(fresh.origin, origin, sizeof(fresh.origin));
-    return SSL_SESSION_set1_ticket_appdata(s, &fresh, sizeof(fresh));
+    return scb_session_keep(ssl, s, origin);
 }
 
 static int scb_ticket_is_young(scb_tickets *t, SSL *ssl, SSL_SESSION *s)
 {
-    scb_ticket_data made;
-    int64_t lifetime;
-    void *data;
-    size_t len;
+    int64_t made, lifetime;
+    const unsigned char *origin = scb_session_made(s, &made);
 
-    if (!SSL_SESSION_get0_ticket_appdata(s, &data, &len) || len != sizeof(made))
-        return 0;
-    memcpy(&made, data, sizeof(made));
-    if (!scb_origin_offer(ssl, made.origin))
+    if (origin == NULL || !scb_origin_offer(ssl, origin))
         return 0;
     scb_read_lock(t->lock);
     lifetime = t->lifetime;
     scb_unlock(t->lock);
-    return (int64_t)time(NULL) - made.made < lifetime;
+    return (int64_t)time(NULL) - made < lifetime;
 }
 
 /* Clients use a ticket of TLS 1.3 once (RFC 8446 C.4), so each one is renewed.

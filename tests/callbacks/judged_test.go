@@ -3,6 +3,7 @@ package callbacks_test
 import (
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"os"
@@ -195,6 +196,52 @@ func TestResumption_LetsInOnlyWhomAFullHandshakeWouldLetIn(t *testing.T) {
 						require.Equal(t, tt.resumes, resumed)
 					})
 				}
+			}
+		}
+	}
+}
+
+// The intermediate certificates of a client travel with the session, and a server that resumes it shows them, with the chain
+// that it has verified. One that has expired since counts as in a full handshake.
+func TestResumption_KeepsTheIntermediates(t *testing.T) {
+	ca := tlstest.NewCA(t, "clients")
+	inter := ca.Intermediate(t, "intermediate")
+	cert, key := inter.Leaf(t, "client")
+	client := newClient(t)
+	require.NoError(t, client.UseCertificatePEM(append(cert, inter.PEM...), key))
+	for _, m := range modes {
+		for _, e := range engines {
+			for how, share := range m.sharing(t) {
+				t.Run(m.name+"/"+e.name+"/"+how, func(t *testing.T) {
+					first, second, other := m.serverOf(t, e), m.serverOf(t, e), m.serverOf(t, e)
+					asksFor(t, first, ca)
+					asksFor(t, second, ca)
+					asksFor(t, other, tlstest.NewCA(t, "others"))
+					for _, ctx := range []*libssl.Context{first, second, other} {
+						ctx.SetSessionCacheMode(libssl.CacheServer | libssl.CacheNoInternal)
+						share(ctx)
+					}
+					var seen []tls.ConnectionState
+					require.NoError(t, second.SetVerifyConnection(func(s tls.ConnectionState) error { seen = append(seen, s); return nil }))
+					_, _, sess := e.enter(t, client, first, nil)
+					for range 2 { // the renewal has them too
+						in, resumed, renewed := e.enter(t, client, second, sess)
+						require.True(t, in)
+						require.True(t, resumed)
+						sess = renewed
+					}
+					in, _, _ := e.enter(t, client, other, sess)
+					require.False(t, in)
+					for _, s := range seen {
+						require.True(t, s.DidResume)
+						require.Len(t, s.PeerCertificates, 2)
+						require.Len(t, s.VerifiedChains, 1)
+						require.Len(t, s.VerifiedChains[0], 3)
+					}
+					if e.name == "Go" {
+						require.Len(t, seen, 2)
+					}
+				})
 			}
 		}
 	}
