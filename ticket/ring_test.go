@@ -505,7 +505,7 @@ func TestOpen_Refuses(t *testing.T) {
 func TestSeal_AuthenticatesHeader(t *testing.T) {
 	r := parse(t, keyA)
 	e := r.Seal(nil, []byte("session"), []byte("id"))
-	aead := r.keys()[0].aead(e[1+keyIDSize : headerSize])
+	aead := r.keys()[0].aead([saltSize]byte(e[1+keyIDSize : headerSize]))
 	_, err := aead.Open(nil, nil, e[headerSize:], []byte("id"))
 	assert.Error(t, err)
 	_, err = aead.Open(nil, nil, e[headerSize:], append(bytes.Clone(e[:headerSize]), "id"...))
@@ -560,38 +560,66 @@ func TestCheckTag(t *testing.T) {
 	assert.False(t, r.CheckTag(random, tag[:]))
 }
 
-func TestAllocations(t *testing.T) {
+func TestNoAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector empties pools at random")
 	}
-	r := parse(t, keyA, keyB)
+	r := parse(t, keyA)
 	plaintext, additional, random := make([]byte, 600), make([]byte, 64), make([]byte, TagSize)
 	sealed, opened := make([]byte, 0, 1000), make([]byte, 0, 1000)
 	tag := r.Tag(random)
+	foreign := parse(t, keyA).Seal(nil, plaintext, additional)
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
+		for _, e := range [][]byte{r.Seal(sealed, plaintext, additional), foreign} {
+			if _, err := r.Open(opened, e, additional); err != nil {
+				panic(err)
+			}
+		}
 		r.Tag(random)
 		r.CheckTag(random, tag[:])
 	}))
-	assert.LessOrEqual(t, testing.AllocsPerRun(100, func() {
-		e := r.Seal(sealed, plaintext, additional)
-		if _, err := r.Open(opened, e, additional); err != nil {
-			panic(err)
-		}
-	}), 4.0, "the cipher of the envelope, twice")
 }
 
-// Random nonces are safe for 2^32 envelopes under one AES key, so each envelope has a key of its own.
-func TestSeal_HasAKeyForEachEnvelope(t *testing.T) {
-	r := parse(t, keyA)
-	salts := map[string]bool{}
-	for range 1000 {
-		e := r.Seal(nil, []byte("session"), nil)
-		salts[string(e[1+keyIDSize:headerSize])] = true
-		other := r.Seal(nil, []byte("session"), nil)
-		_, err := r.keys()[0].aead(other[1+keyIDSize:headerSize]).Open(nil, nil, e[headerSize:], e[:headerSize])
-		require.Error(t, err, "the key of another envelope")
+func saltOf(e []byte) [saltSize]byte { return [saltSize]byte(e[1+keyIDSize : headerSize]) }
+
+// Random nonces are safe for 2^32 envelopes under one AES key, so each process seals under salts of its own, and not for ever
+// under one.
+func TestSeal_TakesANewSaltInTime(t *testing.T) {
+	r, other := parse(t, keyA), parse(t, keyA)
+	seal := func(r *Ring) []byte { return r.Seal(nil, []byte("session"), nil) }
+	first := seal(r)
+	require.Equal(t, saltOf(first), saltOf(seal(r)))
+	require.NotEqual(t, saltOf(first), saltOf(seal(other)))
+	r.keys()[0].own.Load().seals.Store(sealsPerSalt - 1)
+	require.Equal(t, saltOf(first), saltOf(seal(r)))
+	second := seal(r)
+	require.NotEqual(t, saltOf(first), saltOf(second))
+	for _, e := range [][]byte{first, second, seal(other)} {
+		for _, r := range []*Ring{r, other} {
+			opened, err := r.Open(nil, e, nil)
+			require.NoError(t, err)
+			require.Equal(t, "session", string(opened))
+		}
 	}
-	require.Len(t, salts, 1000)
+	_, err := r.keys()[0].aead(saltOf(second)).Open(nil, nil, first[headerSize:], first[:headerSize])
+	require.Error(t, err, "the key of another salt")
+}
+
+// Salts are kept up to a bound, and only those of authentic envelopes.
+func TestOpen_KeepsFewSalts(t *testing.T) {
+	r, other := parse(t, keyA), parse(t, keyA)
+	k := r.keys()[0]
+	for i := range 2*maxSalts + 10 {
+		other.keys()[0].own.Store(nil)
+		e := other.Seal(nil, []byte("session"), nil)
+		_, err := r.Open(nil, e, nil)
+		require.NoError(t, err)
+		forged := bytes.Clone(e)
+		forged[1+keyIDSize]++
+		_, err = r.Open(nil, forged, nil)
+		require.ErrorIs(t, err, ErrForged)
+		require.Len(t, k.others, 1+i%maxSalts)
+	}
 }
 
 func FuzzParseRing(f *testing.F) {

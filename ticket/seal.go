@@ -10,6 +10,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,14 +23,17 @@ import (
 //	AES-256-GCM ciphertext, as long as the plaintext
 //	tag     16 bytes
 //
-// and authenticates version, key id, salt and the caller's additional data, in this order. Each envelope has an AES key of its
-// own, derived from the ring's key and the salt. Under one AES key, random nonces are safe for 2^32 envelopes only, which a busy
-// server makes in days, and nothing counts the envelopes of a fleet.
+// and authenticates version, key id, salt and the caller's additional data, in this order. The AES key is derived from the
+// ring's key and the salt. Under one AES key random nonces are safe for 2^32 envelopes only, which a fleet makes in days. So
+// each process has salts of its own, and takes a new one after sealsPerSalt envelopes.
 const (
 	envelopeVersion = 2
 	keyIDSize       = 8
 	saltSize        = 16
 	headerSize      = 1 + keyIDSize + saltSize
+
+	sealsPerSalt = 1 << 31
+	maxSalts     = 256 // of other processes, whose ciphers a key keeps
 
 	// Overhead is how much longer than its plaintext an envelope is.
 	Overhead = headerSize + 12 + 16
@@ -62,6 +66,17 @@ type key struct {
 	ids       cipher.Block // hides the names in ids
 
 	seal, tags prf
+
+	own    atomic.Pointer[sealer]
+	mu     sync.RWMutex
+	others map[[saltSize]byte]cipher.AEAD // by the salts of envelopes that were authentic
+}
+
+// sealer is the cipher of one salt of this process.
+type sealer struct {
+	salt  [saltSize]byte
+	aead  cipher.AEAD
+	seals atomic.Uint64
 }
 
 // prf is HMAC-SHA256 under one key, for inputs of 16 bytes. All its inputs have a fixed length, so they fit on the stack;
@@ -126,9 +141,44 @@ func (k *key) derive(info string, size int) ([]byte, error) {
 	return hkdf.Key(sha256.New, k.secret[:], nil, info, size)
 }
 
-// aead returns the cipher of the envelope with this salt.
-func (k *key) aead(salt []byte) cipher.AEAD {
-	sum := k.seal.sum(salt)
+// sealer returns the sealer for one more envelope.
+func (k *key) sealer() *sealer {
+	s := k.own.Load()
+	if s == nil || s.seals.Add(1) > sealsPerSalt {
+		s = new(sealer)
+		rand.Read(s.salt[:])
+		s.aead = k.aead(s.salt)
+		k.own.Store(s)
+	}
+	return s
+}
+
+// opener returns the cipher of a salt. known is false if the salt was not seen yet.
+func (k *key) opener(salt [saltSize]byte) (aead cipher.AEAD, known bool) {
+	if s := k.own.Load(); s != nil && s.salt == salt {
+		return s.aead, true
+	}
+	k.mu.RLock()
+	aead = k.others[salt]
+	k.mu.RUnlock()
+	if aead != nil {
+		return aead, true
+	}
+	return k.aead(salt), false
+}
+
+// keep keeps the cipher of a salt whose envelope was authentic: a store that makes up salts fills no memory.
+func (k *key) keep(salt [saltSize]byte, aead cipher.AEAD) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.others == nil || len(k.others) >= maxSalts {
+		k.others = map[[saltSize]byte]cipher.AEAD{}
+	}
+	k.others[salt] = aead
+}
+
+func (k *key) aead(salt [saltSize]byte) cipher.AEAD {
+	sum := k.seal.sum(salt[:])
 	block, err := aes.NewCipher(sum[:])
 	if err != nil {
 		panic(err) // not for 32 bytes
@@ -159,14 +209,13 @@ func (r *Ring) Seal(dst, plaintext, additional []byte) []byte {
 	header := len(dst)
 	dst = append(dst, envelopeVersion)
 	dst = append(dst, k.id[:]...)
-	dst = append(dst, make([]byte, saltSize)...)
-	salt := dst[len(dst)-saltSize:]
-	rand.Read(salt)
+	s := k.sealer()
+	dst = append(dst, s.salt[:]...)
 
 	buf := additionalPool.Get().(*[]byte)
 	defer additionalPool.Put(buf)
 	*buf = append(append((*buf)[:0], dst[header:]...), additional...)
-	return k.aead(salt).Seal(dst, nil, plaintext, *buf)
+	return s.aead.Seal(dst, nil, plaintext, *buf)
 }
 
 // Open decrypts an envelope, appends the plaintext to dst and returns the extended slice. It finds the key by the id in
@@ -184,9 +233,14 @@ func (r *Ring) Open(dst, envelope, additional []byte) ([]byte, error) {
 	buf := additionalPool.Get().(*[]byte)
 	defer additionalPool.Put(buf)
 	*buf = append(append((*buf)[:0], header...), additional...)
-	plaintext, err := k.aead(header[1+keyIDSize:]).Open(dst, nil, body, *buf)
+	salt := [saltSize]byte(header[1+keyIDSize:])
+	aead, known := k.opener(salt)
+	plaintext, err := aead.Open(dst, nil, body, *buf)
 	if err != nil {
 		return nil, ErrForged
+	}
+	if !known {
+		k.keep(salt, aead)
 	}
 	return plaintext, nil
 }
