@@ -16,6 +16,7 @@ import (
 
 const (
 	noSuchField    = "Go has no call for it"
+	keptChain      = "the client's further certificates are kept with the session, so that it can be verified again"
 	wholeInputOnly = "ParseSession requires that all bytes are the session's"
 	noReuse        = "Go always decodes into a new object"
 	neverNegative  = "Go refuses it on every release"
@@ -68,8 +69,10 @@ var serialFacts = []Fact{
 		ID:   "F7.2",
 		Says: "Sizes: some 110 to 150 bytes, and the client's certificate; no upper limit",
 		Cases: []Case{
-			{Name: "1.2", C: "110 to 150 bytes yes, and the client's certificate and less than 10 bytes around it yes"},
-			{Name: "1.3", C: "110 to 150 bytes yes, and the client's certificate and less than 10 bytes around it yes"},
+			{Name: "1.2", C: "110 to 150 bytes yes, and the client's certificate and less than 10 bytes around it yes",
+				Go: "110 to 150 bytes yes, and the client's certificate and less than 10 bytes around it no", Why: keptChain},
+			{Name: "1.3", C: "110 to 150 bytes yes, and the client's certificate and less than 10 bytes around it yes",
+				Go: "110 to 150 bytes yes, and the client's certificate and less than 10 bytes around it no", Why: keptChain},
 			{Name: "with 100000 bytes of application data", C: "read yes"},
 		},
 		Go: sizes,
