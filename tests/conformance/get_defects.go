@@ -37,8 +37,8 @@ var defects = []defect{
 	{name: "other version", spoil: otherVersion},
 	{name: "other id context", spoil: otherContext},
 	{
-		name:    "VERIFY_PEER, no id context",
-		before:  func(l *lab) { l.o.must(l.server.SetSessionIDContext(nil)) },
+		name:   "VERIFY_PEER, no id context",
+		before: func(l *lab) { l.o.must(l.server.SetSessionIDContext(nil)) },
 		between: func(l *lab) {
 			l.o.must(l.server.SetSessionIDContext(nil))
 			l.askForCertificates()

@@ -104,8 +104,13 @@ static struct pair pair_new(SSL_CTX *server, SSL_SESSION *offer)
 static void await(int fd)
 {
     struct pollfd p = { fd, POLLIN, 0 };
+    int ret;
 
-    CHECK(poll(&p, 1, 30000) == 1 && p.revents == POLLIN);
+    /* The signals of Go's scheduler may interrupt it. */
+    do
+        ret = poll(&p, 1, 30000);
+    while (ret == -1 && errno == EINTR);
+    CHECK(ret == 1 && p.revents == POLLIN);
 }
 
 /* step drives one end; 1 when it is through. */

@@ -29,8 +29,9 @@ func (c *crowd) use(i int) (err error) {
 	}
 	defer func() { err = errors.Join(err, ctx.Close()) }()
 	serves := i%100 == 0
+	err = ctx.SetSessionIDContext([]byte("many"))
 	if serves {
-		err = errors.Join(ctx.UseCertificatePEM(c.h.cert, c.h.key), ctx.SetSessionIDContext([]byte("many")))
+		err = errors.Join(err, ctx.UseCertificatePEM(c.h.cert, c.h.key))
 		ctx.SetOptions(libssl.OpNoTicket)
 	}
 	if i%2 == 0 {

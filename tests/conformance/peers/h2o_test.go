@@ -238,7 +238,8 @@ func TestH2O_ServerReplacedBetweenTwoConnections(t *testing.T) {
 		}{
 			{"by its like", nil, false, true},
 			{"by one without its store", nil, true, false},
-			{"by one with a renewed certificate", []setting{certificate(h.ca.Leaf(t, h.name))}, false, false},
+			{"by one with a renewed certificate", []setting{certificate(h.ca.Leaf(t, h.name))}, false, true},
+			{"by one with a certificate for more names", []setting{certificate(h.ca.Leaf(t, h.name, "more.test"))}, false, false},
 			{"by one with client certificates", []setting{demands(libssl.VerifyPeer, h.ca)}, false, false},
 		} {
 			t.Run(c.name, func(t *testing.T) {

@@ -63,7 +63,7 @@ func (h *host) twenty(t testing.TB, client, server *libssl.Context, sess *libssl
 func TestHAProxy_OtherBindDoesNotResume(t *testing.T) {
 	each(t, lookups, func(t *testing.T, h *host) {
 		for name, other := range map[string]setting{
-			"other certificate":   certificate(h.ca.Leaf(t, h.name)),
+			"other certificate":   certificate(h.ca.Leaf(t, h.name, "other.test")),
 			"verify optional":     demands(libssl.VerifyPeer, h.ca),
 			"verify required":     demands(libssl.VerifyRequirePeer, h.ca),
 			"other ciphers":       func(ctx *libssl.Context) error { return ctx.SetCiphers("ECDHE-ECDSA-AES256-GCM-SHA384") },

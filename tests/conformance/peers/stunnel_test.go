@@ -102,7 +102,7 @@ func TestStunnel_VerifyResultSurvives(t *testing.T) {
 				require.NoError(t, l.talk())
 				require.True(t, l.server.SessionReused())
 				require.Equal(t, name, peerName(l))
-				require.Empty(t, l.server.ConnectionState().VerifiedChains, "nothing was verified again")
+				require.Equal(t, c.good, len(l.server.ConnectionState().VerifiedChains) > 0)
 				l.close()
 			})
 		}
