@@ -171,7 +171,7 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 	if !now.Before(expires) {
 		return
 	}
-	der := C.scb_session_der(sess, C.size_t(header.Size()), nil)
+	der := C.scb_session_der(sess, entry.HeaderSize, nil)
 	if der.len == 0 {
 		sc.guard.Report(slog.LevelDebug, "session not stored", errors.New("libssl: a new session cannot be encoded"))
 		return

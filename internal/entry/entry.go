@@ -38,43 +38,28 @@ var (
 	ErrForged = errors.New("libssl: the entry was tampered with, or belongs to another id")
 )
 
-// Header is what an entry holds beside the session.
-//
-//	8 bytes of Unix time | Origin | 4 bytes of length | Chain
+// HeaderSize is how many bytes Seal wants in front of the DER.
+const HeaderSize = 8 + 16
+
+// Header is what an entry holds beside the session: 8 bytes of Unix time, and Origin.
 type Header struct {
 	Made   time.Time // when the first full handshake was, in whole seconds
 	Origin [16]byte  // its random name
-	Chain  []byte    // the client's certificates but the leaf, which the DER has: DER, one behind the other
 }
-
-const fixedSize = 8 + 16 + 4
-
-// Size is how many bytes Seal wants in front of the DER.
-func (h *Header) Size() int { return fixedSize + len(h.Chain) }
 
 func (h *Header) fill(b []byte) {
 	binary.BigEndian.PutUint64(b, uint64(h.Made.Unix()))
-	copy(b[8:], h.Origin[:])
-	binary.BigEndian.PutUint32(b[8+16:], uint32(len(h.Chain)))
-	copy(b[fixedSize:], h.Chain)
+	copy(b[8:HeaderSize], h.Origin[:])
 }
 
 // split cuts a body into its header and the DER.
 func split(body []byte) (h Header, der []byte, ok bool) {
-	if len(body) < fixedSize {
-		return h, nil, false
-	}
-	n := binary.BigEndian.Uint32(body[8+16:])
-	if uint64(n) > uint64(len(body)-fixedSize) {
+	if len(body) < HeaderSize {
 		return h, nil, false
 	}
 	h.Made = time.Unix(int64(binary.BigEndian.Uint64(body)), 0)
 	copy(h.Origin[:], body[8:])
-	end := fixedSize + int(n)
-	if n > 0 {
-		h.Chain = body[fixedSize:end:end]
-	}
-	return h, body[end:], true
+	return h, body[HeaderSize:], true
 }
 
 // authenticated is the additional data of an entry.
@@ -131,15 +116,14 @@ func (f format) open(keys *ticket.Ring, id store.ID, idContext, data, scratch []
 	return body, nil
 }
 
-// Seal makes the entry of a session, in plaintext if keys is nil. body is the session's DER behind h.Size() bytes, which
+// Seal makes the entry of a session, in plaintext if keys is nil. body is the session's DER behind HeaderSize bytes, which
 // Seal fills in, so that the secret is not copied once more.
 func Seal(keys *ticket.Ring, id store.ID, idContext []byte, h *Header, body []byte) []byte {
 	h.fill(body)
 	return formatEntry.seal(keys, id, idContext, body)
 }
 
-// Open is the reverse of Seal. It uses the spare capacity of scratch if that is enough; the header's Chain and the DER
-// point into it. The caller wipes the DER.
+// Open is the reverse of Seal. It uses the spare capacity of scratch if that is enough. The caller wipes the DER.
 func Open(keys *ticket.Ring, id store.ID, idContext, data, scratch []byte) (h Header, der []byte, err error) {
 	body, err := formatEntry.open(keys, id, idContext, data, scratch)
 	if err != nil {

@@ -22,7 +22,7 @@ func TestTombstone(t *testing.T) {
 			_, _, err := Open(keys, id, nil, data, nil)
 			require.ErrorIs(t, err, ErrUnreadable, "a tombstone is no session")
 			h := Header{}
-			require.ErrorIs(t, OpenTombstone(keys, id, Seal(keys, id, nil, &h, make([]byte, h.Size()))), ErrUnreadable, "nor a session a tombstone")
+			require.ErrorIs(t, OpenTombstone(keys, id, Seal(keys, id, nil, &h, make([]byte, HeaderSize))), ErrUnreadable, "nor a session a tombstone")
 			for i := range data {
 				data[i] ^= 1
 				require.Error(t, OpenTombstone(keys, id, data))

@@ -42,7 +42,7 @@ var idContext = []byte("context")
 func put(t testing.TB, s *Source, st store.Store, id store.ID, made time.Time, der string) {
 	t.Helper()
 	h := entry.Header{Made: made}
-	data := entry.Seal(s.Seal, id, idContext, &h, append(make([]byte, h.Size()), der...))
+	data := entry.Seal(s.Seal, id, idContext, &h, append(make([]byte, entry.HeaderSize), der...))
 	require.NoError(t, st.Put(t.Context(), store.Record{ID: id, Data: data, Expires: time.Now().Add(time.Hour)}))
 }
 

@@ -95,7 +95,7 @@ func (o *observer) useStore(ctx *libssl.Context, sh *shelf, ring *ticket.Ring, s
 // entry makes an entry from der, sound or not, with a right seal or checksum.
 func entry(ring *ticket.Ring, id store.ID, idContext, der []byte) []byte {
 	const sealed, plaintext = 3, 4
-	header := append(binary.BigEndian.AppendUint64(nil, uint64(time.Now().Unix())), make([]byte, 16+4)...)
+	header := append(binary.BigEndian.AppendUint64(nil, uint64(time.Now().Unix())), make([]byte, 16)...)
 	body := append(header, der...)
 	authentic := func(format byte) []byte {
 		b := append([]byte{format, byte(id.Len())}, id.Bytes()...)

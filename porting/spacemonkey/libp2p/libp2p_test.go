@@ -228,6 +228,9 @@ func TestAttach_TheirOwnCallbacksGoOn(t *testing.T) {
 				return openssl.SSLTLSExtErrOK
 			})
 			c := f.attach(theirs)
+			_, err = c.UseStore(memstore.New(memstore.Options{}), nil)
+			require.ErrorContains(t, err, "verify callback", "which decides, and cannot be compared")
+			require.NoError(t, c.SetSessionIDContext([]byte("libp2p")))
 			cache, err := c.UseStore(memstore.New(memstore.Options{}), nil)
 			require.NoError(t, err)
 

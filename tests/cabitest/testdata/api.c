@@ -106,7 +106,7 @@ static void await(int fd)
     struct pollfd p = { fd, POLLIN, 0 };
     int ret;
 
-    /* The signals of Go's scheduler may interrupt it. */
+    /* A signal of the Go scheduler may interrupt it. */
     do
         ret = poll(&p, 1, 30000);
     while (ret == -1 && errno == EINTR);
