@@ -675,6 +675,7 @@ int scb_session_expired(const SSL_SESSION *s, int64_t now);
 typedef struct scb_checked {
     SSL_SESSION *sess;          /* NULL: see why */
     int why;
+    int other_context;          /* its id context is not the one given; OpenSSL compares it with that of the SSL */
 } scb_checked;
 scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, const unsigned char *id, unsigned int id_len,
                               const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now);

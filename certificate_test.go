@@ -327,10 +327,11 @@ func TestCertificate_Staple(t *testing.T) {
 			return state.OCSPResponse
 		}
 		require.Empty(t, staple())
-		cert.SetOCSPStaple([]byte("an answer"))
-		require.Equal(t, "an answer", string(staple()))
-		cert.SetOCSPStaple([]byte("another"))
-		require.Equal(t, "another", string(staple()))
+		for status := range byte(2) { // responses without a body; newer releases of OpenSSL decode them
+			response := []byte{0x30, 3, 0x0a, 1, 1 + status}
+			cert.SetOCSPStaple(response)
+			require.Equal(t, response, staple())
+		}
 		cert.SetOCSPStaple(nil)
 		require.Empty(t, staple())
 		cert.Close()

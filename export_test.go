@@ -9,13 +9,13 @@ import (
 )
 
 // SealEntry and OpenEntry are for black-box tests that craft entries.
-func SealEntry(keys *ticket.Ring, id store.ID, idContext []byte, made time.Time, der []byte) []byte {
+func SealEntry(keys *ticket.Ring, id store.ID, made time.Time, der []byte) []byte {
 	h := entry.Header{Made: made, Origin: [16]byte{1}}
-	return entry.Seal(keys, id, idContext, &h, append(make([]byte, entry.HeaderSize), der...))
+	return entry.Seal(keys, id, &h, append(make([]byte, entry.HeaderSize), der...))
 }
 
-func OpenEntry(keys *ticket.Ring, id store.ID, idContext, data []byte) (der []byte, made time.Time, err error) {
-	h, der, err := entry.Open(keys, id, idContext, data, nil)
+func OpenEntry(keys *ticket.Ring, id store.ID, data []byte) (der []byte, made time.Time, err error) {
+	h, der, err := entry.Open(keys, id, data, nil)
 	return der, h.Made, err
 }
 

@@ -174,7 +174,7 @@ func (s *fuzzServers) get(t testing.TB, mode byte) *fuzzServer {
 	}
 	now := time.Now()
 	for i, id := range s.ids {
-		data := libssl.SealEntry(nil, id, fuzzIDContext, now, madeNow(t, s.kept[i].server))
+		data := libssl.SealEntry(nil, id, now, madeNow(t, s.kept[i].server))
 		require.NoError(t, server.mem.Put(context.Background(), store.Record{ID: id, Data: data, Expires: now.Add(time.Hour)}))
 	}
 	return server

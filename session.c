@@ -168,7 +168,7 @@ scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, co
                               const unsigned char *sid_ctx, unsigned int sid_ctx_len, int64_t now)
 {
     SSL_SESSION *s = scb_session_parse(der, len, NULL);
-    scb_checked c = { NULL, 0 };
+    scb_checked c = { NULL, 0, 0 };
     const unsigned char *p;
     unsigned int n;
 
@@ -184,7 +184,10 @@ scb_checked scb_session_check(SSL *ssl, const unsigned char *der, size_t len, co
     if (c.why == 0 && (n != id_len || memcmp(p, id, n) != 0))
         c.why = SCB_ENTRY_OTHER_ID;
     p = SSL_SESSION_get0_id_context(s, &n);
-    if (c.why == 0 && (n != sid_ctx_len || memcmp(p, sid_ctx, n) != 0))
+    c.other_context = n != sid_ctx_len || memcmp(p, sid_ctx, n) != 0;
+    /* OpenSSL compares it with that of the SSL. Where both are empty and clients are
+     * verified, it fails the handshake. */
+    if (c.why == 0 && n == 0 && (SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER))
         c.why = SCB_ENTRY_OTHER_CONTEXT;
     if (c.why == 0 && scb_session_expired(s, now))
         c.why = SCB_ENTRY_EXPIRED;

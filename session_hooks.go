@@ -177,8 +177,7 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 		return
 	}
 	rec := store.Record{ID: idOf(i.id, i.id_len), Expires: expires}
-	sid := unsafe.Slice((*byte)(unsafe.Pointer(i.sid_ctx)), int(i.sid_ctx_len))
-	rec.Data = entry.Seal(sc.source.Seal, rec.ID, sid, &header, unsafe.Slice((*byte)(unsafe.Pointer(der.p)), int(der.len)))
+	rec.Data = entry.Seal(sc.source.Seal, rec.ID, &header, unsafe.Slice((*byte)(unsafe.Pointer(der.p)), int(der.len)))
 	C.scb_wipe(unsafe.Pointer(der.p), der.len)
 	if err := rec.Validate(); err != nil { // a very large client certificate
 		sc.guard.CountTooLarge(fmt.Errorf("libssl: a new session cannot be stored: %w", err))
@@ -244,13 +243,18 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, p *C.uchar, n C.int) *C.S
 		return nil
 	}
 	a := v.lookups.Answer(id)
+	unseen := true // whether the SSL resumes
 	if conn == nil {
 		tls13 := C.scb_ssl_version(ssl) == versionTLS13
 		if a == nil && !sc.parks() {
 			a = sc.lookUpNow(v.lookups, ssl, hello.Candidate{ID: id, PSK: tls13})
 		}
 		if attached != nil && !tls13 {
-			defer attached.finish(true) // TLS 1.2 asks only once
+			defer func() {
+				if unseen { // TLS 1.2 asks only once
+					attached.finish(true)
+				}
+			}()
 		}
 	}
 	if a == nil || a.DER == nil {
@@ -266,7 +270,8 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, p *C.uchar, n C.int) *C.S
 		C.scb_session_free(c.sess)
 		return nil
 	}
-	v.lookups.Accepted(a)
+	unseen = c.other_context == 0 // else the next new session, or the end of the SSL, will tell
+	v.lookups.Accepted(a, !unseen)
 	return c.sess
 }
 

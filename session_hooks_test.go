@@ -209,14 +209,14 @@ func TestStore_MaxLifetimeCountsFromTheFirstHandshake(t *testing.T) {
 	server.SetSessionTimeout(24 * time.Hour)
 	cache := useStore(t, server, st, &libssl.StoreOptions{Keys: ring, MaxLifetime: 2 * time.Hour})
 	i := f.issue(t, server, st, ring)
-	_, origin, err := libssl.OpenEntry(ring, i.id, i.sid, i.rec.Data)
+	_, origin, err := libssl.OpenEntry(ring, i.id, i.rec.Data)
 	require.NoError(t, err)
 	require.WithinDuration(t, time.Now(), origin, time.Minute)
 	require.WithinDuration(t, origin.Add(2*time.Hour), i.rec.Expires, time.Second)
 
 	age := func(by time.Duration) {
 		rec := i.rec
-		rec.Data = libssl.SealEntry(ring, i.id, i.sid, origin.Add(-by), i.der)
+		rec.Data = libssl.SealEntry(ring, i.id, origin.Add(-by), i.der)
 		require.NoError(t, st.mem.Put(t.Context(), rec))
 	}
 	age(90 * time.Minute)
@@ -226,7 +226,7 @@ func TestStore_MaxLifetimeCountsFromTheFirstHandshake(t *testing.T) {
 		require.True(t, v.resumed)
 		sess = v.next
 		rec := st.record(t, storeID(t, sess))
-		_, renewed, err := libssl.OpenEntry(ring, rec.ID, i.sid, rec.Data)
+		_, renewed, err := libssl.OpenEntry(ring, rec.ID, rec.Data)
 		require.NoError(t, err)
 		require.True(t, origin.Add(-90*time.Minute).Equal(renewed), "%v", renewed)
 		require.True(t, origin.Add(30*time.Minute).Equal(rec.Expires), "%v", rec.Expires)

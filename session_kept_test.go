@@ -97,7 +97,7 @@ func resumesOrMisses(t *testing.T, der, clientDER []byte, judged bool) {
 		offer, id = v.next, v.id
 	}
 	entry := store.Record{ID: id, Expires: time.Now().Add(time.Hour)}
-	entry.Data = libssl.SealEntry(nil, id, idContext, time.Now(), der)
+	entry.Data = libssl.SealEntry(nil, id, time.Now(), der)
 	require.NoError(t, st.Put(context.Background(), entry))
 
 	v := f.visit(t, ctx, offer)

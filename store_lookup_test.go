@@ -101,7 +101,7 @@ func (f *fleet) issue(t testing.TB, server *libssl.Context, st *spy, seal *ticke
 	v := f.visit(t, server, nil)
 	i := issuance{sess: v.next, id: storeID(t, v.next), sid: v.idContext}
 	i.rec = st.record(t, i.id)
-	der, _, err := libssl.OpenEntry(seal, i.id, i.sid, i.rec.Data)
+	der, _, err := libssl.OpenEntry(seal, i.id, i.rec.Data)
 	require.NoError(t, err)
 	i.der = der
 	return i
@@ -162,7 +162,7 @@ func TestStore_BadAnswersAreMisses(t *testing.T) {
 					}
 				}
 				craft := func(der []byte) func() (store.Record, error) {
-					return with(libssl.SealEntry(seal, i.id, i.sid, now, der))
+					return with(libssl.SealEntry(seal, i.id, now, der))
 				}
 				edited := func(field int) []byte {
 					der := bytes.Clone(i.der)
@@ -202,15 +202,14 @@ func TestStore_BadAnswersAreMisses(t *testing.T) {
 					"another's record":        {func() (store.Record, error) { return other.rec, nil }, countRejected},
 					"another's session":       {craft(other.der), countRejected},
 					"another version's":       {craft(iOther.der), countRejected},
-					"another id context":      {with(libssl.SealEntry(seal, i.id, []byte("x"), now, i.der)), countRejected},
 					"another context within":  {craft(edited(fieldIDContext)), countRejected},
 					"another id within":       {craft(edited(fieldID)), countRejected},
 					"expired":                 {craft(stale()), countRejected},
-					"beyond its lifetime":     {with(libssl.SealEntry(seal, i.id, i.sid, now.Add(-25*time.Hour), i.der)), countRejected},
+					"beyond its lifetime":     {with(libssl.SealEntry(seal, i.id, now.Add(-25*time.Hour), i.der)), countRejected},
 					"no session":              {craft(nil), countUndecodable},
 					"not DER":                 {craft(bytes.Repeat([]byte{0x5a}, 200)), countUndecodable},
 					"bytes after the session": {craft(append(bytes.Clone(i.der), 0)), countUndecodable},
-					"plaintext for sealed":    {with(libssl.SealEntry(otherSealed(seal, newRing(t)), i.id, i.sid, now, i.der)), countUndecodable},
+					"plaintext for sealed":    {with(libssl.SealEntry(otherSealed(seal, newRing(t)), i.id, now, i.der)), countUndecodable},
 					"1 MB of garbage":         {with(append([]byte{kind}, make([]byte, 1<<20)...)), countRejected},
 					"1 MB of another kind":    {with(make([]byte, 1<<20)), countRejected},
 					"1 MB around the session": {craft(append(bytes.Clone(i.der), make([]byte, 1<<20)...)), countRejected},
@@ -220,7 +219,7 @@ func TestStore_BadAnswersAreMisses(t *testing.T) {
 				}
 				if !plain {
 					t.Run("unknown key", func(t *testing.T) {
-						badAnswer(t, f, opt, i, countUndecodable, with(libssl.SealEntry(otherSeal, i.id, i.sid, now, i.der)))
+						badAnswer(t, f, opt, i, countUndecodable, with(libssl.SealEntry(otherSeal, i.id, now, i.der)))
 					})
 				}
 				t.Run("the good one", func(t *testing.T) { // the others fail for their own reasons only if this one resumes
@@ -289,7 +288,7 @@ func TestStore_TruncatedAndFlippedAnswers(t *testing.T) {
 				stats := cache.Stats()
 				require.Zero(t, stats.Hits+stats.Errors)
 				for n := 0; n < len(i.der); n += step { // cut before it was sealed
-					data = libssl.SealEntry(seal, i.id, i.sid, time.Now(), i.der[:n])
+					data = libssl.SealEntry(seal, i.id, time.Now(), i.der[:n])
 					full("session cut to %d bytes", n)
 				}
 				require.Zero(t, cache.Stats().Hits)
@@ -298,7 +297,7 @@ func TestStore_TruncatedAndFlippedAnswers(t *testing.T) {
 				for bit := 0; bit < 8*len(i.der); bit += 5 * step {
 					der := bytes.Clone(i.der)
 					der[bit/8] ^= 1 << (bit % 8)
-					data = libssl.SealEntry(seal, i.id, i.sid, time.Now(), der)
+					data = libssl.SealEntry(seal, i.id, time.Now(), der)
 					cn, sn := tcpPipe(t)
 					c, s := f.ends(t, cn, sn, server, i.sess)
 					failed := make(chan error, 1)

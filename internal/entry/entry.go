@@ -18,16 +18,14 @@ import (
 //	sealed     3 | ticket.Ring.Seal(header | DER)
 //	plaintext  4 | 8 bytes of checksum | header | DER
 //
-// Format, record id and id context are authenticated, so an entry is accepted only under its own id and by hosts with the
-// same id context.
+// Format and record id are authenticated, so an entry is accepted only under its own id. The DER has the id context, which
+// OpenSSL compares with the one of the SSL.
 var formatEntry = format{sealed: 3, plaintext: 4}
 
 // format is the first byte of the two forms of a record.
 type format struct{ sealed, plaintext byte }
 
-const (
-	checksumSize = 8
-)
+const checksumSize = 8
 
 var (
 	// ErrUnreadable is the answer to an entry of another format, or under a key that is not in the ring. Another host may
@@ -63,11 +61,10 @@ func split(body []byte) (h Header, der []byte, ok bool) {
 }
 
 // authenticated is the additional data of an entry.
-func authenticated(form byte, id store.ID, idContext []byte) []byte {
-	b := make([]byte, 0, 3+2*store.MaxIDLen)
-	b = append(b, form, byte(id.Len()))
-	b = append(b, id.Bytes()...)
-	return append(b, idContext...)
+func authenticated(form byte, id store.ID) []byte {
+	b := make([]byte, 0, 1+store.MaxIDLen)
+	b = append(b, form)
+	return append(b, id.Bytes()...)
 }
 
 func checksum(context, body []byte) []byte {
@@ -78,24 +75,24 @@ func checksum(context, body []byte) []byte {
 }
 
 // seal makes the data of a record, in plaintext if keys is nil.
-func (f format) seal(keys *ticket.Ring, id store.ID, idContext, body []byte) []byte {
+func (f format) seal(keys *ticket.Ring, id store.ID, body []byte) []byte {
 	if keys == nil {
-		data := append([]byte{f.plaintext}, checksum(authenticated(f.plaintext, id, idContext), body)...)
+		data := append([]byte{f.plaintext}, checksum(authenticated(f.plaintext, id), body)...)
 		return append(data, body...)
 	}
 	data := make([]byte, 1, 1+ticket.Overhead+len(body))
 	data[0] = f.sealed
-	return keys.Seal(data, body, authenticated(f.sealed, id, idContext))
+	return keys.Seal(data, body, authenticated(f.sealed, id))
 }
 
 // open is the reverse of seal. It uses the spare capacity of scratch if that is enough.
-func (f format) open(keys *ticket.Ring, id store.ID, idContext, data, scratch []byte) (body []byte, err error) {
+func (f format) open(keys *ticket.Ring, id store.ID, data, scratch []byte) (body []byte, err error) {
 	if len(data) == 0 {
 		return nil, ErrForged
 	}
 	switch form, rest := data[0], data[1:]; {
 	case form == f.sealed && keys != nil:
-		body, err = keys.Open(scratch, rest, authenticated(form, id, idContext))
+		body, err = keys.Open(scratch, rest, authenticated(form, id))
 		if errors.Is(err, ticket.ErrUnknownKey) {
 			return nil, ErrUnreadable
 		}
@@ -107,7 +104,7 @@ func (f format) open(keys *ticket.Ring, id store.ID, idContext, data, scratch []
 			return nil, ErrForged
 		}
 		body = append(scratch, rest[checksumSize:]...)
-		if subtle.ConstantTimeCompare(rest[:checksumSize], checksum(authenticated(form, id, idContext), body)) != 1 {
+		if subtle.ConstantTimeCompare(rest[:checksumSize], checksum(authenticated(form, id), body)) != 1 {
 			return nil, ErrForged
 		}
 	default:
@@ -118,14 +115,14 @@ func (f format) open(keys *ticket.Ring, id store.ID, idContext, data, scratch []
 
 // Seal makes the entry of a session, in plaintext if keys is nil. body is the session's DER behind HeaderSize bytes, which
 // Seal fills in, so that the secret is not copied once more.
-func Seal(keys *ticket.Ring, id store.ID, idContext []byte, h *Header, body []byte) []byte {
+func Seal(keys *ticket.Ring, id store.ID, h *Header, body []byte) []byte {
 	h.fill(body)
-	return formatEntry.seal(keys, id, idContext, body)
+	return formatEntry.seal(keys, id, body)
 }
 
 // Open is the reverse of Seal. It uses the spare capacity of scratch if that is enough. The caller wipes the DER.
-func Open(keys *ticket.Ring, id store.ID, idContext, data, scratch []byte) (h Header, der []byte, err error) {
-	body, err := formatEntry.open(keys, id, idContext, data, scratch)
+func Open(keys *ticket.Ring, id store.ID, data, scratch []byte) (h Header, der []byte, err error) {
+	body, err := formatEntry.open(keys, id, data, scratch)
 	if err != nil {
 		return h, nil, err
 	}

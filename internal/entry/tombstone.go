@@ -30,11 +30,11 @@ func TombstoneID(name [ticket.NameSize]byte) store.ID {
 
 // SealTombstone makes the tombstone with this id, in plaintext if keys is nil.
 func SealTombstone(keys *ticket.Ring, id store.ID) []byte {
-	return formatTombstone.seal(keys, id, nil, nil)
+	return formatTombstone.seal(keys, id, nil)
 }
 
 // OpenTombstone checks that data was made by SealTombstone for this id.
 func OpenTombstone(keys *ticket.Ring, id store.ID, data []byte) error {
-	_, err := formatTombstone.open(keys, id, nil, data, nil)
+	_, err := formatTombstone.open(keys, id, data, nil)
 	return err
 }

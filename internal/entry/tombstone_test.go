@@ -19,10 +19,10 @@ func TestTombstone(t *testing.T) {
 			data := SealTombstone(keys, id)
 			require.NoError(t, OpenTombstone(keys, id, data))
 			require.ErrorIs(t, OpenTombstone(keys, TombstoneID(Name([16]byte{2})), data), ErrForged)
-			_, _, err := Open(keys, id, nil, data, nil)
+			_, _, err := Open(keys, id, data, nil)
 			require.ErrorIs(t, err, ErrUnreadable, "a tombstone is no session")
 			h := Header{}
-			require.ErrorIs(t, OpenTombstone(keys, id, Seal(keys, id, nil, &h, make([]byte, HeaderSize))), ErrUnreadable, "nor a session a tombstone")
+			require.ErrorIs(t, OpenTombstone(keys, id, Seal(keys, id, &h, make([]byte, HeaderSize))), ErrUnreadable, "nor a session a tombstone")
 			for i := range data {
 				data[i] ^= 1
 				require.Error(t, OpenTombstone(keys, id, data))

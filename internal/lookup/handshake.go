@@ -28,7 +28,7 @@ type Answer struct {
 	hello.Candidate
 	DER       []byte // nil: a miss
 	Header    entry.Header
-	IDContext []byte // under which the entry was sealed
+	IDContext []byte // of the Context; code in C may give an SSL another one
 
 	next    *Answer
 	scratch []byte
@@ -102,15 +102,16 @@ func (h *Handshake) add(c hello.Candidate) *Answer {
 	return a
 }
 
-// Accepted notes that OpenSSL accepted the session. It is counted once, although OpenSSL asks again after a
-// HelloRetryRequest.
-func (h *Handshake) Accepted(a *Answer) {
+// Accepted notes that OpenSSL was given the session. It is counted once, although OpenSSL asks again after a
+// HelloRetryRequest. Where its id context is not that of the Context, it is counted at the end, which shows whether it was that
+// of the SSL.
+func (h *Handshake) Accepted(a *Answer, otherIDContext bool) {
 	a.used = true
 	h.header, h.from = a.Header, a.ID
-	if !a.counted {
+	if !otherIDContext && !a.counted {
 		h.source.Stats.Hits.Add(1)
+		a.counted = true
 	}
-	a.counted = true
 }
 
 // Rejected notes why OpenSSL must not have the session.
@@ -134,6 +135,11 @@ func (h *Handshake) End(ctx context.Context, resumed bool) {
 	for a := h.answers; a != nil; a = a.next {
 		clear(a.DER)
 		a.DER = nil
+		if a.used && !a.counted && resumed {
+			h.source.Stats.Hits.Add(1)
+		} else if a.used && !a.counted {
+			h.source.reject(OtherIDContext)
+		}
 		if a.taken != nil && !(a.used && resumed) {
 			// The end of ctx gave the handshake up, not the entry.
 			h.source.Store.PutBack(context.WithoutCancel(ctx), a.taken)

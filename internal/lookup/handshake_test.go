@@ -42,7 +42,7 @@ var idContext = []byte("context")
 func put(t testing.TB, s *Source, st store.Store, id store.ID, made time.Time, der string) {
 	t.Helper()
 	h := entry.Header{Made: made}
-	data := entry.Seal(s.Seal, id, idContext, &h, append(make([]byte, entry.HeaderSize), der...))
+	data := entry.Seal(s.Seal, id, &h, append(make([]byte, entry.HeaderSize), der...))
 	require.NoError(t, st.Put(t.Context(), store.Record{ID: id, Data: data, Expires: time.Now().Add(time.Hour)}))
 }
 
@@ -59,7 +59,7 @@ func TestHandshake_AnswersWithTheSession(t *testing.T) {
 	require.Equal(t, idContext, a.IDContext)
 	require.Zero(t, h.From(), "not accepted yet")
 	for range 2 { // OpenSSL asks again after a HelloRetryRequest
-		h.Accepted(a)
+		h.Accepted(a, false)
 	}
 	require.Equal(t, id, h.From())
 	require.True(t, made.Equal(h.Header().Made))
@@ -75,7 +75,6 @@ func TestHandshake_RefusesEntries(t *testing.T) {
 		age    time.Duration
 		want   Reason
 	}{
-		"of another host":   {sid: []byte("other"), want: Forged},
 		"of an unknown key": {change: func(s *Source) { s.Seal, _ = ticket.NewRing() }, sid: idContext, want: Undecodable},
 		"too old":           {age: 2 * time.Hour, sid: idContext, want: BeyondLifetime},
 	} {
@@ -103,6 +102,22 @@ func TestHandshake_RefusesEntries(t *testing.T) {
 	}
 }
 
+// A session with another id context than the Context's may have that of the SSL, which only OpenSSL knows. Whether it resumed
+// tells.
+func TestHandshake_CountsAnotherIDContextAtTheEnd(t *testing.T) {
+	for _, resumed := range []bool{false, true} {
+		st := memstore.New(memstore.Options{})
+		s, id := testSource(t, st), testID(t, 1, 32)
+		put(t, s, st, id, time.Now(), "the session")
+		h := New(s)
+		h.Accepted(h.LookUpNow(hello.Candidate{ID: id}, idContext), true)
+		require.Zero(t, s.Stats.Hits.Load()+s.Stats.Rejections[OtherIDContext].Load())
+		h.End(t.Context(), resumed)
+		require.Equal(t, resumed, s.Stats.Hits.Load() == 1)
+		require.Equal(t, !resumed, s.Stats.Rejections[OtherIDContext].Load() == 1)
+	}
+}
+
 // answers is a store that answers every Get with one record.
 type answers struct {
 	store.Store
@@ -127,7 +142,7 @@ func TestHandshake_CountsAnAnswerOnce(t *testing.T) {
 		h := New(s)
 		a := h.LookUpNow(hello.Candidate{ID: id}, idContext)
 		if accepted {
-			h.Accepted(a)
+			h.Accepted(a, false)
 		}
 		for range 2 { // OpenSSL asks again after a HelloRetryRequest
 			h.Rejected(a, OtherVersion)
@@ -169,7 +184,7 @@ func TestHandshake_PutsBackWhatItDidNotUse(t *testing.T) {
 			_, err := st.Get(t.Context(), id)
 			require.ErrorIs(t, err, store.ErrNotFound, "taken")
 			if tt.accepted {
-				h.Accepted(h.Answer(id))
+				h.Accepted(h.Answer(id), false)
 			}
 			given, cancel := context.WithCancel(t.Context())
 			cancel() // the end of a handshake that was given up

@@ -24,7 +24,7 @@ func putNamed(t testing.TB, s *Source, st store.Store, inID, inHeader [16]byte) 
 	id, err := store.IDFromBytes(b)
 	require.NoError(t, err)
 	h := entry.Header{Made: time.Now(), Origin: inHeader}
-	data := entry.Seal(s.Seal, id, idContext, &h, append(make([]byte, entry.HeaderSize), "the session"...))
+	data := entry.Seal(s.Seal, id, &h, append(make([]byte, entry.HeaderSize), "the session"...))
 	require.NoError(t, st.Put(t.Context(), store.Record{ID: id, Data: data, Expires: time.Now().Add(time.Hour)}))
 	return id
 }

@@ -184,7 +184,7 @@ func (s *Source) open(ctx context.Context, a *Answer, idContext []byte) {
 	} else {
 		defer clear(rec.Data) // a secret where it is not sealed
 	}
-	header, der, err := entry.Open(s.Seal, a.ID, idContext, rec.Data, a.scratch)
+	header, der, err := entry.Open(s.Seal, a.ID, rec.Data, a.scratch)
 	switch {
 	case errors.Is(err, entry.ErrUnreadable):
 		s.reject(Undecodable)

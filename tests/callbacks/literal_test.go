@@ -2,6 +2,7 @@ package callbacks_test
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -130,6 +131,10 @@ func story(t testing.TB, m mode, e engine, internal, clean, keep bool, flag libs
 // The destructions of SSL_SESSIONs are counted by OpenSSL, with C functions that set *copy and return 0 or 1 literally,
 // and with Go handlers.
 func TestSessGet_CountsReferencesAsLiteralC(t *testing.T) {
+	require.Eventually(t, func() bool {
+		runtime.GC() // earlier tests may have left sessions to the collector
+		return cref.LiveSessions() == 0
+	}, time.Minute, time.Millisecond)
 	answers := []struct {
 		name    string
 		flag    libssl.CopyFlag

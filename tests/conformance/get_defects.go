@@ -296,7 +296,7 @@ func (o *observer) meetInStore(d defect, v protocolVersion, ring *ticket.Ring) s
 	rec := sh.only(o)
 	o.mustBe(own.ID() == rec.ID, "the session that was stored")
 	der := o.marshal(own)
-	good := entry(ring, rec.ID, own.IDContext(), der)
+	good := entry(ring, rec.ID, der)
 	o.mustBe(len(good) == len(rec.Data), "the form of the entries")
 	if d.between != nil {
 		o.must(sc.Close(context.Background()))
@@ -307,7 +307,7 @@ func (o *observer) meetInStore(d defect, v protocolVersion, ring *ticket.Ring) s
 	}
 	if d.spoil != nil {
 		bad := d.spoil(o, der)
-		rec.Data = entry(ring, rec.ID, own.IDContext(), bad)
+		rec.Data = entry(ring, rec.ID, bad)
 		if d.byDamage {
 			rec.Data = damaged(good, der, bad)
 		}

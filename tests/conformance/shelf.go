@@ -93,14 +93,11 @@ func (o *observer) useStore(ctx *libssl.Context, sh *shelf, ring *ticket.Ring, s
 }
 
 // entry makes an entry from der, sound or not, with a right seal or checksum.
-func entry(ring *ticket.Ring, id store.ID, idContext, der []byte) []byte {
+func entry(ring *ticket.Ring, id store.ID, der []byte) []byte {
 	const sealed, plaintext = 3, 4
 	header := append(binary.BigEndian.AppendUint64(nil, uint64(time.Now().Unix())), make([]byte, 16)...)
 	body := append(header, der...)
-	authentic := func(format byte) []byte {
-		b := append([]byte{format, byte(id.Len())}, id.Bytes()...)
-		return append(b, idContext...)
-	}
+	authentic := func(format byte) []byte { return append([]byte{format}, id.Bytes()...) }
 	if ring != nil {
 		return ring.Seal([]byte{sealed}, body, authentic(sealed))
 	}

@@ -319,6 +319,20 @@ func (p *Pair) Free(clean bool) {
 	}
 }
 
+// SetIDContext sets the id context of one SSL.
+func SetIDContext(ssl unsafe.Pointer, sid string) bool {
+	s := C.CString(sid)
+	defer C.free(unsafe.Pointer(s))
+	return C.cref_ssl_id_context((*C.SSL)(ssl), s) == 1
+}
+
+// SetContextIDContext sets that of an SSL_CTX.
+func SetContextIDContext(sslCtx unsafe.Pointer, sid string) bool {
+	s := C.CString(sid)
+	defer C.free(unsafe.Pointer(s))
+	return C.cref_ctx_id_context((*C.SSL_CTX)(sslCtx), s) == 1
+}
+
 // Accept is a server's handshake on a socket, which blocks.
 func Accept(sslCtx unsafe.Pointer, fd int) bool {
 	return C.cref_accept((*C.SSL_CTX)(sslCtx), C.int(fd)) == 1

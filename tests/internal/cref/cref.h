@@ -79,6 +79,8 @@ int cref_pair_reused(cref_pair *p);
 SSL_SESSION *cref_pair_session(cref_pair *p);
 void cref_pair_free(cref_pair *p, int clean);
 int cref_accept(SSL_CTX *ctx, int fd);
+int cref_ssl_id_context(SSL *ssl, const char *sid);
+int cref_ctx_id_context(SSL_CTX *ctx, const char *sid);
 
 /* ---- calls on an SSL (calls.c) -------------------------------------------- */
 

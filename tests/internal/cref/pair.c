@@ -270,6 +270,16 @@ void cref_pair_free(cref_pair *p, int clean)
 }
 
 /* A server's handshake on a blocking socket, and nothing after it. */
+int cref_ssl_id_context(SSL *ssl, const char *sid)
+{
+    return SSL_set_session_id_context(ssl, (const unsigned char *)sid, (unsigned int)strlen(sid));
+}
+
+int cref_ctx_id_context(SSL_CTX *ctx, const char *sid)
+{
+    return SSL_CTX_set_session_id_context(ctx, (const unsigned char *)sid, (unsigned int)strlen(sid));
+}
+
 int cref_accept(SSL_CTX *ctx, int fd)
 {
     SSL *ssl = SSL_new(ctx);
