@@ -152,13 +152,16 @@ static int scb_hash_objects(EVP_MD_CTX *md, X509_STORE *store)
 static int scb_loads_lazily(X509_STORE *store, const STACK_OF(X509_NAME) *announced)
 {
     X509_STORE_CTX *lookup = X509_STORE_CTX_new();
-    X509_OBJECT *found = X509_OBJECT_new();
     int before = scb_count_objects(store);
 
-    if (lookup != NULL && found != NULL && X509_STORE_CTX_init(lookup, store, NULL, NULL))
-        for (int i = 0; i < sk_X509_NAME_num(announced); i++)
-            X509_STORE_CTX_get_by_subject(lookup, X509_LU_X509, sk_X509_NAME_value(announced, i), found);
-    X509_OBJECT_free(found);
+    if (lookup != NULL && X509_STORE_CTX_init(lookup, store, NULL, NULL))
+        for (int i = 0; i < sk_X509_NAME_num(announced); i++) {
+            X509_OBJECT *found = X509_OBJECT_new(); /* it does not let go of what it held before */
+
+            if (found != NULL)
+                X509_STORE_CTX_get_by_subject(lookup, X509_LU_X509, sk_X509_NAME_value(announced, i), found);
+            X509_OBJECT_free(found);
+        }
     X509_STORE_CTX_free(lookup);
     return scb_count_objects(store) > before;
 }
