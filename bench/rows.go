@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/bench/rig"
+	"github.com/libssl-go/libssl/store/memstore"
 )
 
 // rows is the table of targets, in its order.
@@ -65,6 +67,7 @@ func (s *session) rows() []row {
 		rows = append(rows, row{mode + ": CPU against crypto/tls", nil, nil, false, s.againstCryptoTLS(mode)})
 	}
 	return append(rows,
+		row{"res13st with a client certificate: CPU against crypto/tls", nil, nil, false, s.clientCertificates},
 		row{"64-byte round trip over TCP: CPU against crypto/tls", nil, nil, false, s.roundTrips},
 		row{"refused ClientHello over TCP: CPU against crypto/tls", nil, nil, false, s.refusals})
 }
@@ -185,6 +188,41 @@ func (s *session) againstCryptoTLS(mode string) func() (measured, error) {
 		m.Detail += " us"
 		return m, err
 	}
+}
+
+// clientCertificates are resumptions by clients with a certificate, which libssl verifies again.
+func (s *session) clientCertificates() (measured, error) {
+	const mode = "res13st"
+	server, client, err := libsslContexts(mode, s.cert, s.key)
+	if err != nil {
+		return measured{}, err
+	}
+	err = errors.Join(server.AddClientCAsPEM(s.cert), server.SetVerify(libssl.VerifyRequirePeer), client.UseCertificatePEM(s.cert, s.key))
+	if err != nil {
+		return measured{}, err
+	}
+	if _, err := server.UseStore(memstore.New(memstore.Options{}), nil); err != nil {
+		return measured{}, err
+	}
+	theirs, theirClient, err := cryptoConfigs(mode, s.cert, s.key)
+	if err != nil {
+		return measured{}, err
+	}
+	theirs.ClientAuth, theirs.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+	theirs.ClientCAs.AppendCertsFromPEM(s.cert)
+	theirClient.Certificates = theirs.Certificates
+	var sides [2]func() (float64, error)
+	for i, stack := range []rig.Stack{libsslHalves(server, client, true), cryptoHalves(theirs, theirClient, true)} {
+		r, err := rig.New(stack, inFlight, rig.Memory)
+		if err != nil {
+			return measured{}, err
+		}
+		defer r.Close()
+		sides[i] = s.cost(r)
+	}
+	m, err := s.inTurns(sides[0], sides[1])
+	m.Detail += " us"
+	return m, err
 }
 
 // refusedHello is a record with a ClientHello that ends early.

@@ -214,12 +214,16 @@ func cryptoStack(mode string, cert, key []byte) (rig.Stack, error) {
 	if err != nil {
 		return rig.Stack{}, err
 	}
+	return cryptoHalves(server, client, resumes(mode)), nil
+}
+
+func cryptoHalves(server, client *tls.Config, resume bool) rig.Stack {
 	return rig.Stack{
 		Serve: func(nc net.Conn) error { return serve(tls.Server(nc, server), nil) },
 		NewClient: func() func(net.Conn) error {
 			conf := client.Clone()
 			var session firstSession
-			if resumes(mode) {
+			if resume {
 				conf.ClientSessionCache = &session
 			}
 			var buf [1]byte
@@ -238,7 +242,7 @@ func cryptoStack(mode string, cert, key []byte) (rig.Stack, error) {
 				return c.Close()
 			}
 		},
-	}, nil
+	}
 }
 
 // firstSession is a client's cache that keeps the first session it is given, because the other
