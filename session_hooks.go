@@ -262,6 +262,12 @@ func (sc *SessionCache) wanted(conn *Conn, ssl *C.SSL, p *C.uchar, n C.int) *C.S
 	}
 	c := C.scb_session_check(ssl, bytesPtr(a.DER), C.size_t(len(a.DER)), p, C.uint(n),
 		bytesPtr(a.IDContext), C.uint(len(a.IDContext)), C.int64_t(time.Now().Unix()))
+	// Where code in C may have given the SSL another id context, OpenSSL decides. Elsewhere it must not see a session that it
+	// would refuse: in TLS 1.3 it then makes a full handshake without new tickets.
+	if c.sess != nil && c.other_context != 0 && conn != nil && conn.ctx.made {
+		C.scb_session_free(c.sess)
+		c.sess, c.why = nil, C.int(lookup.OtherIDContext)
+	}
 	if c.sess == nil {
 		v.lookups.Rejected(a, lookup.Reason(c.why))
 		return nil

@@ -53,12 +53,18 @@ func TestStore_IDContextOfOneSSL(t *testing.T) {
 	}
 }
 
-// C changes the id context of the SSL_CTX under a store.
+// C changes the id context of its SSL_CTX under a store.
 func TestStore_IDContextThatCChanged(t *testing.T) {
 	for _, m := range storeModes() {
 		for _, e := range engines {
 			t.Run(m.name+"/"+e.name, func(t *testing.T) {
-				client, server := newClient(t), m.server(t)
+				p := cref.NewContext(false)
+				defer cref.FreeContext(p)
+				client := newClient(t)
+				server, err := libssl.AttachContext(p)
+				require.NoError(t, err)
+				t.Cleanup(func() { server.Close() })
+				m.prepare(t, server)
 				cache := useStore(t, server, memstore.New(memstore.Options{}), nil)
 				_, before := visit(t, e, client, server, nil)
 				require.True(t, cref.SetContextIDContext(server.Pointer(), "changed"))

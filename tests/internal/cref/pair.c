@@ -4,6 +4,7 @@
 #include <openssl/async.h>
 #include <openssl/err.h>
 #include <pthread.h>
+#include <string.h>
 
 SSL_CTX *cref_ctx_new(int client)
 {
