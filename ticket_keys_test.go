@@ -2,6 +2,7 @@ package libssl_test
 
 import (
 	"crypto/tls"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -70,33 +71,36 @@ func storedTicket(t testing.TB, s *libssl.Session) []byte {
 
 // Renewals do not make a session older than MaxLifetime, whichever of UseStore and UseTicketKeys comes first.
 func TestUseTicketKeys_RenewalsEndWithTheLifetime(t *testing.T) {
-	eachVersion(t, func(t *testing.T, f *fleet) {
+	for name, version := range versions {
 		for _, storeFirst := range []bool{true, false} {
-			ring := newRing(t)
-			server := f.server(t)
-			if !storeFirst {
-				require.NoError(t, server.UseTicketKeys(ring))
-			}
-			useStore(t, server, memstore.New(memstore.Options{}), &libssl.StoreOptions{MaxLifetime: 3 * time.Second})
-			if storeFirst {
-				require.NoError(t, server.UseTicketKeys(ring))
-			}
-			begin := time.Now()
-			next := f.visit(t, server, nil).next
-			require.True(t, f.visit(t, server, next).resumed)
-			for {
-				require.NoError(t, ring.Rotate()) // so that TLS 1.2 renews too
-				v := f.visit(t, server, next)
-				if !v.resumed {
-					break
+			t.Run(fmt.Sprintf("%s/store first %t", name, storeFirst), func(t *testing.T) {
+				t.Parallel() // the lifetime is some seconds of real time
+				f, ring := newFleet(t, version), newRing(t)
+				server := f.server(t)
+				if !storeFirst {
+					require.NoError(t, server.UseTicketKeys(ring))
 				}
-				require.Less(t, time.Since(begin), 10*time.Second)
-				next = v.next
-				time.Sleep(100 * time.Millisecond)
-			}
-			require.GreaterOrEqual(t, time.Since(begin), 2*time.Second)
+				useStore(t, server, memstore.New(memstore.Options{}), &libssl.StoreOptions{MaxLifetime: 3 * time.Second})
+				if storeFirst {
+					require.NoError(t, server.UseTicketKeys(ring))
+				}
+				begin := time.Now()
+				next := f.visit(t, server, nil).next
+				require.True(t, f.visit(t, server, next).resumed)
+				for {
+					require.NoError(t, ring.Rotate()) // so that TLS 1.2 renews too
+					v := f.visit(t, server, next)
+					if !v.resumed {
+						break
+					}
+					require.Less(t, time.Since(begin), 10*time.Second)
+					next = v.next
+					time.Sleep(100 * time.Millisecond)
+				}
+				require.GreaterOrEqual(t, time.Since(begin), 2*time.Second)
+			})
 		}
-	})
+	}
 }
 
 // A ticket under an older key is accepted and renewed; one under a key that has left the ring is not.
