@@ -109,7 +109,9 @@ type notebook struct {
 }
 
 func (n *notebook) install(t testing.TB, ctx *libssl.Context) {
+	n.mu.Lock() // handlers of a Context that was detached may still run
 	n.ders = map[libssl.SessionID][]byte{}
+	n.mu.Unlock()
 	ctx.SetSessNewCallback(func(ssl *libssl.SSL, s *libssl.Session) bool {
 		n.news.Add(1)
 		assert.Nil(t, ssl.Conn())
