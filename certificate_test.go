@@ -48,7 +48,7 @@ func openssl(t *testing.T, cert, key []byte, args ...string) []byte {
 	t.Helper()
 	path, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("needs openssl(1)")
+		t.Skip("the openssl command is not installed")
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Dir = t.TempDir()

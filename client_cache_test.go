@@ -185,7 +185,7 @@ func TestClientCache_ResumesWithCryptoTLS(t *testing.T) {
 func TestClientCache_ResumesWithSServer(t *testing.T) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("openssl is not installed")
+		t.Skip("the openssl command is not installed")
 	}
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		certFile, keyFile := f.ca.LeafFiles(t, serverName)

@@ -56,7 +56,7 @@ func TestExporter_AsCryptoTLS(t *testing.T) {
 // Without the extended master secret a resumption binds no channel, and two connections may share their secret.
 func TestExporter_NeedsTheExtendedMasterSecret(t *testing.T) {
 	if strings.HasPrefix(libssl.Version(), "OpenSSL 1.1.1") {
-		t.Skip("1.1.1 cannot turn it off")
+		t.Skip("OpenSSL 1.1.1 has no SSL_OP_NO_EXTENDED_MASTER_SECRET")
 	}
 	f := newFleet(t, tls.VersionTLS12)
 	server := f.server(t)

@@ -211,9 +211,14 @@ func (s *session) clientCertificates() (measured, error) {
 	theirs.ClientAuth, theirs.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
 	theirs.ClientCAs.AppendCertsFromPEM(s.cert)
 	theirClient.Certificates = theirs.Certificates
+	return s.stacksInTurns(rig.Memory, libsslHalves(server, client, true), cryptoHalves(theirs, theirClient, true))
+}
+
+// stacksInTurns compares the costs of two stacks that no other row uses.
+func (s *session) stacksInTurns(transport func() (rig.Transport, error), a, b rig.Stack) (measured, error) {
 	var sides [2]func() (float64, error)
-	for i, stack := range []rig.Stack{libsslHalves(server, client, true), cryptoHalves(theirs, theirClient, true)} {
-		r, err := rig.New(stack, inFlight, rig.Memory)
+	for i, stack := range []rig.Stack{a, b} {
+		r, err := rig.New(stack, inFlight, transport)
 		if err != nil {
 			return measured{}, err
 		}
@@ -238,33 +243,25 @@ func (s *session) refusals() (measured, error) {
 	if err != nil {
 		return measured{}, err
 	}
-	var sides [2]func() (float64, error)
-	for i, server := range []func(nc net.Conn) (tlsConn, error){
-		func(nc net.Conn) (tlsConn, error) { return libssl.Server(nc, ours) },
-		func(nc net.Conn) (tlsConn, error) { return tls.Server(nc, theirs), nil },
-	} {
-		r, err := rig.New(rig.Stack{
-			Serve: func(nc net.Conn) error {
-				c, err := server(nc)
-				if err != nil {
-					return err
-				}
-				if c.Handshake() == nil {
-					return errors.New("a broken ClientHello was accepted")
-				}
-				return c.Close()
-			},
-			NewClient: func() func(net.Conn) error { return sendRefused },
-		}, inFlight, rig.TCP)
-		if err != nil {
-			return measured{}, err
-		}
-		defer r.Close()
-		sides[i] = s.cost(r)
+	return s.stacksInTurns(rig.TCP,
+		refusing(func(nc net.Conn) (tlsConn, error) { return libssl.Server(nc, ours) }),
+		refusing(func(nc net.Conn) (tlsConn, error) { return tls.Server(nc, theirs), nil }))
+}
+
+func refusing(server func(nc net.Conn) (tlsConn, error)) rig.Stack {
+	return rig.Stack{
+		Serve: func(nc net.Conn) error {
+			c, err := server(nc)
+			if err != nil {
+				return err
+			}
+			if c.Handshake() == nil {
+				return errors.New("a broken ClientHello was accepted")
+			}
+			return c.Close()
+		},
+		NewClient: func() func(net.Conn) error { return sendRefused },
 	}
-	m, err := s.inTurns(sides[0], sides[1])
-	m.Detail += " us"
-	return m, err
 }
 
 func sendRefused(nc net.Conn) error {

@@ -48,7 +48,7 @@ func TestServe_BothProtocols(t *testing.T) {
 func TestServe_Curl(t *testing.T) {
 	curl, err := exec.LookPath("curl")
 	if err != nil {
-		t.Skip("needs curl")
+		t.Skip("curl is not installed")
 	}
 	s := newSite(t)
 	addr := s.serve(t, &http.Server{Handler: http.HandlerFunc(tellsProto)})

@@ -182,7 +182,7 @@ func TestResumption_LetsInOnlyWhomAFullHandshakeWouldLetIn(t *testing.T) {
 				for how, share := range m.sharing(t) {
 					t.Run(tt.name+"/"+m.name+"/"+e.name+"/"+how, func(t *testing.T) {
 						if tt.unseen && opensslVersion() < "3" {
-							t.Skip("1.1.1 has no getter of a verify store")
+							t.Skip("OpenSSL 1.1.1 has no SSL_CTX_get0_verify_cert_store")
 						}
 						first, second := m.serverOf(t, e), m.serverOf(t, e)
 						tt.first(t, first)

@@ -93,7 +93,7 @@ func TestIDContext_CoversThePolicy(t *testing.T) {
 				for how, share := range share {
 					t.Run(tt.name+"/"+m.name+"/"+e.name+"/"+how, func(t *testing.T) {
 						if opensslVersion() < tt.since {
-							t.Skip("this OpenSSL has no getter for it")
+							t.Skip("this OpenSSL has no getter of this verify parameter")
 						}
 						first, second := m.computing(t, ca), m.computing(t, ca)
 						for ctx, settings := range map[*libssl.Context]func(*libssl.Context) bool{first: tt.first, second: tt.second} {
