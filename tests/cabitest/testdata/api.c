@@ -18,7 +18,7 @@
     do {                                                                                   \
         if (!(what)) {                                                                     \
             fprintf(stderr, "api.c:%d: %s (lssl: %s)\n", __LINE__, #what, lssl_error());   \
-            exit(1);                                                                       \
+            _exit(1); /* other threads may run */                                          \
         }                                                                                  \
     } while (0)
 
@@ -131,9 +131,9 @@ static int step(struct pair *p, SSL *ssl)
     return 0;
 }
 
-/* Of the server that finish has served last. */
-static unsigned char origin[LSSL_ORIGIN_SIZE];
-static int origin_ret;
+/* Of the server that finish has served last on this thread. */
+static __thread unsigned char origin[LSSL_ORIGIN_SIZE];
+static __thread int origin_ret;
 
 /* A handshake and a byte to the client, which brings it its tickets; then a clean end. Answers whether it resumed, and the
  * session to offer next in the place of *offer. */
