@@ -144,6 +144,14 @@ func read(path string) (all []mutation, err error) {
 	return all, nil
 }
 
+// apply makes the mutation in the text of its file.
+func (m mutation) apply(text string) (string, error) {
+	if n := strings.Count(text, m.before); m.before == "" || n != 1 {
+		return "", fmt.Errorf("its lines stand %d times in %s", n, m.file)
+	}
+	return strings.Replace(text, m.before, m.after, 1), nil
+}
+
 // try returns the tests that notice the mutation.
 func (m mutation) try(tree string) (by []string, err error) {
 	path := filepath.Join(tree, m.file)
@@ -151,10 +159,11 @@ func (m mutation) try(tree string) (by []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if n := strings.Count(string(text), m.before); m.before == "" || n != 1 {
-		return nil, fmt.Errorf("its lines stand %d times in %s", n, m.file)
+	broken, err := m.apply(string(text))
+	if err != nil {
+		return nil, err
 	}
-	if err := os.WriteFile(path, []byte(strings.Replace(string(text), m.before, m.after, 1)), 0o666); err != nil {
+	if err := os.WriteFile(path, []byte(broken), 0o666); err != nil {
 		return nil, err
 	}
 	defer os.WriteFile(path, text, 0o666)

@@ -154,3 +154,16 @@ func TestSites_KnowsGoAndC(t *testing.T) {
 		require.Equal(t, name == "a.h", err != nil)
 	}
 }
+
+// A mutation whose lines have moved would be found only by the long run.
+func TestListed_Fit(t *testing.T) {
+	root := filepath.Join("..", "..")
+	all, err := read(filepath.Join(root, list))
+	require.NoError(t, err)
+	for _, m := range all {
+		text, err := os.ReadFile(filepath.Join(root, m.file))
+		require.NoError(t, err)
+		_, err = m.apply(string(text))
+		require.NoError(t, err, "mutation %s", m.number)
+	}
+}
