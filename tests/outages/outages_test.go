@@ -193,7 +193,8 @@ func stopped(f *fleet, srv *servertest.Server) []phase {
 
 // disturbed are the phases of the network between.
 func disturbed(p *servertest.Proxy) []phase {
-	const under, over = budget * 8 / 10, budget * 12 / 10
+	// What is left of the budget is more than the stalls that judge lets pass.
+	const under, over = budget * 6 / 10, budget * 12 / 10
 	healed := phase{name: "healed", begin: p.Pass, closes: true, old: true}
 	return []phase{
 		{name: "just in time", begin: func() { p.Delay(under) }, closes: true, calm: true, story: resumes},
