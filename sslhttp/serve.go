@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libssl-go/libssl"
@@ -56,7 +57,7 @@ func Serve(srv *http.Server, l net.Listener) error {
 	if err := prepare(srv, tl); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	return srv.Serve(&listener{tl})
+	return srv.Serve(&listener{Listener: tl})
 }
 
 func prepare(srv *http.Server, l *libssl.Listener) error {
@@ -135,8 +136,13 @@ func serveHTTP2(srv *http.Server, p http.Protocols) {
 		}
 		return ctx
 	}
-	if connState != nil {
-		srv.ConnState = func(c net.Conn, s http.ConnState) { connState(inner(c), s) }
+	srv.ConnState = func(c net.Conn, s http.ConnState) {
+		if h, ok := c.(*h2Conn); ok && s == http.StateIdle {
+			h.ready()
+		}
+		if connState != nil {
+			connState(inner(c), s)
+		}
 	}
 }
 
@@ -163,7 +169,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // listener accepts for http.Server.
-type listener struct{ *libssl.Listener }
+type listener struct {
+	*libssl.Listener
+	closed atomic.Bool
+}
+
+func (l *listener) Close() error {
+	l.closed.Store(true)
+	return l.Listener.Close()
+}
 
 func (l *listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
@@ -171,7 +185,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	if state := c.(*libssl.Conn).ConnectionState(); state.NegotiatedProtocol == h2 {
-		return &h2Conn{Conn: c, state: state}, nil
+		return &h2Conn{Conn: c, state: state, from: l}, nil
 	}
 	return c, nil
 }
@@ -182,7 +196,18 @@ var preface = []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 type h2Conn struct {
 	net.Conn
 	state tls.ConnectionState
-	begun int // bytes of the preface that were read
+	from  *listener
+	begun int  // bytes of the preface that were read
+	told  bool // that net/http serves it
+}
+
+// ready is called when net/http serves the connection and has read no request, and after each request. Shutdown closes the
+// listener, and then says goodbye to the connections that are served by then, once. It would wait for the others for ever.
+func (c *h2Conn) ready() {
+	if !c.told && c.from.closed.Load() {
+		c.Close()
+	}
+	c.told = true
 }
 
 func (c *h2Conn) Read(p []byte) (int, error) {

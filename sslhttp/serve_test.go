@@ -150,6 +150,30 @@ func TestServe_TimeoutsOfTheServerBoundHandshakes(t *testing.T) {
 	}
 }
 
+// net/http says goodbye to connections that are served in HTTP/2 when Shutdown begins, and waits for later ones too.
+func TestServe_ShutdownMeetsABeginningConnection(t *testing.T) {
+	s := newSite(t)
+	accepted := make(chan struct{}, 1)
+	srv := &http.Server{ConnState: func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			accepted <- struct{}{}
+		}
+	}}
+	addr := s.serve(t, srv)
+	require.NoError(t, s.client.SetALPN("h2"))
+	c, err := libssl.Dial("tcp", addr, s.client)
+	require.NoError(t, err)
+	defer c.Close()
+	receive(t, "the connection", accepted)
+	begun, down := make(chan struct{}), make(chan error, 1)
+	srv.RegisterOnShutdown(func() { close(begun) })
+	go func() { down <- srv.Shutdown(context.Background()) }()
+	receive(t, "Shutdown to begin", begun)
+	_, err = io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00") // and SETTINGS
+	require.NoError(t, err)
+	require.NoError(t, receive(t, "Shutdown", down))
+}
+
 func TestServe_Refuses(t *testing.T) {
 	s := newSite(t)
 	nl, err := net.Listen("tcp", "127.0.0.1:0")
