@@ -193,7 +193,7 @@ func stopped(f *fleet, srv *servertest.Server) []phase {
 
 // disturbed are the phases of the network between.
 func disturbed(p *servertest.Proxy) []phase {
-	// What is left of the budget is more than the stalls that judge lets pass.
+	// judge lets stalls of a quarter of the budget pass. A store just in time leaves more than that.
 	const under, over = budget * 6 / 10, budget * 12 / 10
 	healed := phase{name: "healed", begin: p.Pass, closes: true, old: true}
 	return []phase{
