@@ -30,6 +30,7 @@ type Server struct {
 	program string
 	args    []string
 	dir     string
+	ready   func() bool // nil: it answers a PING
 	mu      sync.Mutex  // guards the fields below
 	process *os.Process // nil while it is stopped
 	exited  chan struct{}
@@ -166,6 +167,9 @@ func (s *Server) Start() {
 
 // answers says whether the server serves: it may listen, and yet end before it does.
 func (s *Server) answers() bool {
+	if s.ready != nil {
+		return s.ready()
+	}
 	nc, err := net.DialTimeout("tcp", s.Addr, time.Second)
 	if err != nil {
 		return false
