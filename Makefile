@@ -1,4 +1,4 @@
-# Builds and tests libssl. README.md describes the targets; .ci/run calls them in CI.
+# Builds and tests libssl. CONTRIBUTING.md describes the main targets; .ci/run calls them in CI.
 
 # This module and the nested modules with tests, except tests/page, which needs a browser, and the one that
 # tests/porting/spacemonkey tests. Hidden folders contain sysroots and build caches.

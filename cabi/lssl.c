@@ -82,12 +82,19 @@ static int lssl_copy_options(struct lssl_options *to, const struct lssl_options 
 
 static int lssl_check_ctx(SSL_CTX *ctx)
 {
-    const SSL_METHOD *m = SSL_CTX_get_ssl_method(ctx);
+    /* Many methods are for DTLS or for clients. An SSL has getters that tell, an SSL_CTX has none. */
+    SSL *ssl = SSL_new(ctx);
+    int dtls, server;
 
-    if (m == TLS_client_method())
-        return lssl_fail(LSSL_EUNSUPPORTED, "the SSL_CTX is for clients");
-    if (m == DTLS_method() || m == DTLS_server_method() || m == DTLS_client_method())
+    if (ssl == NULL)
+        return lssl_fail(LSSL_EUNSUPPORTED, "the SSL_CTX makes no SSL");
+    dtls = SSL_is_dtls(ssl);
+    server = SSL_is_server(ssl);
+    SSL_free(ssl);
+    if (dtls)
         return lssl_fail(LSSL_EUNSUPPORTED, "the SSL_CTX is for DTLS");
+    if (!server)
+        return lssl_fail(LSSL_EUNSUPPORTED, "the SSL_CTX is for clients");
     if (SSL_CTX_get_mode(ctx) & SSL_MODE_ASYNC)
         return lssl_fail(LSSL_EUNSUPPORTED, "the SSL_CTX has SSL_MODE_ASYNC: Go cannot run in ASYNC jobs");
     return LSSL_OK;

@@ -152,8 +152,8 @@ struct lssl_cache;
  *                                         ?password_file=FILE reads the password from a file
  *     memcached://host:port
  *     env:NAME                      the URL in the environment variable NAME
- *     tiered:URL                    a cache in this process before one of the last two: sessions of this
- *                                   process need no round trip, removals by other hosts count after 10 s
+ *     tiered:URL                    a cache in this process before a Valkey, Redis or memcached: sessions of
+ *                                   this process need no round trip, removals by other hosts count after 10 s
  *
  * All SSL_CTXs of a process that name the same URL share one store.
  *
@@ -161,9 +161,10 @@ struct lssl_cache;
  * and call lssl_use_store before the first SSL_new(3): it does not affect existing
  * SSLs. It sets the session callbacks, the ClientHello callback and the session-id
  * generator, the cache mode SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL and
- * SSL_OP_NO_TICKET. ctx must be for TLS servers, with none of the three session
- * callbacks and without SSL_MODE_ASYNC, since Go cannot run in ASYNC jobs. An SSL
- * that has this mode nevertheless is served without the store.
+ * SSL_OP_NO_TICKET. ctx must have none of the three session callbacks and not
+ * SSL_MODE_ASYNC, since Go cannot run in ASYNC jobs. An SSL that has this mode
+ * nevertheless is served without the store. An SSL_CTX for DTLS, or for clients
+ * only, is LSSL_EUNSUPPORTED, whichever of their methods it was made with.
  *
  * opt may be NULL. The caller must close *out, which holds a reference to ctx.
  *
