@@ -1,8 +1,13 @@
-// Package libssl lets Go code own OpenSSL's external session cache. Thin C
-// trampolines dispatch the new, get and remove callbacks of a real SSL_CTX into
-// Go closures, and settle the copy flag and the reference counts in C. On top of
-// it are connections that implement net.Conn, and a store layer that lets a fleet
-// of servers resume each other's sessions.
+// Package libssl provides TLS connections over OpenSSL, and lets every server of a
+// fleet resume the sessions of the others.
+//
+// A full TLS handshake is expensive. A client that comes back resumes the session of
+// an earlier handshake instead, if the server still has that session, or gave it to
+// the client as an encrypted ticket. OpenSSL keeps sessions in the memory of one
+// process. It also has three callbacks, called new, get and remove, with which a
+// program keeps them elsewhere. This package implements them over a store, such as a
+// file, a Valkey or a memcached, and offers them to Go code that implements them
+// itself.
 //
 // # Two layers
 //

@@ -1,6 +1,7 @@
 package sslhttp_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/sslhttp"
+	"github.com/libssl-go/libssl/tests/tlstest"
 )
 
 // A server of HTTP/1.1 and HTTP/2.
@@ -27,19 +29,53 @@ func ExampleListenAndServe() {
 	log.Fatal(sslhttp.ListenAndServe(srv, ctx))
 }
 
-// A Listener with limits of its own.
+// A Listener with limits of its own, and a client: both choose HTTP/2.
 func ExampleServe() {
-	ctx, err := libssl.NewServerContext("cert.pem", "key.pem")
+	cert, key := tlstest.SelfSigned("127.0.0.1")
+	server, err := libssl.NewContext(libssl.ServerRole)
 	if err != nil {
 		log.Fatal(err)
 	}
-	l, err := libssl.Listen("tcp", ":8443", ctx)
+	defer server.Close()
+	if err := server.UseCertificatePEM(cert, key); err != nil {
+		log.Fatal(err)
+	}
+	l, err := libssl.Listen("tcp", "127.0.0.1:0", server)
 	if err != nil {
 		log.Fatal(err)
 	}
 	l.HandshakeTimeout = 5 * time.Second
 	l.MaxHandshakes = 1000
-	log.Fatal(sslhttp.Serve(&http.Server{Handler: http.FileServer(http.Dir("public"))}, l))
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "hello in", r.Proto)
+	})}
+	ended := make(chan error)
+	go func() { ended <- sslhttp.Serve(srv, l) }()
+
+	ctx, err := libssl.NewContext(libssl.ClientRole)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer ctx.Close()
+	if err := ctx.AddRootCAsPEM(cert); err != nil {
+		log.Fatal(err)
+	}
+	client := &http.Client{Transport: sslhttp.Transport(ctx)}
+	resp, err := client.Get("https://" + l.Addr().String())
+	if err != nil {
+		log.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	fmt.Print(string(body), err, "\n")
+
+	client.CloseIdleConnections()
+	err = srv.Shutdown(context.Background())
+	fmt.Println(err, <-ended)
+	// Output:
+	// hello in HTTP/2.0
+	// <nil>
+	// <nil> http: Server closed
 }
 
 // A client.
