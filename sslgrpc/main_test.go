@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -119,6 +121,22 @@ func (g *guide) GetFeature(ctx context.Context, p *pb.Point) (*pb.Feature, error
 		g.arrive()
 	}
 	return &pb.Feature{Name: fmt.Sprint("feature ", p.Latitude), Location: p}, nil
+}
+
+// ListFeatures sends the two corners.
+func (g *guide) ListFeatures(r *pb.Rectangle, stream pb.RouteGuide_ListFeaturesServer) error {
+	return errors.Join(stream.Send(&pb.Feature{Name: "lo", Location: r.Lo}), stream.Send(&pb.Feature{Name: "hi", Location: r.Hi}))
+}
+
+// RecordRoute counts.
+func (g *guide) RecordRoute(stream pb.RouteGuide_RecordRouteServer) error {
+	for n := int32(0); ; n++ {
+		if _, err := stream.Recv(); err == io.EOF {
+			return stream.SendAndClose(&pb.RouteSummary{PointCount: n})
+		} else if err != nil {
+			return err
+		}
+	}
 }
 
 // RouteChat echoes.

@@ -57,7 +57,7 @@ func chat(t *testing.T, client pb.RouteGuideClient) {
 	stream, err := client.RouteChat(timeout(t))
 	require.NoError(t, err)
 	for i := range 20 {
-		note := &pb.RouteNote{Message: strings.Repeat(fmt.Sprint(i%10), 50_000)}
+		note := &pb.RouteNote{Location: &pb.Point{Latitude: int32(i)}, Message: strings.Repeat(fmt.Sprint(i%10), 50_000)}
 		require.NoError(t, stream.Send(note))
 		answer, err := stream.Recv()
 		require.NoError(t, err)
