@@ -18,9 +18,10 @@
 // the same for an SSL_CTX that C code made and goes on using.
 //
 // The upper layer is UseStore. Servers that share a store.Store, its keys, the
-// certificate and the policy resume each other's sessions. It parks handshakes while it looks sessions up, stores new
-// ones before the client learns of them, seals what it stores, checks what it
-// reads, and no failure of the store fails a handshake.
+// certificate and the policy resume each other's sessions. It parks handshakes
+// while it looks sessions up, stores new ones before the client can offer them,
+// seals what it stores, checks what it reads, and no failure of the store fails a
+// handshake.
 //
 //	ctx, err := libssl.NewServerContext("cert.pem", "key.pem")
 //	...

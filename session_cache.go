@@ -115,8 +115,8 @@ type SessionCache struct {
 // which is verified again.
 //
 // On a Conn a handshake is parked while its session is looked up, holding no
-// thread, and a new session is stored before the client learns its id or
-// ticket. SSLs that C made look up and store synchronously, on C's thread.
+// thread, and a new session is stored before the client can offer it. SSLs that C
+// made look up and store synchronously, on C's thread.
 //
 // No failure of the store fails a handshake: it is a miss, counted, and
 // reported to OnError.

@@ -17,6 +17,8 @@ import (
 
 const operations = "docs/operations.md"
 
+const tableWanted = "the code has list A, and " + operations + " explains list B under %q: write a row for what is new"
+
 // firstCells are the code spans in the first column of the table under a heading.
 func firstCells(t *testing.T, document, heading string) (cells []string) {
 	t.Helper()
@@ -70,8 +72,8 @@ func TestOperations_ExplainsEveryRecordAndMetric(t *testing.T) {
 			return true
 		})
 	}
-	assert.ElementsMatch(t, slices.Collect(maps.Keys(records)), firstCells(t, page, "### Log records"))
-	assert.ElementsMatch(t, slices.Collect(maps.Keys(rejections)), firstCells(t, page, "### Why entries are rejected"))
+	assert.ElementsMatch(t, slices.Collect(maps.Keys(records)), firstCells(t, page, "### Log records"), tableWanted, "Log records")
+	assert.ElementsMatch(t, slices.Collect(maps.Keys(rejections)), firstCells(t, page, "### Why entries are rejected"), tableWanted, "Why entries are rejected")
 	var named []string
 	for _, cell := range firstCells(t, page, "### Metrics") {
 		name, label, labelled := strings.Cut(cell, "{")
@@ -81,7 +83,7 @@ func TestOperations_ExplainsEveryRecordAndMetric(t *testing.T) {
 		}
 	}
 	slices.Sort(named)
-	assert.ElementsMatch(t, slices.Collect(maps.Keys(metrics)), slices.Compact(named))
+	assert.ElementsMatch(t, slices.Collect(maps.Keys(metrics)), slices.Compact(named), tableWanted, "Metrics")
 }
 
 // isLogCall reports whether a call is one of the functions that write a log record: their second argument is its message.
