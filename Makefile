@@ -13,7 +13,7 @@ setup: ## a C compiler, pkg-config and the headers of OpenSSL, installed if you 
 	@tests/setup.sh
 
 servers: # programs that the tests run
-	@tests/setup.sh redis-server memcached g++ nginx-light postgresql
+	@tests/setup.sh redis-server memcached g++ nginx-light haproxy postgresql
 
 build: setup ## bin/sslsess
 	go build -o bin/sslsess ./cmd/sslsess

@@ -1,12 +1,10 @@
 package libssl_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"io"
 	"net"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -178,48 +176,6 @@ func TestClientCache_ResumesWithCryptoTLS(t *testing.T) {
 			}
 		}
 		require.Equal(t, 3, resumed)
-	})
-}
-
-// openssl s_server, in its ticket modes.
-func TestClientCache_ResumesWithSServer(t *testing.T) {
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("the openssl command is not installed")
-	}
-	eachVersion(t, func(t *testing.T, f *fleet) {
-		certFile, keyFile := f.ca.LeafFiles(t, serverName)
-		for name, args := range map[string][]string{"tickets": nil, "no tickets": {"-no_ticket"}, "one ticket": {"-num_tickets", "1"}} {
-			t.Run(name, func(t *testing.T) {
-				cmd := exec.Command(openssl, append([]string{"s_server", "-accept", "127.0.0.1:0", "-cert", certFile, "-key", keyFile, "-www"}, args...)...)
-				out, err := cmd.StdoutPipe()
-				require.NoError(t, err)
-				require.NoError(t, cmd.Start())
-				defer func() {
-					cmd.Process.Kill()
-					cmd.Wait()
-				}()
-				addr := ""
-				for lines := bufio.NewScanner(out); addr == "" && lines.Scan(); {
-					_, addr, _ = strings.Cut(lines.Text(), "ACCEPT ")
-				}
-				require.NotEmpty(t, addr)
-				go io.Copy(io.Discard, out)
-				client := cachingClient(t, f.ca, f.version, 10)
-				for visit := range 4 {
-					nc, err := net.Dial("tcp", addr)
-					require.NoError(t, err)
-					c, err := libssl.Client(nc, client, serverName)
-					require.NoError(t, err)
-					_, err = c.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
-					require.NoError(t, err)
-					_, err = io.ReadAll(c)
-					require.NoError(t, err)
-					require.Equal(t, visit > 0, c.SessionReused())
-					c.Close()
-				}
-			})
-		}
 	})
 }
 

@@ -68,6 +68,8 @@ func (s *session) rows() []row {
 	}
 	return append(rows,
 		row{"res13st with a client certificate: CPU against crypto/tls", nil, nil, false, s.clientCertificates},
+		row{"client with a cache, TLS 1.2 ticket: CPU of both ends against crypto/tls", nil, nil, false, s.clientCaches("full12")},
+		row{"client with a cache, TLS 1.3 ticket: CPU of both ends against crypto/tls", nil, nil, false, s.clientCaches("full13")},
 		row{"64-byte round trip over TCP: CPU against crypto/tls", nil, nil, false, s.roundTrips},
 		row{"refused ClientHello over TCP: CPU against crypto/tls", nil, nil, false, s.refusals})
 }
@@ -212,6 +214,24 @@ func (s *session) clientCertificates() (measured, error) {
 	theirs.ClientCAs.AppendCertsFromPEM(s.cert)
 	theirClient.Certificates = theirs.Certificates
 	return s.stacksInTurns(rig.Memory, libsslHalves(server, client, true), cryptoHalves(theirs, theirClient, true))
+}
+
+// clientCaches are resumptions by clients with UseClientCache and with a ClientSessionCache. Both have a server of crypto/tls,
+// with tickets.
+func (s *session) clientCaches(mode string) func() (measured, error) {
+	return func() (measured, error) {
+		server, config, err := cryptoConfigs(mode, s.cert, s.key)
+		if err != nil {
+			return measured{}, err
+		}
+		server.SessionTicketsDisabled = false
+		stack := func(newClient func() func(net.Conn) error) rig.Stack {
+			return rig.Stack{Serve: func(nc net.Conn) error { return serve(tls.Server(nc, server), nil) }, NewClient: newClient}
+		}
+		return s.stacksInTurns(rig.Memory,
+			stack(func() func(net.Conn) error { return libsslCaching(mode, s.cert, s.key) }),
+			stack(func() func(net.Conn) error { return cryptoCaching(config) }))
+	}
 }
 
 // stacksInTurns compares the costs of two stacks that no other row uses.

@@ -257,6 +257,51 @@ func (f *firstSession) Put(_ string, s *tls.ClientSessionState) {
 	}
 }
 
+// ---- clients with a cache ----
+
+func libsslCaching(mode string, cert, key []byte) func(net.Conn) error {
+	_, client, err := libsslContexts(mode, cert, key)
+	if err == nil {
+		err = client.UseClientCache(10)
+	}
+	return caching(func(nc net.Conn) (tlsConn, error) {
+		if err != nil {
+			return nil, err
+		}
+		return libssl.Client(nc, client, "localhost")
+	}, func(c tlsConn) bool { return c.(*libssl.Conn).SessionReused() })
+}
+
+func cryptoCaching(config *tls.Config) func(net.Conn) error {
+	config = config.Clone()
+	config.ClientSessionCache = tls.NewLRUClientSessionCache(10)
+	return caching(func(nc net.Conn) (tlsConn, error) { return tls.Client(nc, config), nil },
+		func(c tlsConn) bool { return c.(*tls.Conn).ConnectionState().DidResume })
+}
+
+// caching is the client's half where the cache does the rest.
+func caching(open func(nc net.Conn) (tlsConn, error), resumed func(c tlsConn) bool) func(net.Conn) error {
+	primed := false
+	var buf [1]byte
+	return func(nc net.Conn) error {
+		c, err := open(nc)
+		if err != nil {
+			return err
+		}
+		if err := c.Handshake(); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(c, buf[:]); err != nil {
+			return err
+		}
+		if primed && !resumed(c) {
+			return errNotResumed
+		}
+		primed = true
+		return c.Close()
+	}
+}
+
 // ---- established connections ----
 
 // connected returns both ends of a handshaken TLS 1.3 connection over loopback TCP.

@@ -49,7 +49,7 @@ done
 
 # Once for all parts, so that no two do it at the same time.
 asked=" $* "
-tests/setup.sh redis-server memcached g++ nginx-light
+tests/setup.sh redis-server memcached g++ nginx-light haproxy
 case $asked in *" matrix "* | *" programs "* | *" conform "*) tests/sysroots.sh ;; esac
 
 logs=$PWD/.sysroots/logs
