@@ -17,17 +17,16 @@
  */
 static int scb_sess_new_cb(SSL *ssl, SSL_SESSION *sess)
 {
-    SSL_CTX *ctx;
+    scb_ctx *c;
     int keep;
 
-    if (!scb_may_call_go())
+    if (!scb_may_call_go() || (c = scb_ctx_of_ssl(ssl)) == NULL)
         return 0;
     ERR_set_mark();
     /* A session that is in the internal cache may be in use elsewhere already. */
-    if (SSL_is_server(ssl) && (ctx = scb_ssl_origin(ssl)) != NULL
-        && SSL_CTX_get_session_cache_mode(ctx) & SSL_SESS_CACHE_NO_INTERNAL_STORE)
+    if (SSL_is_server(ssl) && SSL_CTX_get_session_cache_mode(c->ssl_ctx) & SSL_SESS_CACHE_NO_INTERNAL_STORE)
         scb_session_keep(ssl, sess, NULL);
-    keep = scbGoSessNew(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, sess);
+    keep = scbGoSessNew(c->handle, scb_ssl_conn_handle(ssl), ssl, sess);
     ERR_pop_to_mark();
     return keep;
 }
@@ -60,8 +59,10 @@ static void scb_sess_remove_cb(SSL_CTX *ctx, SSL_SESSION *sess)
         scb_take_errs(&held);
     scbGoSessRemove(scb_ctx_handle(ctx), scb_stepping_handle(), ctx, sess);
     scb_clear_errs();
-    scb_put_errs(held);
-    scb_errs_free(held);
+    if (held != NULL) {
+        scb_put_errs(held);
+        scb_errs_free(held);
+    }
     scb_end_removal(&r);
 }
 
