@@ -35,6 +35,12 @@ func child(name string, args []string) error {
 	switch name {
 	case "idle-client":
 		return idleClient(args[0])
+	case "web-client":
+		size, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		return webClient(args[0], args[1], size)
 	case "idle-server":
 		m, err = idleServer(args[0])
 	case "stalled-store":
