@@ -30,11 +30,15 @@ import (
 // again, run as "bench child NAME ARGS...". It prints its figures as JSON.
 
 func child(name string, args []string) error {
-	var m measured
+	var m any
 	var err error
 	switch name {
 	case "idle-client":
 		return idleClient(args[0])
+	case "silent-client":
+		return silentClient(args[0])
+	case "silent-server":
+		m, err = silentServer()
 	case "web-client":
 		size, err := strconv.Atoi(args[2])
 		if err != nil {
@@ -61,17 +65,23 @@ func child(name string, args []string) error {
 }
 
 func runChild(args ...string) (m measured, err error) {
+	err = askChild(&m, args...)
+	return m, err
+}
+
+// askChild runs a child that prints something other than one figure.
+func askChild(answer any, args ...string) error {
 	self, err := os.Executable()
 	if err != nil {
-		return m, err
+		return err
 	}
 	cmd := exec.Command(self, append([]string{"child"}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return m, err
+		return err
 	}
-	return m, json.Unmarshal(out, &m)
+	return json.Unmarshal(out, answer)
 }
 
 // procStatus reads a number from /proc/self/status.

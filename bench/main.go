@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 	"unicode"
@@ -53,10 +54,13 @@ type session struct {
 	noLibp2p  string         // why
 	dispatch  string         // the test binary of tests/internal/cref; empty: not given
 	rigs      map[string]*rig.Rig
+	silent    func() (silent, error) // runs once
 }
 
 func bench() error {
-	s := &session{rigs: make(map[string]*rig.Rig)}
+	s := &session{rigs: make(map[string]*rig.Rig), silent: sync.OnceValues(func() (all silent, err error) {
+		return all, askChild(&all, "silent-server")
+	})}
 	flag.IntVar(&s.rounds, "rounds", 15, "pairs of samples behind each ratio")
 	flag.DurationVar(&s.sample, "sample", 200*time.Millisecond, "length of one sample")
 	asJSON := flag.Bool("json", false, "print JSON instead of a table")

@@ -62,6 +62,9 @@ func (s *session) rows() []row {
 		row{"5 ms lookups, 100 in flight: throughput against a blocking closure", target(1.7), nil, true, s.slowLookups},
 		row{"1 ms removals, 8 goroutines inserting: thousand inserts/s", target(100), nil, true, s.slowRemovals},
 		row{"a million sessions put, evicted and purged: ms they stall a handshake", target(10), nil, false, s.storms},
+		row{"10000 silent clients: KB resident each", target(idle), nil, false, s.silentRow(func(a silent) measured { return a.Each })},
+		row{"10000 silent clients: p99 of a handshake beside them against before", target(3), nil, false, s.silentRow(func(a silent) measured { return a.Beside })},
+		row{"10000 silent clients: s after HandshakeTimeout until the last is gone", target(1), nil, false, s.silentRow(func(a silent) measured { return a.Gone })},
 	)
 	for _, mode := range modes {
 		rows = append(rows, row{mode + ": CPU against crypto/tls", nil, nil, false, s.againstCryptoTLS(mode)})
