@@ -287,7 +287,7 @@ func TestUseCertificate_WhileServing(t *testing.T) {
 			}
 		})
 	}
-	for i := range 200 {
+	for i := range 500 {
 		assert.NoError(t, server.UseCertificate(certs[i%2]))
 	}
 	close(over)

@@ -39,83 +39,96 @@ const (
 	goodClients   = 500 // behind each p99
 )
 
-func silentServer() (silent, error) {
+// silentListener is a Listener that the clients of another process meet.
+type silentListener struct {
+	*libssl.Listener
+	clients *rig.CoProcess
+	gone    atomic.Int64 // clients
+	last    atomic.Int64 // when, in ns
+}
+
+func newSilentListener() (*silentListener, error) {
 	cert, key, err := certificate()
 	if err != nil {
-		return silent{}, err
+		return nil, err
 	}
 	ctx, _, err := libsslContexts("full13", cert, key)
 	if err != nil {
-		return silent{}, err
+		return nil, err
 	}
-	var gone atomic.Int64
-	var last atomic.Int64
-	l, err := libssl.Listen("tcp", "127.0.0.1:0", ctx)
-	if err != nil {
-		return silent{}, err
+	l := &silentListener{}
+	if l.Listener, err = libssl.Listen("tcp", "127.0.0.1:0", ctx); err != nil {
+		return nil, err
 	}
-	defer l.Close()
 	l.HandshakeTimeout, l.MaxHandshakes = silentTimeout, 2*silentClients
 	l.OnHandshakeError = func(net.Addr, error) {
-		last.Store(time.Now().UnixNano())
-		gone.Add(1)
+		l.last.Store(time.Now().UnixNano())
+		l.gone.Add(1)
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				c.Write(oneByte) // the client complains
-				c.Close()
-			}()
-		}
-	}()
 	self, err := os.Executable()
-	if err != nil {
-		return silent{}, err
+	if err == nil {
+		l.clients, err = rig.StartCoProcess(self, []string{"child", "silent-client", l.Addr().String()}, nil)
 	}
-	clients, err := rig.StartCoProcess(self, []string{"child", "silent-client", l.Addr().String()}, nil)
 	if err != nil {
-		return silent{}, err
+		return nil, errors.Join(err, l.Close())
 	}
-	defer clients.Close()
-	alone, err := askMillis(clients, "handshakes")
+	go l.serve()
+	return l, nil
+}
+
+func (l *silentListener) serve() {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			c.Write(oneByte) // the client complains
+			c.Close()
+		}()
+	}
+}
+
+func silentServer() (all silent, err error) {
+	l, err := newSilentListener()
 	if err != nil {
-		return silent{}, err
+		return all, err
 	}
-	debug.FreeOSMemory()
-	before, err := procStatus("VmRSS")
+	defer l.Close()
+	defer l.clients.Close()
+	alone, err := l.handshakes()
 	if err != nil {
-		return silent{}, err
+		return all, err
 	}
-	if _, err := clients.Ask("connect"); err != nil {
-		return silent{}, err
+	before, err := resident()
+	if err != nil {
+		return all, err
+	}
+	if _, err := l.clients.Ask("connect"); err != nil {
+		return all, err
 	}
 	connected := time.Now()
 	for runtime.NumGoroutine() < silentClients { // one for each handshake
 		time.Sleep(time.Millisecond)
 	}
-	debug.FreeOSMemory()
-	after, err := procStatus("VmRSS")
+	after, err := resident()
 	if err != nil {
-		return silent{}, err
+		return all, err
 	}
-	beside, err := askMillis(clients, "handshakes")
+	beside, err := l.handshakes()
 	if err != nil {
-		return silent{}, err
+		return all, err
 	}
-	if n := gone.Load(); n > 0 {
-		return silent{}, fmt.Errorf("%d silent clients were gone before the handshakes beside them were done", n)
+	if n := l.gone.Load(); n > 0 {
+		return all, fmt.Errorf("%d silent clients were gone before the handshakes beside them were done", n)
 	}
-	for gone.Load() < silentClients {
+	for l.gone.Load() < silentClients {
 		if time.Since(connected) > 2*silentTimeout {
-			return silent{}, fmt.Errorf("%d silent clients were never told off", silentClients-gone.Load())
+			return all, fmt.Errorf("%d silent clients were never told off", silentClients-l.gone.Load())
 		}
 		time.Sleep(time.Millisecond)
 	}
-	overdue := time.Unix(0, last.Load()).Sub(connected.Add(silentTimeout)).Seconds()
+	overdue := time.Unix(0, l.last.Load()).Sub(connected.Add(silentTimeout)).Seconds()
 	return silent{
 		Each:   exactly((after-before)/silentClients, fmt.Sprintf("%d clients", silentClients)),
 		Beside: exactly(beside/alone, fmt.Sprintf("%.2f : %.2f ms", beside, alone)),
@@ -123,8 +136,15 @@ func silentServer() (silent, error) {
 	}, nil
 }
 
-func askMillis(p *rig.CoProcess, line string) (float64, error) {
-	answer, err := p.Ask(line)
+// resident is the memory of this process in KB.
+func resident() (float64, error) {
+	debug.FreeOSMemory()
+	return procStatus("VmRSS")
+}
+
+// handshakes has the clients make some, and returns their p99 in milliseconds.
+func (l *silentListener) handshakes() (float64, error) {
+	answer, err := l.clients.Ask("handshakes")
 	if err != nil {
 		return 0, err
 	}
