@@ -69,16 +69,7 @@ func (s *session) rows() []row {
 	for _, mode := range modes {
 		rows = append(rows, row{mode + ": CPU against crypto/tls", nil, nil, false, s.againstCryptoTLS(mode)})
 	}
-	ratio := 1.15
-	if opensslRelease() >= 4 || strings.Contains(libssl.Version(), "3.5") {
-		ratio = 1
-	}
-	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
-		for _, size := range webSizes {
-			rows = append(rows, row{fmt.Sprintf("%s, answers of %d KB: the server's CPU against crypto/tls", proto, size), target(ratio), nil, false,
-				func() (measured, error) { return s.web(proto, size) }})
-		}
-	}
+	rows = append(rows, s.webRows()...)
 	return append(rows,
 		row{"res13st with a client certificate: CPU against crypto/tls", nil, nil, false, s.clientCertificates},
 		row{"client with a cache, TLS 1.2 ticket: CPU of both ends against crypto/tls", nil, nil, false, s.clientCaches("full12")},

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +21,19 @@ import (
 	"github.com/libssl-go/libssl/sslhttp"
 )
 
-// webSizes are the bodies of the answers, in KB.
-var webSizes = []int{1, 64}
+func (s *session) webRows() (rows []row) {
+	ratio := 1.15
+	if opensslRelease() >= 4 || strings.Contains(libssl.Version(), "3.5") {
+		ratio = 1
+	}
+	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		for _, size := range []int{1, 64} { // KB
+			rows = append(rows, row{fmt.Sprintf("%s, answers of %d KB: the server's CPU against crypto/tls", proto, size), target(ratio), nil, false,
+				func() (measured, error) { return s.web(proto, size) }})
+		}
+	}
+	return rows
+}
 
 // web compares what a request costs the server on connections that are kept alive. The clients are another process, the
 // same for both servers: crypto/tls.
