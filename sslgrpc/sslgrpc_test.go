@@ -271,7 +271,7 @@ func TestClientCredentials_RefuseServers(t *testing.T) {
 		require.NoError(t, s.clientError(t, ctx, authority, "h2"), authority)
 	}
 	require.ErrorContains(t, s.clientError(t, ctx, "localhost"), `ALPN chose ""`)
-	require.ErrorContains(t, s.clientError(t, ctx, "localhost", "other"), "application protocol")
+	require.ErrorContains(t, s.clientError(t, ctx, "localhost", "other"), "alert number 120") // no_application_protocol
 
 	var name x509.HostnameError
 	require.ErrorAs(t, s.clientError(t, ctx, "other.example:443", "h2"), &name)
@@ -290,7 +290,7 @@ func TestClientCredentials_ServerNames(t *testing.T) {
 
 	client, _ := dial(t, addr, creds)
 	_, err := client.GetFeature(timeout(t), &pb.Point{})
-	require.ErrorContains(t, err, "hostname mismatch", "%v", status.Code(err))
+	require.ErrorContains(t, err, "ostname mismatch", "%v", status.Code(err)) // 1.1.1 has a capital
 
 	client, _ = dial(t, addr, creds, grpc.WithAuthority("one.example"))
 	_, ofClient := feature(t, g, client, grpc.CallAuthority("two.example"))
