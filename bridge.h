@@ -498,7 +498,7 @@ struct scb_conn {
     int reused;                 /* SSL_session_reused, after a handshake step */
     int starved;                /* a read can only ask for more input */
     int early;                  /* the result of SSL_read_early_data */
-    uint32_t early_sent;        /* early data that a client has written */
+    uint32_t early_sent;        /* early data, and half-RTT data, that was written */
     uint32_t owed;              /* at most so many bytes of answers to the peer wait to be sent; Go counts them */
     long refused;               /* the verify result if that is why a step failed, else X509_V_OK */
     scb_refusal *refusal;       /* details of the last one, NULL if there was none */

@@ -76,7 +76,7 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	if over, err := hs.enterEarly(op); over || err != nil {
+	if over, err := c.enterEarly(op); over || err != nil {
 		return 0, err
 	}
 	c.offerCached()
@@ -109,7 +109,8 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 
 // enterEarly checks a step of the handshake against the steps before. over reports that there is nothing to do. The
 // handshake is locked.
-func (hs *handshakeState) enterEarly(op C.int) (over bool, err error) {
+func (c *Conn) enterEarly(op C.int) (over bool, err error) {
+	hs := &c.hs
 	switch {
 	case hs.complete():
 		if op == C.SCB_OP_READ_EARLY {
@@ -118,6 +119,8 @@ func (hs *handshakeState) enterEarly(op C.int) (over bool, err error) {
 			err = errEarlyLate // meanwhile
 		}
 		return true, err
+	case op == C.SCB_OP_WRITE_EARLY && !c.client && hs.early != earlyReading && hs.early != earlyOver:
+		return false, errEarlyLate
 	case op == C.SCB_OP_HANDSHAKE && hs.early == earlyReading:
 		return false, errEarlyUnread
 	case op == C.SCB_OP_HANDSHAKE:

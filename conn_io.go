@@ -99,24 +99,28 @@ func (c *Conn) Read(p []byte) (int, error) {
 }
 
 // Write encrypts and sends p, after a handshake if there was none. The number of bytes it returns counts as sent: after a
-// timeout the rest of their ciphertext goes out with the next Write.
+// timeout the rest of their ciphertext goes out with the next Write. On a server that reads early data it does not wait for
+// the end of the handshake: see ReadEarlyData.
 func (c *Conn) Write(p []byte) (int, error) {
+	total, err := c.writeHalfRTT(p)
+	if p = p[total:]; err != nil || (total > 0 && len(p) == 0) {
+		return total, err
+	}
 	if err := c.Handshake(); err != nil {
-		return 0, err
+		return total, err
 	}
 	if c.tls.inHandler() {
-		return 0, ErrReentrant
+		return total, ErrReentrant
 	}
 	if c.end.begun() {
-		return 0, ErrClosed
+		return total, ErrClosed
 	}
 	w := &c.write
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := c.flush(); err != nil {
-		return 0, c.end.closedError(err)
+		return total, c.end.closedError(err)
 	}
-	total := 0
 	for len(p) > 0 {
 		// Encrypted data counts as sent, so nothing is encrypted after the deadline.
 		if d := w.deadline.Load(); d != 0 && sinceStart() >= d {

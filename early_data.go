@@ -43,19 +43,42 @@ func (c *Conn) WriteEarlyData(p []byte) (int, error) {
 	case limit == 0:
 		return 0, unsupported("early data without a session that allows it")
 	}
-	allowed := p[:min(len(p), int(limit-min(sent, limit)))]
-	n := 0
-	for n < len(allowed) {
-		wrote, err := c.advance(context.Background(), C.SCB_OP_WRITE_EARLY, allowed[n:min(len(allowed), n+maxWrite)])
+	n, err := c.writeEarly(p[:min(len(p), int(limit-min(sent, limit)))])
+	if err == nil && n < len(p) {
+		err = fmt.Errorf("%w: %d bytes", errEarlyLimit, limit)
+	}
+	return n, err
+}
+
+// writeEarly is SSL_write_early_data, of a client or a server.
+func (c *Conn) writeEarly(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var wrote int
+		wrote, err = c.advance(context.Background(), C.SCB_OP_WRITE_EARLY, p[n:min(len(p), n+maxWrite)])
 		n += wrote
-		if err != nil {
-			return n, err
-		}
 	}
-	if n < len(p) {
-		return n, fmt.Errorf("%w: %d bytes", errEarlyLimit, limit)
+	return n, err
+}
+
+// writeHalfRTT sends p as half-RTT data if the server may write that now. If n is less than len(p), the rest has to wait for
+// the handshake.
+func (c *Conn) writeHalfRTT(p []byte) (n int, err error) {
+	if c.client || c.hs.complete() || !c.mayWriteHalfRTT() {
+		return 0, nil
 	}
-	return n, nil
+	n, err = c.writeEarly(p)
+	if err == errEarlyLate { // the handshake goes on, or is complete by now
+		err = nil
+	}
+	return n, err
+}
+
+// mayWriteHalfRTT reports whether the server's keys are known, which after a HelloRetryRequest they are not, and the client
+// has been judged.
+func (c *Conn) mayWriteHalfRTT() bool {
+	defer c.tls.unlock(c.tls.lock())
+	ssl := c.tls.ssl
+	return ssl != nil && C.scb_ssl_version(ssl.ssl) == versionTLS13 && C.scb_conn_settled(ssl) != 0
 }
 
 func (c *Conn) earlyLimit() (limit, sent uint32, err error) {
@@ -71,9 +94,21 @@ func (c *Conn) earlyLimit() (limit, sent uint32, err error) {
 // A server that does not call it refuses early data. Corresponds to
 // SSL_read_early_data(3).
 //
-// Once begun it has to be read to the end: until then Handshake, and what runs
-// it, is an error. At the end the handshake may not be over, so call Handshake
+// Once begun it has to be read to the end: until then Handshake and Read are
+// errors. At the end the handshake may not be over, so call Handshake
 // then; after a HelloRetryRequest the client waits for that.
+//
+// Write between ReadEarlyData calls, and after the last one up to Handshake or
+// Read, sends half-RTT data: the client has it before its Finished has come, so
+// one round trip sooner. Corresponds to SSL_write_early_data(3) on a server.
+// Nothing has proved by then that the client is there now: a replay of its first
+// flight would cause the same writes, were the session not taken from the store.
+// OpenSSL would also write to a client that has been asked for a certificate
+// and has not sent it yet. Write does not: in a full handshake on a server that asks
+// for certificates it completes the handshake first, and so it does after a
+// HelloRetryRequest and before TLS 1.3. A client that resumes has been judged by
+// the certificate of its session, and by the function of SetVerifyConnection. Close
+// says goodbye with close_notify only once the handshake is complete.
 func (c *Conn) ReadEarlyData(p []byte) (int, error) {
 	if c.client {
 		return 0, unsupported("ReadEarlyData on a client's connection")

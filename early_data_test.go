@@ -132,7 +132,7 @@ func TestEarlyData_HasToBeReadToItsEnd(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, n)
 	require.ErrorContains(t, s.Handshake(), "not read to its end")
-	_, err = s.Write([]byte("x"))
+	_, err = s.Read(b)
 	require.ErrorContains(t, err, "not read to its end")
 	rest, err := readEarly(s)
 	require.NoError(t, err)
