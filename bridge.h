@@ -389,6 +389,10 @@ int scb_ctx_use_pem(SSL_CTX *ctx, const unsigned char *cert, int cert_len, const
 int scb_ctx_add_cas(SSL_CTX *ctx, const unsigned char *pem, int len, int fresh, int announce, scb_errs **errs);
 
 int scb_ctx_set_versions(SSL_CTX *ctx, int min, int max, scb_errs **errs);
+int scb_ctx_security_level(SSL_CTX *ctx);
+/* The level, at most that of ctx, at which OpenSSL allows a version; -1 if it has
+ * not got it. */
+int scb_ctx_level_for(SSL_CTX *ctx, int version);
 int scb_ctx_set_ciphers(SSL_CTX *ctx, const char *list, scb_errs **errs);
 int scb_ctx_set_ciphersuites(SSL_CTX *ctx, const char *list, scb_errs **errs);
 int scb_ctx_set_groups(SSL_CTX *ctx, const char *list, scb_errs **errs);

@@ -213,6 +213,46 @@ int scb_ctx_set_versions(SSL_CTX *ctx, int min, int max, scb_errs **errs)
     return scb_done(SSL_CTX_set_min_proto_version(ctx, min) && SSL_CTX_set_max_proto_version(ctx, max), errs);
 }
 
+int scb_ctx_security_level(SSL_CTX *ctx)
+{
+    return SSL_CTX_get_security_level(ctx);
+}
+
+/* Is OpenSSL built with the version? */
+static int scb_version_built(int version)
+{
+#ifdef OPENSSL_NO_TLS1
+    if (version == TLS1_VERSION)
+        return 0;
+#endif
+#ifdef OPENSSL_NO_TLS1_1
+    if (version == TLS1_1_VERSION)
+        return 0;
+#endif
+    return version >= TLS1_VERSION;
+}
+
+/* Only an SSL can be asked. It is of another SSL_CTX, so that ctx has made none. */
+int scb_ctx_level_for(SSL_CTX *ctx, int version)
+{
+    SSL_CTX *scratch = SSL_CTX_new(TLS_method());
+    SSL *ssl = scratch == NULL ? NULL : SSL_new(scratch);
+    int level = SSL_CTX_get_security_level(ctx);
+
+    if (!scb_version_built(version) || ssl == NULL)
+        level = -1;
+    for (; level >= 0; level--) {
+        SSL_set_security_level(ssl, level);
+        if (SSL_CTX_get_security_callback(ctx)(ssl, NULL, SSL_SECOP_VERSION, 0, version, NULL,
+                                               SSL_CTX_get0_security_ex_data(ctx)))
+            break;
+    }
+    SSL_free(ssl);
+    SSL_CTX_free(scratch);
+    scb_clear_errs();
+    return level;
+}
+
 int scb_ctx_set_ciphers(SSL_CTX *ctx, const char *list, scb_errs **errs)
 {
     scb_clear_errs();

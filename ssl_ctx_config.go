@@ -142,13 +142,19 @@ func (c *Context) SetVerify(m VerifyMode) error {
 	})
 }
 
-// SetVersions bounds the protocol version: tls.VersionTLS12 or
-// tls.VersionTLS13; 0 leaves a bound open. It is an error once a connection was
-// made. Corresponds to SSL_CTX_set_min_proto_version(3) and
+// SetVersions bounds the protocol version, from tls.VersionTLS10 to
+// tls.VersionTLS13. 0 leaves a bound open; the lower one is then TLS 1.2, or max
+// where that is older. It is an error once a
+// connection was made. Corresponds to SSL_CTX_set_min_proto_version(3) and
 // SSL_CTX_set_max_proto_version(3).
+//
+// TLS 1.0 and 1.1 need a security level that allows them: 0 from OpenSSL 3.0 on.
+// Set it before, as with SetCiphers("DEFAULT@SECLEVEL=0"), on both sides. Such a
+// level also lets weak keys, ciphers and signatures in. At a higher one, and where
+// OpenSSL is built without these versions, the error is ErrUnsupported.
 func (c *Context) SetVersions(min, max uint16) error {
 	for _, v := range []uint16{min, max} {
-		if v != 0 && v != tls.VersionTLS12 && v != tls.VersionTLS13 {
+		if v != 0 && (v < tls.VersionTLS10 || v > tls.VersionTLS13) {
 			return unsupported("protocol version %s", versionName(v))
 		}
 	}
@@ -157,10 +163,37 @@ func (c *Context) SetVersions(min, max uint16) error {
 	}
 	if min == 0 {
 		min = tls.VersionTLS12
+		if max != 0 && max < min {
+			min = max
+		}
 	}
-	return c.setUnless(C.SCB_MADE_BY_C|C.SCB_MADE_BY_GO, "set versions", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+	var refused error
+	err := c.setUnless(C.SCB_MADE_BY_C|C.SCB_MADE_BY_GO, "set versions", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
+		if refused = versionAllowed(p, min); refused != nil {
+			return C.SCB_FAIL
+		}
 		return C.scb_ctx_set_versions(p, C.int(min), C.int(max), errs)
 	})
+	if refused != nil {
+		return refused
+	}
+	return err
+}
+
+// versionAllowed asks OpenSSL about a version before TLS 1.2.
+func versionAllowed(p *C.SSL_CTX, v uint16) error {
+	if v >= tls.VersionTLS12 {
+		return nil
+	}
+	level, most := C.scb_ctx_security_level(p), C.scb_ctx_level_for(p, C.int(v))
+	switch {
+	case most < 0:
+		return unsupported("versions: this OpenSSL is built without %s", versionName(v))
+	case level > most:
+		return unsupported("versions: %s needs a security level of at most %d, and this Context has %d: "+
+			"lower it before, as with SetCiphers(\"DEFAULT@SECLEVEL=%d\")", versionName(v), most, level, most)
+	}
+	return nil
 }
 
 // SetOptions turns options on and returns all that are on then. Options of DTLS
