@@ -356,6 +356,10 @@ size_t scb_cert_leaf(scb_cert *c, unsigned char **der);
 int scb_cert_staple(scb_cert *c, const unsigned char *der, size_t len);
 /* The staple that a client was sent, borrowed. */
 size_t scb_conn_staple(scb_conn *c, const unsigned char **der);
+/* The timestamps in the handshake that a client was sent, each after its length in
+ * two bytes, big-endian; the caller frees *out with scb_wipe. None if the list is
+ * malformed. */
+size_t scb_conn_scts(scb_conn *c, unsigned char **out);
 #define SCB_REPLACE_ALL 0
 #define SCB_KEEP_OTHERS 1       /* those of other types of key than the first */
 #define SCB_SAME_KEY_TYPE (-6)

@@ -1,10 +1,11 @@
 /*
  * certificate.c: certificates with their keys, the set of them that a context
- * has, and OCSP staples.
+ * has, OCSP staples and the timestamps of certificate transparency.
  */
 #include "bridge.h"
 
 #include <openssl/crypto.h>
+#include <openssl/ct.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/pkcs12.h>
@@ -102,6 +103,70 @@ size_t scb_conn_staple(scb_conn *c, const unsigned char **der)
     long len = SSL_get_tlsext_status_ocsp_resp(c->ssl, der);
 
     return len > 0 && *der != NULL ? (size_t)len : 0;
+}
+
+/* ---- timestamps of certificate transparency ---------------------------------- */
+
+#ifndef OPENSSL_NO_CT
+/* OpenSSL asks for timestamps, and keeps them, where this is set. It has read them
+ * before: errors of a malformed list must not fail the step. */
+static int scb_scts_cb(const CT_POLICY_EVAL_CTX *policy, const STACK_OF(SCT) *scts, void *arg)
+{
+    (void)policy, (void)scts, (void)arg;
+    if (scb_stepping_handle() != 0)
+        scb_clear_errs();
+    return 1;
+}
+
+static size_t scb_put_sct(const SCT *sct, unsigned char *out)
+{
+    int len;
+
+    if (SCT_get_source(sct) != SCT_SOURCE_TLS_EXTENSION)
+        return 0;
+    len = i2o_SCT(sct, NULL);
+    if (len <= 0)
+        return 0;
+    if (out != NULL) {
+        out[0] = (unsigned char)(len >> 8);
+        out[1] = (unsigned char)len;
+        out += 2;
+        i2o_SCT(sct, &out);
+    }
+    return 2 + (size_t)len;
+}
+#endif
+
+static int scb_ctx_ask_scts(SSL_CTX *ctx)
+{
+#ifndef OPENSSL_NO_CT
+    return SSL_CTX_set_ct_validation_callback(ctx, scb_scts_cb, NULL);
+#else
+    return ctx != NULL;
+#endif
+}
+
+size_t scb_conn_scts(scb_conn *c, unsigned char **out)
+{
+    size_t len = 0;
+#ifndef OPENSSL_NO_CT
+    const STACK_OF(SCT) *scts = SSL_get0_peer_scts(c->ssl);
+    size_t done = 0;
+
+    for (int i = 0; i < sk_SCT_num(scts); i++)
+        len += scb_put_sct(sk_SCT_value(scts, i), NULL);
+    *out = len > 0 ? OPENSSL_malloc(len) : NULL;
+    if (*out == NULL)
+        len = 0;
+    /* OpenSSL keeps them in the reverse order. */
+    for (int i = sk_SCT_num(scts) - 1; len > 0 && i >= 0; i--)
+        done += scb_put_sct(sk_SCT_value(scts, i), *out + done);
+#else
+    (void)c;
+    *out = NULL;
+#endif
+    scb_clear_errs();
+    return len;
 }
 
 /* ---- reading --------------------------------------------------------------- */
@@ -418,7 +483,7 @@ int scb_ctx_hold_certs(SSL_CTX *ctx, int client)
         return 0;
     }
     if (client)
-        return SSL_CTX_set_tlsext_status_type(ctx, TLSEXT_STATUSTYPE_ocsp) != 0;
+        return SSL_CTX_set_tlsext_status_type(ctx, TLSEXT_STATUSTYPE_ocsp) != 0 && scb_ctx_ask_scts(ctx);
     return SSL_CTX_set_tlsext_status_cb(ctx, scb_staple_cb) != 0;
 }
 

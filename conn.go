@@ -162,6 +162,16 @@ func forgetConn(cc *C.scb_conn) {
 // TLSUnique is nil in TLS 1.3, and after a resumption in TLS 1.2 without the
 // extended master secret.
 //
+// OCSPResponse and SignedCertificateTimestamps are what a client was sent in this
+// handshake, unchecked: they belong to the certificate, which a resumption does not
+// send. The timestamps are those of the
+// TLS extension, as in crypto/tls, and not those in the certificate or in the OCSP
+// response; nil if the list is malformed, and where OpenSSL is built without
+// certificate transparency. Clients of AttachContext have either only if C has asked
+// for it. Corresponds to SSL_get_tlsext_status_ocsp_resp(3) and
+// SSL_get0_peer_scts(3). To judge the timestamps by known logs, C can replace the
+// callback that accepts all: SSL_CTX_enable_ct(3).
+//
 // After a resumption a server has the client's certificates and the chain that the
 // lookup verified them by.
 func (c *Conn) ConnectionState() tls.ConnectionState {
@@ -191,11 +201,28 @@ func (c *Conn) ConnectionState() tls.ConnectionState {
 		if n := C.scb_conn_staple(c.tls.ssl, &staple); n > 0 {
 			s.OCSPResponse = C.GoBytes(unsafe.Pointer(staple), C.int(n))
 		}
+		s.SignedCertificateTimestamps = c.timestamps()
 	}
 	if chain := c.certificates(C.SCB_CERTS_VERIFIED); len(chain) > 0 {
 		s.VerifiedChains = [][]*x509.Certificate{chain}
 	}
 	return s
+}
+
+// timestamps reads what scb_conn_scts has made.
+func (c *Conn) timestamps() (scts [][]byte) {
+	var out *C.uchar
+	n := C.scb_conn_scts(c.tls.ssl, &out)
+	if n == 0 {
+		return nil
+	}
+	defer C.scb_wipe(unsafe.Pointer(out), n)
+	for all := C.GoBytes(unsafe.Pointer(out), C.int(n)); len(all) > 0; {
+		size := 2 + int(binary.BigEndian.Uint16(all))
+		scts = append(scts, all[2:size:size])
+		all = all[size:]
+	}
+	return scts
 }
 
 func (c *Conn) certificates(which C.int) (certs []*x509.Certificate) {
