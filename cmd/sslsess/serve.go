@@ -70,7 +70,8 @@ version is the name in OpenSSL (TLSv1.3), cipher the IANA name
 bytes of each connection instead. With -http it serves a page with live numbers,
 /healthz, /stats and /history in JSON, and /metrics for Prometheus.
 
-SIGTERM and SIGINT end it cleanly, with status 0.`,
+SIGHUP loads the certificate again, at once. SIGTERM and SIGINT end the server cleanly,
+with status 0.`,
 	flags: serve,
 }
 
@@ -111,7 +112,7 @@ func serve(fs *flag.FlagSet) action {
 	f.tickets = choiceFlag(fs, "tickets", "the `mode` of resumption: stateful (ids in TLS 1.2, stateful tickets in 1.3), stateless (tickets encrypted with the keys of -keyring, by default with a key of this process) or none (ids in 1.2, no resumption in 1.3)",
 		"stateful", "stateless", "none")
 	fs.StringVar(&f.clientCA, "client-ca", "", "require client certificates, signed by the CAs in this PEM `file`")
-	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 10*time.Second, "the longest `duration` of a handshake")
+	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 10*time.Second, "the longest `duration` of a handshake; those under way do not count against -max-conns")
 	fs.IntVar(&f.maxConns, "max-conns", 0, "serve at most `N` connections at once, the others wait after their handshakes; 0 means no limit")
 	fs.StringVar(&f.backend, "backend", "", "forward the bytes to this `host:port`")
 	fs.DurationVar(&f.idleTimeout, "idle-timeout", 10*time.Minute, "with -backend, end a connection on which neither side has sent data for this `duration`")
@@ -240,10 +241,18 @@ func (f *serveFlags) listenAndServe(ctx context.Context, std stdio, sslCtx *libs
 	return nil
 }
 
-// useCertificate loads the certificate and follows its files until stop.
+// useCertificate loads the certificate and follows its files until stop. SIGHUP loads them at once.
 func (f *serveFlags) useCertificate(ctx *libssl.Context, logger *log.Logger) (stop func(), err error) {
 	if f.cert != "" {
-		return ctx.WatchCertificate(f.cert, f.key, watchInterval, func(err error) { logger.Print(err) })
+		stopWatching, err := ctx.WatchCertificate(f.cert, f.key, watchInterval, func(err error) { logger.Print(err) })
+		if err != nil {
+			return nil, err
+		}
+		stopReloading := onHangup(func() { f.reloadCertificate(ctx, logger) })
+		return func() {
+			stopReloading()
+			stopWatching()
+		}, nil
 	}
 	host, _, _ := net.SplitHostPort(f.listen)
 	cert, key, err := selfSigned(host)
@@ -254,7 +263,22 @@ func (f *serveFlags) useCertificate(ctx *libssl.Context, logger *log.Logger) (st
 		return nil, err
 	}
 	logger.Print("no -cert: made a self-signed certificate, so no other server can resume these sessions")
-	return func() {}, nil
+	return onHangup(func() { logger.Print("SIGHUP: no -cert, so there is no certificate to load") }), nil
+}
+
+// reloadCertificate loads the certificate again. If the watcher does so at the same time it may put back what it has read
+// before; it then notices the newer files at its next check.
+func (f *serveFlags) reloadCertificate(ctx *libssl.Context, logger *log.Logger) {
+	cert, err := libssl.LoadCertificate(f.cert, f.key, nil)
+	if err == nil {
+		err = ctx.UseCertificate(cert)
+		cert.Close()
+	}
+	if err != nil {
+		logger.Printf("SIGHUP: the old certificate stays: %v", err)
+		return
+	}
+	logger.Printf("SIGHUP: loaded %s", f.cert)
 }
 
 // configure must run before UseStore, which computes the id context from these settings.
