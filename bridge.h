@@ -95,6 +95,11 @@ typedef struct scb_errs {
     scb_err e[SCB_MAX_ERRS];
 } scb_errs;
 void scb_errs_free(scb_errs *e);
+/* Tells the entries of failed handshakes apart. */
+#define SCB_ERR_OTHER 0
+#define SCB_ERR_ALERT 1         /* of the peer */
+#define SCB_ERR_CALLBACK 2      /* a callback has refused */
+int scb_err_kind(unsigned long code);
 
 /* For C only. */
 void scb_clear_errs(void);
@@ -272,6 +277,8 @@ int scb_name_resumes(SSL *ssl, SSL_SESSION *s);
 int64_t scb_peer_until(SSL_SESSION *s);
 
 /* For C only. */
+/* In seconds since 1970; 1, which is long ago, if t cannot be read. */
+int64_t scb_time_of(const ASN1_TIME *t);
 /* Keeps the client's intermediate certificates in the application data of a new
  * session, with the time of the full handshake and its name. With NULL as the name
  * it does so only if there are intermediates. A session that resumed, and its
@@ -366,6 +373,8 @@ size_t scb_conn_scts(scb_conn *c, unsigned char **out);
 /* Replaces the set of an SSL_CTX; new SSLs have it. */
 int scb_ctx_use_certs(SSL_CTX *ctx, scb_cert **cert, int n, int others, scb_errs **errs);
 int scb_ctx_has_set(SSL_CTX *ctx);
+/* When the first certificate of an SSL_CTX expires, 0 without one. */
+int64_t scb_ctx_expires(SSL_CTX *ctx);
 
 /* For C only. */
 /* Reads all certificates of a PEM text. NULL if one is malformed, or there is

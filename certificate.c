@@ -565,6 +565,29 @@ int scb_ctx_each_leaf(SSL_CTX *ctx, int (*f)(void *arg, X509 *leaf), void *arg)
     return ok;
 }
 
+static int scb_note_end(void *arg, X509 *leaf)
+{
+    int64_t *first = arg, end = scb_time_of(X509_get0_notAfter(leaf));
+
+    if (*first == 0 || end < *first)
+        *first = end;
+    return 1;
+}
+
+int64_t scb_ctx_expires(SSL_CTX *ctx)
+{
+    X509 *current = SSL_CTX_get0_certificate(ctx);
+    int64_t first = 0;
+
+    /* Where C makes SSLs the walk over the certificates could disturb it. */
+    if (SSL_CTX_get_ex_data(ctx, scb_certs_idx) != NULL && !(scb_ctx_made(ctx) & SCB_MADE_BY_C))
+        scb_ctx_each_leaf(ctx, scb_note_end, &first);
+    else if (current != NULL)
+        scb_note_end(&first, current);
+    scb_clear_errs();
+    return first;
+}
+
 /* OpenSSL judges the certificates, as it will for each connection: by the
  * security level, and one for each type of key. */
 static int scb_set_try(SSL_CTX *ctx, const scb_set *s)

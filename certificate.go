@@ -263,6 +263,23 @@ func (c *Context) hasSet() bool {
 	return C.scb_ctx_has_set(p) != 0
 }
 
+// CertificateExpires is the earliest end of validity among the certificates that the Context has, the zero time if it has
+// none. Those that callbacks choose do not count. On an SSL_CTX with which C makes SSLs it is the one certificate that
+// SSL_CTX_get0_certificate returns. Corresponds to X509_get0_notAfter(3).
+func (c *Context) CertificateExpires() (t time.Time) {
+	p, err := c.acquire()
+	if err != nil {
+		return t
+	}
+	defer c.release()
+	c.settings.mu.Lock()
+	defer c.settings.mu.Unlock()
+	if end := C.scb_ctx_expires(p); end != 0 {
+		t = time.Unix(int64(end), 0)
+	}
+	return t
+}
+
 // WatchCertificate loads the certificate chain and its key from files and uses them, and does so again when the files
 // change: by a write, a rename or a switched link. It checks them every interval. While the new files cannot be read or do not fit each
 // other, the Context keeps the certificate that it has, and onError, which may be nil, is told once for each change. stop

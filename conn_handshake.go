@@ -79,6 +79,8 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 	if over, err := c.enterEarly(op); over || err != nil {
 		return 0, err
 	}
+	c.ctx.handshakes.underWay.Add(1)
+	defer c.handshakeReturns()
 	c.offerCached()
 	var stop func() bool
 	if ctx.Done() != nil {

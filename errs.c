@@ -49,6 +49,17 @@ void scb_take_errs(scb_errs **errs)
     *errs = all;
 }
 
+int scb_err_kind(unsigned long code)
+{
+    int reason = ERR_GET_REASON(code);
+
+    if (ERR_GET_LIB(code) != ERR_LIB_SSL)
+        return SCB_ERR_OTHER;
+    if (reason >= SSL_AD_REASON_OFFSET && reason < SSL_AD_REASON_OFFSET + 256)
+        return SCB_ERR_ALERT;
+    return reason == SSL_R_CALLBACK_FAILED ? SCB_ERR_CALLBACK : SCB_ERR_OTHER;
+}
+
 void scb_put_errs(const scb_errs *all)
 {
     for (int i = 0; all != NULL && i < all->n; i++) {

@@ -284,19 +284,22 @@ int scb_peer_resumes(SSL *ssl, SSL_SESSION *s)
     return (SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER) && scb_peer_in_time(ssl, peer) && scb_peer_verifies(ssl, s, peer);
 }
 
+int64_t scb_time_of(const ASN1_TIME *t)
+{
+    time_t now = time(NULL);
+    int days, seconds;
+    ASN1_TIME *from = ASN1_TIME_set(NULL, now);
+    int64_t when = 1;
+
+    if (from != NULL && ASN1_TIME_diff(&days, &seconds, from, t))
+        when = (int64_t)now + (int64_t)days * 86400 + seconds;
+    ASN1_TIME_free(from);
+    return when;
+}
+
 int64_t scb_peer_until(SSL_SESSION *s)
 {
     X509 *peer = SSL_SESSION_get0_peer(s);
-    time_t now = time(NULL);
-    int days, seconds;
-    ASN1_TIME *from;
-    int64_t until = 1;
 
-    if (peer == NULL)
-        return 0;
-    from = ASN1_TIME_set(NULL, now);
-    if (from != NULL && ASN1_TIME_diff(&days, &seconds, from, X509_get0_notAfter(peer)))
-        until = (int64_t)now + (int64_t)days * 86400 + seconds;
-    ASN1_TIME_free(from);
-    return until;
+    return peer == NULL ? 0 : scb_time_of(X509_get0_notAfter(peer));
 }

@@ -50,6 +50,7 @@ type Context struct {
 	id         idContext
 	settings   settings
 	resuming   resuming
+	handshakes handshakeCounts
 }
 
 // settings is locked for reading while an SSL is made or switched to the Context, which copies them. It is locked for writing

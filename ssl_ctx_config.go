@@ -579,7 +579,8 @@ func (c *Context) FlushSessions(at time.Time) error {
 	return c.do("flush sessions", func(p *C.SSL_CTX, _ **C.scb_errs) C.int { return C.scb_ctx_flush(p, t) })
 }
 
-// Stats are OpenSSL's counters of a context, see SSL_CTX_sess_number(3). Hit
+// Stats are OpenSSL's counters of a context, see SSL_CTX_sess_number(3), and
+// counts of the handshakes of Conns, those of Listeners included. Hit
 // ratios of an external cache cannot be computed from them: Misses counts the
 // internal cache alone, CallbackHits also answers that were then refused.
 type Stats struct {
@@ -593,6 +594,11 @@ type Stats struct {
 	Misses       int
 	Timeouts     int
 	CacheFull    int
+
+	// HandshakesUnderWay are calls that run a handshake now: in a Listener, connections that are not ready for Accept.
+	HandshakesUnderWay int
+	// HandshakesFailed are handshakes that ended for good. One that a deadline of the Conn has interrupted can go on.
+	HandshakesFailed HandshakeFailureCounts
 }
 
 // Stats reads the counters.
@@ -605,6 +611,7 @@ func (c *Context) Stats() (s Stats) {
 			CallbackHits: int(n.cb_hits), Misses: int(n.misses), Timeouts: int(n.timeouts),
 			CacheFull: int(n.cache_full),
 		}
+		c.handshakes.read(&s)
 		return C.SCB_OK
 	})
 	return s

@@ -80,12 +80,12 @@ func (c *Conn) callVerifier(f func(tls.ConnectionState) error) (err error) {
 	said := f(c.ConnectionState())
 	returned = true
 	if said != nil {
-		return fmt.Errorf("libssl: verify connection: %w", said)
+		return &handlerError{fmt.Errorf("libssl: verify connection: %w", said)}
 	}
 	return nil
 }
 
-var errVerifier = errors.New("libssl: verify connection: the function panicked")
+var errVerifier error = &handlerError{errors.New("libssl: verify connection: the function panicked")}
 
 // judge asks the function of SetVerifyConnection once the handshake is settled, before the output of the step is sent. An
 // alert takes the place of the output of a handshake that it refuses.

@@ -10,6 +10,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/libssl-go/libssl"
 )
@@ -45,6 +46,7 @@ func Of(sc *libssl.SessionCache, ctx *libssl.Context) (all []Metric) {
 	}
 	if ctx != nil {
 		all = append(all, ofContext(ctx.Stats())...)
+		all = append(all, expiryOf(ctx.CertificateExpires()))
 	}
 	return all
 }
@@ -144,7 +146,29 @@ func ofContext(s libssl.Stats) []Metric {
 				{Label: "cache_full", Number: float64(s.CacheFull)},
 			},
 		},
+		one("libssl_context_handshakes_under_way", "Handshakes of connections in Go that run now.", Gauge, float64(s.HandshakesUnderWay)),
+		failedOf(s),
 	}
+}
+
+func failedOf(s libssl.Stats) Metric {
+	m := Metric{
+		Name: "libssl_context_handshakes_failed_total", Kind: Counter, Label: "reason",
+		Help: "Handshakes of connections in Go that failed.",
+	}
+	for _, f := range libssl.HandshakeFailures() {
+		m.Values = append(m.Values, Value{Label: f.String(), Number: float64(s.HandshakesFailed[f])})
+	}
+	return m
+}
+
+func expiryOf(t time.Time) Metric {
+	n := math.NaN()
+	if !t.IsZero() {
+		n = float64(t.Unix())
+	}
+	return one("libssl_context_certificate_expires_timestamp_seconds",
+		"When the first certificate of the context expires, in seconds since 1970; NaN without a certificate.", Gauge, n)
 }
 
 // Sample is one number of a metric: a value, or a part of a Histogram.

@@ -389,7 +389,9 @@ func (f *serveFlags) serveStats(ctx *libssl.Context, cache *libssl.SessionCache,
 			OpenSSL string            `json:"openssl"`
 			Cache   libssl.CacheStats `json:"cache"`
 			Context libssl.Stats      `json:"context"`
-		}{f.node, libssl.Version(), cache.Stats(), ctx.Stats()})
+
+			CertificateExpires time.Time `json:"certificate_expires"`
+		}{f.node, libssl.Version(), cache.Stats(), ctx.Stats(), ctx.CertificateExpires()})
 	})
 	past := newHistory(func() (full, resumed uint64) {
 		s := cache.Stats()

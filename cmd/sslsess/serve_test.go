@@ -469,9 +469,12 @@ func TestServe_HTTPShowsStats(t *testing.T) {
 		Node, OpenSSL string
 		Cache         libssl.CacheStats
 		Context       libssl.Stats
+
+		CertificateExpires time.Time `json:"certificate_expires"`
 	}
 	require.NoError(t, json.Unmarshal([]byte(body), &s))
 	assert.Equal(t, "n1", s.Node)
+	assert.False(t, s.CertificateExpires.IsZero())
 	assert.Equal(t, libssl.Version(), s.OpenSSL)
 	assert.EqualValues(t, 1, s.Cache.Hits)
 	assert.Equal(t, 2, s.Context.AcceptGood)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -38,6 +39,8 @@ func TestCollector_SaysWhatTheTextFormatSays(t *testing.T) {
 	require.Contains(t, text, `libssl_handshake_seconds_count{kind="full"} 1`)
 	require.Contains(t, text, `libssl_store_entries_total{operation="stored"} 2`)
 	require.Contains(t, text, `libssl_context_handshakes_total{event="accept_good"} 1`)
+	require.Contains(t, text, `libssl_context_handshakes_failed_total{reason="timeout"} 0`)
+	require.Contains(t, text, "libssl_context_certificate_expires_timestamp_seconds "+strconv.FormatFloat(float64(ctx.CertificateExpires().Unix()), 'g', -1, 64)+"\n")
 }
 
 func TestCollector_DoesWithOneOfTheTwo(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -215,6 +216,17 @@ func TestPage_ShowsWhatHappens(t *testing.T) {
 	require.Equal(t, "0", eval[string](b, number("handshakes", "full")))
 	require.Equal(t, "–", eval[string](b, `document.getElementById("now-share").textContent`), "of nothing")
 	require.Empty(t, eval[string](b, `document.querySelector("#share .share")?.getAttribute("d") ?? ""`))
+	require.Equal(t, "in 29 days", eval[string](b, `document.getElementById("now-certificate").textContent`))
+	require.Equal(t, "0", eval[string](b, number("handshakes", "failed")))
+
+	plain, err := net.Dial("tcp", s.tls)
+	require.NoError(t, err)
+	defer plain.Close()
+	b.wait(`document.getElementById("now-under-way").textContent === "1"`)
+	_, err = io.WriteString(plain, "GET / HTTP/1.1\r\n\r\n")
+	require.NoError(t, err)
+	b.wait(number("handshakes", "failed") + ` === "1"`)
+	require.Equal(t, "1", eval[string](b, number("handshakes", "not TLS")))
 
 	s.shake("full", 12)
 	b.wait(number("handshakes", "full") + ` === "12"`)
