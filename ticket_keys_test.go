@@ -219,6 +219,17 @@ func TestUseTicketKeys_BesideAStore(t *testing.T) {
 	}
 }
 
+// Without a store these clients have OpenSSL's internal cache, which no other server sees.
+func TestUseTicketKeys_ClientsWithoutTicketsResumeAtOneServer(t *testing.T) {
+	f := newFleet(t, tls.VersionTLS12)
+	f.client.SetOptions(libssl.OpNoTicket)
+	ring := newRing(t)
+	one, two := f.sealed(t, ring), f.sealed(t, ring)
+	v := f.visit(t, one, nil)
+	require.True(t, f.visit(t, one, v.next).resumed)
+	require.False(t, f.visit(t, two, v.next).resumed)
+}
+
 func TestUseTicketKeys_IsBoundToThePolicy(t *testing.T) {
 	eachVersion(t, func(t *testing.T, f *fleet) {
 		ring := newRing(t)
