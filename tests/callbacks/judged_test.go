@@ -202,7 +202,7 @@ func TestResumption_LetsInOnlyWhomAFullHandshakeWouldLetIn(t *testing.T) {
 }
 
 // The intermediate certificates of a client travel with the session, and a server that resumes it shows them, with the chain
-// that it has verified. One that has expired since counts as in a full handshake.
+// that it has verified.
 func TestResumption_KeepsTheIntermediates(t *testing.T) {
 	ca := tlstest.NewCA(t, "clients")
 	inter := ca.Intermediate(t, "intermediate")
@@ -242,6 +242,51 @@ func TestResumption_KeepsTheIntermediates(t *testing.T) {
 						require.Len(t, seen, 2)
 					}
 				})
+			}
+		}
+	}
+}
+
+// An intermediate certificate that is not valid now keeps a client out that comes back, as in a full handshake.
+func TestResumption_JudgesTheIntermediates(t *testing.T) {
+	ca, now := tlstest.NewCA(t, "clients"), time.Now()
+	later := now.Add(3 * time.Hour)
+	ends := func(c *x509.Certificate) { c.NotAfter = now.Add(2 * time.Hour) }
+	begins := func(c *x509.Certificate) { c.NotBefore = now.Add(2 * time.Hour) }
+	for _, tt := range []struct {
+		name          string
+		edit          func(*x509.Certificate)
+		first, second time.Time // of the servers' clocks
+		in            bool
+	}{
+		{"valid", ends, now, now, true},
+		{"valid later", begins, later, later, true},
+		{"expired", ends, now, later, false},
+		{"not yet valid", begins, later, now, false},
+	} {
+		inter := ca.IntermediateWith(t, tt.edit, "intermediate")
+		cert, key := inter.Leaf(t, "client")
+		client := newClient(t)
+		require.NoError(t, client.UseCertificatePEM(append(cert, inter.PEM...), key))
+		for _, m := range modes {
+			for _, e := range engines {
+				for how, share := range m.sharing(t) {
+					t.Run(tt.name+"/"+m.name+"/"+e.name+"/"+how, func(t *testing.T) {
+						first, second := m.serverOf(t, e), m.serverOf(t, e)
+						for ctx, at := range map[*libssl.Context]time.Time{first: tt.first, second: tt.second} {
+							asksFor(t, ctx, ca)
+							cref.SetVerifyTime(ctx.Pointer(), at)
+							require.NoError(t, ctx.SetSessionIDContext([]byte("equal")))
+							ctx.SetSessionCacheMode(libssl.CacheServer | libssl.CacheNoInternal)
+							share(ctx)
+						}
+						in, _, sess := e.enter(t, client, first, nil)
+						require.True(t, in)
+						in, resumed, _ := e.enter(t, client, second, sess)
+						require.Equal(t, tt.in, in)
+						require.Equal(t, tt.in, resumed)
+					})
+				}
 			}
 		}
 	}

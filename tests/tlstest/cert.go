@@ -37,9 +37,18 @@ func NewCA(t testing.TB, name string) *CA {
 // Intermediate makes a CA called name that ca has signed.
 func (ca *CA) Intermediate(t testing.TB, name string) *CA {
 	t.Helper()
+	return ca.IntermediateWith(t, nil, name)
+}
+
+// IntermediateWith is Intermediate for a template that edit has changed.
+func (ca *CA) IntermediateWith(t testing.TB, edit func(*x509.Certificate), name string) *CA {
+	t.Helper()
 	tmpl := template(t, name)
 	tmpl.IsCA, tmpl.BasicConstraintsValid = true, true
 	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature
+	if edit != nil {
+		edit(tmpl)
+	}
 	return ca.issue(t, tmpl, newKey(t))
 }
 
@@ -104,6 +113,12 @@ func (ca *CA) CRL(t testing.TB, revoked ...[]byte) []byte {
 func (ca *CA) NewerCRL(t testing.TB, revoked ...[]byte) []byte {
 	t.Helper()
 	return ca.crl(t, time.Minute, revoked)
+}
+
+// FutureCRL is CRL for a time to come.
+func (ca *CA) FutureCRL(t testing.TB, revoked ...[]byte) []byte {
+	t.Helper()
+	return ca.crl(t, -time.Minute, revoked)
 }
 
 func (ca *CA) crl(t testing.TB, age time.Duration, revoked [][]byte) []byte {
