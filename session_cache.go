@@ -271,7 +271,7 @@ func (sc *SessionCache) allowEarlyData() error {
 	if !sc.guard.CanTake() {
 		return unsupported("single use needs a store that can take entries atomically, and %v is no store.Taker", sc.guard)
 	}
-	sc.ctx.SetOptions(OpNoAntiReplay)
+	sc.ctx.SetOptions(OpNoAntiReplay | OpNoTicket)
 	sc.source.SingleUse.Store(true)
 	return nil
 }
@@ -357,7 +357,7 @@ func (sc *SessionCache) uninstall() {
 	if !c.made {
 		early = sc.earlyAllowed
 		c.SetSessionCacheMode(sc.modeBefore)
-		c.ClearOptions(sc.optionsSet)
+		c.changeOptions(0, sc.optionsSet)
 	}
 	c.offerEarlyData(early)
 	for _, which := range []C.int{C.SCB_SESS_NEW, C.SCB_SESS_GET, C.SCB_SESS_REMOVE} {

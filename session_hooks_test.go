@@ -138,6 +138,28 @@ func TestStore_TicketsSwitchedOnAgain(t *testing.T) {
 	})
 }
 
+// Where each session must be in the store, tickets stay off.
+func TestStore_TicketsStayOff(t *testing.T) {
+	eachVersion(t, func(t *testing.T, f *fleet) {
+		for name, opt := range map[string]libssl.StoreOptions{"revocable": {Revocable: true}, "single use": {SingleUse: true}, "early data": {}} {
+			t.Run(name, func(t *testing.T) {
+				opt.Keys = newRing(t)
+				server, cache := f.node(t, newSpy(), &opt)
+				if name == "early data" {
+					server.ClearOptions(libssl.OpNoTicket)
+					require.NoError(t, server.SetMaxEarlyData(1000))
+				}
+				require.NotZero(t, server.ClearOptions(libssl.OpNoTicket)&libssl.OpNoTicket)
+				second := f.visit(t, server, f.visit(t, server, nil).next)
+				require.True(t, second.resumed)
+				require.NotZero(t, second.from)
+				require.NoError(t, cache.Close(t.Context()))
+				require.Zero(t, server.ClearOptions(libssl.OpNoTicket)&libssl.OpNoTicket)
+			})
+		}
+	})
+}
+
 // ---- storing -------------------------------------------------------------------
 
 func TestStore_PutComesBeforeTheFlight(t *testing.T) {

@@ -207,9 +207,22 @@ func (c *Context) SetOptions(o Options) Options {
 	return c.changeOptions(o, 0)
 }
 
-// ClearOptions turns options off and returns those that are still on.
-// Corresponds to SSL_CTX_clear_options(3).
-func (c *Context) ClearOptions(o Options) Options { return c.changeOptions(0, o) }
+// ClearOptions turns options off and returns those that are still on. OpNoTicket
+// stays on beside a store with Revocable or SingleUse, or early data: stateless
+// tickets could be neither revoked nor taken. Corresponds to
+// SSL_CTX_clear_options(3).
+func (c *Context) ClearOptions(o Options) Options {
+	if _, err := c.acquire(); err != nil {
+		return 0
+	}
+	defer c.release()
+	c.setters.Lock()
+	defer c.setters.Unlock()
+	if l := c.layer(); l != nil && l.allowTicketKeys() != nil {
+		o &^= OpNoTicket
+	}
+	return c.changeOptions(0, o)
+}
 
 func (c *Context) changeOptions(set, off Options) (now Options) {
 	c.do("set options", func(p *C.SSL_CTX, _ **C.scb_errs) C.int {

@@ -69,7 +69,7 @@ func (c *Context) UseTicketKeys(r *ticket.Ring) error {
 		stop()
 		return err
 	}
-	c.ClearOptions(OpNoTicket)
+	c.changeOptions(0, OpNoTicket)
 	if c.stopTicketKeys != nil {
 		c.stopTicketKeys()
 	}
