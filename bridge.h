@@ -38,8 +38,10 @@
 #define SCB_HAVE_PARAM_NAMES 1         /* X509_VERIFY_PARAM_get0_host and family */
 #define SCB_HAVE_PROVIDERS 1           /* OSSL_PROVIDER_add_builtin */
 #define SCB_EX_DUP_FROM void **        /* CRYPTO_EX_dup's third parameter */
+#define SCB_LOOKUP_CONST const         /* parameters of X509_STORE_CTX_lookup_crls_fn */
 #else
 #define SCB_EX_DUP_FROM void *
+#define SCB_LOOKUP_CONST
 #endif
 #if OPENSSL_VERSION_NUMBER >= 0x30200000L
 #define SCB_HAVE_QUIC 1                /* SSL_is_quic */
@@ -270,7 +272,7 @@ int scb_name_resumes(SSL *ssl, SSL_SESSION *s);
 /* As crypto/tls: whole-label wildcards only, and never the common name. */
 #define SCB_HOST_FLAGS (X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT)
 
-/* ---- peer.c: the client certificate of a session ------------------------- */
+/* ---- peer.c: the peer's certificates of a session ------------------------- */
 
 /* When the session's client certificate expires; 0 without one, long ago if that
  * cannot be told. */
@@ -285,6 +287,9 @@ int64_t scb_time_of(const ASN1_TIME *t);
  * renewal, have them already. It leaves data of C code alone, which is an error
  * with a name. */
 int scb_session_keep(SSL *ssl, SSL_SESSION *s, const unsigned char *origin);
+/* Keeps the server's intermediate certificates in the application data of the new
+ * session of a client, which is verifying chain. */
+void scb_session_keep_server(SSL *ssl, X509_STORE_CTX *chain);
 /* The name of the full handshake, and when it was; NULL if the session does not
  * say. */
 const unsigned char *scb_session_made(SSL_SESSION *s, int64_t *made);
@@ -292,6 +297,17 @@ const unsigned char *scb_session_made(SSL_SESSION *s, int64_t *made);
  * this SSL would accept the certificate now, or would not ask for one and the
  * session has none. For callbacks in which OpenSSL looks a session up. */
 int scb_peer_resumes(SSL *ssl, SSL_SESSION *s);
+/* Reasons why a client that verifies must not offer a session. */
+#define SCB_OFFER_UNVERIFIED (-3)
+#define SCB_OFFER_OTHER_NAME (-4)
+#define SCB_OFFER_REFUSED (-5) /* a full handshake would not accept the certificate now */
+/* May c resume the session, which is set on it? vetted tells that its certificates
+ * were verified by the same settings a short time ago. */
+int scb_peer_offers(scb_conn *c, SSL_SESSION *s, const char *name, int name_kind, int vetted);
+/* Of a connection that has resumed, borrowed: the intermediates that the peer sent in
+ * the full handshake, and the chain that verifies; NULL if there is none. */
+STACK_OF(X509) *scb_peer_sent(scb_conn *c);
+STACK_OF(X509) *scb_peer_verified(scb_conn *c);
 
 /* ---- origin.c: the full handshake behind a connection --------------------- */
 
@@ -387,6 +403,20 @@ int scb_ssl_use_set(SSL *ssl, SSL_CTX *ctx);
 /* Calls f for each certificate of ctx until it returns 0, which is the answer then. */
 int scb_ctx_each_leaf(SSL_CTX *ctx, int (*f)(void *arg, X509 *leaf), void *arg);
 
+/* ---- crls.c: revocation lists, algorithms of signatures ------------------- */
+
+int scb_crls_init(void);
+/* Adds lists, each in place of those that OpenSSL would no longer use beside it. */
+int scb_ctx_add_crls(SSL_CTX *ctx, const unsigned char *pem, int len, scb_errs **errs);
+int scb_ctx_set_sigalgs(SSL_CTX *ctx, const char *list, scb_errs **errs);
+
+/* For C only. */
+#define SCB_CRL_FLAGS (X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL)
+/* Adds lists to a store and has it ask for them. */
+int scb_store_add_crls(X509_STORE *store, STACK_OF(X509_CRL) *more);
+/* The lists that were added, with references. NULL if memory is short. */
+STACK_OF(X509_CRL) *scb_store_crls(X509_STORE *store);
+
 /* ---- ssl_ctx.c: making, configuring and freeing an SSL_CTX --------------- */
 
 SSL_CTX *scb_ctx_new(int client, scb_errs **errs);
@@ -447,11 +477,6 @@ int scb_ctx_serve(SSL_CTX *ctx, SSL *ssl);
  * digests may resume each other's sessions. It is set also where the answer names
  * a part that it does not cover. */
 int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32]);
-
-/* ---- crls.c: revocation lists, algorithms of signatures ------------------- */
-
-int scb_ctx_add_crls(SSL_CTX *ctx, const unsigned char *pem, int len, scb_errs **errs);
-int scb_ctx_set_sigalgs(SSL_CTX *ctx, const char *list, scb_errs **errs);
 
 /* ---- alpn.c: ALPN -------------------------------------------------------- */
 
@@ -522,7 +547,7 @@ struct scb_conn {
     SSL_verify_cb verify;       /* C's verify callback, NULL for none */
     X509_STORE_CTX *chain;      /* that Go judges */
     scb_conn *outer;            /* the step around this one, on the same thread */
-    /* Of the session that is resumed: the client's intermediates, and the chain that was built of them; or NULL. */
+    /* Of the session that is resumed: the peer's intermediates, and the chain that was built of them; or NULL. */
     STACK_OF(X509) *sent, *verified;
 };
 
@@ -563,11 +588,8 @@ scb_conn_info scb_conn_get_info(scb_conn *c);
 #define SCB_CERTS_VERIFIED 1
 size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out);
 SSL_SESSION *scb_conn_get1_session(scb_conn *c);
-/* Reasons why a client that verifies must not offer a session. */
-#define SCB_OFFER_UNVERIFIED (-3)
-#define SCB_OFFER_OTHER_NAME (-4)
-#define SCB_OFFER_EXPIRED (-5) /* the certificate */
-int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, const char *name, int name_kind);
+/* Answers SCB_OFFER_* for a session that must not be offered. See scb_peer_offers. */
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, const char *name, int name_kind, int vetted);
 /* The amount of early data that the offered session allows. */
 uint32_t scb_conn_early_limit(scb_conn *c);
 int scb_conn_early_accepted(scb_conn *c);

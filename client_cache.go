@@ -122,7 +122,7 @@ type resumption struct {
 }
 
 // resumption returns nil where the Context has no cache.
-func (c *Context) resumption(nc net.Conn, name string) *resumption {
+func (c *Context) resumption(nc net.Conn, name string, policy uint64) *resumption {
 	cache := c.resuming.cache.Load()
 	if cache == nil {
 		return nil
@@ -134,7 +134,7 @@ func (c *Context) resumption(nc net.Conn, name string) *resumption {
 			address = port
 		}
 	}
-	return &resumption{cache: cache, key: strings.ToLower(name) + " " + address, policy: c.resuming.policy.Load()}
+	return &resumption{cache: cache, key: strings.ToLower(name) + " " + address, policy: policy}
 }
 
 // add keeps s, which is then the cache's to release.

@@ -35,6 +35,7 @@ type Conn struct {
 	client     bool
 	serverName string
 	resume     *resumption // nil without UseClientCache
+	vetted     vetted      // for sessions of this connection; under tls.mu
 
 	// Each part has its lock. Their order: hs, read or write, write.out, tls.
 	hs    handshakeState
@@ -96,8 +97,10 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 		}
 	}
 	var resume *resumption
-	if client {
-		resume = ctx.resumption(nc, name) // before the SSL takes over the settings
+	var verdict vetted
+	if client { // before the SSL takes over the settings
+		verdict = vetted{ctx: ctx.bound.handle, policy: ctx.resuming.policy.Load(), at: sinceStart()}
+		resume = ctx.resumption(nc, name, verdict.policy)
 	}
 	h := conns.Put(nil)
 	slot := takeSlot(ctx) // it takes as long as a step
@@ -115,7 +118,7 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 		}
 		return nil, err
 	}
-	c := &Conn{nc: nc, ctx: ctx, client: client, serverName: name, resume: resume}
+	c := &Conn{nc: nc, ctx: ctx, client: client, serverName: name, resume: resume, vetted: verdict}
 	c.tls.conn, c.tls.handle, c.tls.ssl, c.tls.identity = c, h, cc, cc
 	c.tls.cleanup = runtime.AddCleanup(c, forgetConn, cc)
 	return c, nil
@@ -172,8 +175,11 @@ func forgetConn(cc *C.scb_conn) {
 // SSL_get0_peer_scts(3). To judge the timestamps by known logs, C can replace the
 // callback that accepts all: SSL_CTX_enable_ct(3).
 //
-// After a resumption a server has the client's certificates and the chain that the
-// lookup verified them by.
+// After a resumption the certificates are those of the full handshake. The session
+// keeps the ones above the leaf, up to 16 KiB where it was encoded; of longer chains
+// only the leaf is left. The verified chain is the one by which they verify on this
+// Context: on a server at the lookup, on a client when the session was offered, or
+// now.
 func (c *Conn) ConnectionState() tls.ConnectionState {
 	if !c.tls.inHandler() && c.Handshake() != nil {
 		return tls.ConnectionState{}
@@ -257,9 +263,12 @@ func decodeCertificates(p *C.uchar, n C.size_t) (certs []*x509.Certificate) {
 // that were verified, and for the name it asks for now. It is an error if the
 // certificate in the session did not pass verification when the session
 // was made, as with VerifyNone, or is not good for that name. Nothing is
-// offered then, and the handshake is a full one. Nor is anything offered if that
-// certificate has expired, which is no error, as with an expired session. The roots
-// that count are those of the Context that the session was made with. If C has a
+// offered then, and the handshake is a full one.
+//
+// The chain is verified again by the roots, the CRLs and the other settings of this
+// Context, unless that was done within a minute. Where it does not verify, because a
+// certificate has expired or was revoked meanwhile, nothing is offered. That is no
+// error, as with an expired session: the full handshake tells why. If C has a
 // verify callback that accepts what OpenSSL refuses, it has to set X509_V_OK.
 func (c *Conn) SetSession(s *Session) (err error) {
 	if !c.client {
@@ -299,9 +308,13 @@ func (c *Conn) offer(s *Session) (offered bool, err error) {
 		kind = C.SCB_NAME_IP
 	}
 	dead := s.with(func(p *C.SSL_SESSION) {
-		switch C.scb_conn_set_session(c.tls.ssl, p, name, kind) {
+		known := s.vetted.holds(c.ctx)
+		switch C.scb_conn_set_session(c.tls.ssl, p, name, kind, cbool(known)) {
 		case C.SCB_OK:
 			offered = true
+			if known {
+				c.vetted.at = min(c.vetted.at, s.vetted.at)
+			}
 		case C.SCB_FAIL:
 			err = c.tls.failure("set session")
 		case C.SCB_OFFER_UNVERIFIED:
@@ -334,7 +347,9 @@ func (c *Conn) Session() (*Session, error) {
 	if !c.client { // a client's may be one that was offered
 		h.ctx = c.ctx.bound.handle
 	}
-	return newSession(p, h), nil
+	s := newSession(p, h)
+	s.vetted = c.vetted
+	return s, nil
 }
 
 // SessionReused reports whether the handshake resumed a session. Corresponds to

@@ -1,5 +1,5 @@
 /*
- * peer.c: the client certificate of a session that is to be resumed, which the
+ * peer.c: the peer's certificates of a session that is to be resumed, which the
  * handshake will not ask for again.
  */
 #include "bridge.h"
@@ -7,6 +7,7 @@
 #include <openssl/asn1.h>
 #include <openssl/x509.h>
 #include <openssl/x509_vfy.h>
+#include <openssl/x509v3.h>
 #include <time.h>
 
 /* Would a full handshake end without a client certificate? */
@@ -39,7 +40,7 @@ static int scb_peer_in_time(SSL *ssl, X509 *peer)
 
 /* ---- what a session keeps in its application data ------------------------- */
 
-/* The time and the name of the full handshake, and the client's intermediate
+/* The time and the name of the full handshake, and the peer's intermediate
  * certificates, which a session loses when it is serialised. The layout: a mark,
  * eight bytes of time, one that says whether all certificates are there, the name,
  * and the DER of the certificates, one behind the other. */
@@ -92,14 +93,14 @@ const unsigned char *scb_session_made(SSL_SESSION *s, int64_t *made)
     return k.origin;
 }
 
-/* The DER of a chain, NULL if it is empty or too long. */
-static unsigned char *scb_encode_chain(STACK_OF(X509) *chain, size_t *len, int *whole)
+/* The DER of a chain from one certificate on, NULL if it is empty or too long. */
+static unsigned char *scb_encode_chain(STACK_OF(X509) *chain, int from, size_t *len, int *whole)
 {
     unsigned char *der, *p;
     size_t n = 0;
 
     *len = 0;
-    for (int i = 0; i < sk_X509_num(chain); i++) {
+    for (int i = from; i < sk_X509_num(chain); i++) {
         int size = i2d_X509(sk_X509_value(chain, i), NULL);
 
         n = size <= 0 ? SCB_KEPT_CHAIN + 1 : n + (size_t)size;
@@ -111,15 +112,16 @@ static unsigned char *scb_encode_chain(STACK_OF(X509) *chain, size_t *len, int *
     *whole = *whole && (n == 0 || der != NULL);
     if (der == NULL)
         return NULL;
-    for (int i = 0; i < sk_X509_num(chain); i++)
+    for (int i = from; i < sk_X509_num(chain); i++)
         i2d_X509(sk_X509_value(chain, i), &p);
     *len = n;
     return der;
 }
 
-int scb_session_keep(SSL *ssl, SSL_SESSION *s, const unsigned char *origin)
+/* chain has the intermediates from one on, and is NULL after a resumption, whose
+ * session brings its own. */
+static int scb_keep(SSL_SESSION *s, STACK_OF(X509) *chain, int from, const unsigned char *origin)
 {
-    STACK_OF(X509) *chain = SSL_get_peer_cert_chain(ssl); /* NULL after a resumption, whose session brings its own */
     scb_kept k = { (int64_t)time(NULL), 1, origin, NULL, 0 };
     unsigned char *der, *data;
     int foreign, ours = scb_read_kept(s, &k, &foreign), ok;
@@ -127,9 +129,9 @@ int scb_session_keep(SSL *ssl, SSL_SESSION *s, const unsigned char *origin)
 
     if (foreign)
         return origin == NULL;
-    if (ours ? chain == NULL : origin == NULL && sk_X509_num(chain) <= 0)
+    if (ours ? chain == NULL : origin == NULL && sk_X509_num(chain) <= from)
         return 1;
-    der = scb_encode_chain(chain, &len, &k.whole);
+    der = scb_encode_chain(chain, from, &len, &k.whole);
     data = OPENSSL_zalloc(SCB_KEPT_HEAD + len);
     if (data != NULL) {
         memcpy(data, scb_kept_mark, sizeof(scb_kept_mark));
@@ -145,6 +147,21 @@ int scb_session_keep(SSL *ssl, SSL_SESSION *s, const unsigned char *origin)
     OPENSSL_free(data);
     OPENSSL_free(der);
     return ok;
+}
+
+int scb_session_keep(SSL *ssl, SSL_SESSION *s, const unsigned char *origin)
+{
+    return scb_keep(s, SSL_get_peer_cert_chain(ssl), 0, origin);
+}
+
+void scb_session_keep_server(SSL *ssl, X509_STORE_CTX *chain)
+{
+    SSL_SESSION *s = SSL_get_session(ssl);
+    void *data;
+    size_t len;
+
+    if (s != NULL && SSL_SESSION_get0_ticket_appdata(s, &data, &len) && len == 0)
+        scb_keep(s, X509_STORE_CTX_get0_untrusted(chain), 1, NULL);
 }
 
 /* The intermediates that a session keeps, an empty stack for none. NULL: they
@@ -185,21 +202,37 @@ static X509_STORE *scb_verify_store(SSL *ssl)
     return store != NULL ? store : SSL_CTX_get_cert_store(SSL_get_SSL_CTX(ssl));
 }
 
-/* The settings that OpenSSL itself verifies a client with, in the same order:
- * the last one that is set prevails. */
-static int scb_verify_as(SSL *ssl, X509_STORE_CTX *chain)
+/* The settings that OpenSSL itself verifies a peer with, in the same order: the
+ * last one that is set prevails. */
+static int scb_verify_as(SSL *ssl, X509_STORE_CTX *chain, SSL_verify_cb callback)
 {
     X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(chain);
-    SSL_verify_cb callback = SSL_get_verify_callback(ssl);
 
     X509_VERIFY_PARAM_set_auth_level(param, SSL_get_security_level(ssl));
     X509_STORE_CTX_set_flags(chain, (unsigned long)SSL_set_cert_flags(ssl, 0) & SSL_CERT_FLAG_SUITEB_128_LOS);
     if (!X509_STORE_CTX_set_ex_data(chain, SSL_get_ex_data_X509_STORE_CTX_idx(), ssl)
-        || !X509_STORE_CTX_set_default(chain, "ssl_client") || !X509_VERIFY_PARAM_set1(param, SSL_get0_param(ssl)))
+        || !X509_STORE_CTX_set_default(chain, SSL_is_server(ssl) ? "ssl_client" : "ssl_server")
+        || !X509_VERIFY_PARAM_set1(param, SSL_get0_param(ssl)))
         return 0;
     if (callback != NULL)
         X509_STORE_CTX_set_verify_cb(chain, callback);
     return 1;
+}
+
+/* The chain that verifies now, NULL if none does. *result is X509_V_OK, or what the
+ * callback has let pass. */
+static STACK_OF(X509) *scb_verify_again(SSL *ssl, X509 *leaf, STACK_OF(X509) *sent, SSL_verify_cb callback, int *result)
+{
+    X509_STORE_CTX *chain = X509_STORE_CTX_new();
+    STACK_OF(X509) *verified = NULL;
+
+    if (chain != NULL && X509_STORE_CTX_init(chain, scb_verify_store(ssl), leaf, sent) && scb_verify_as(ssl, chain, callback)
+        && X509_verify_cert(chain) > 0) {
+        *result = X509_STORE_CTX_get_error(chain);
+        verified = X509_STORE_CTX_get1_chain(chain);
+    }
+    X509_STORE_CTX_free(chain);
+    return verified;
 }
 
 /* The verify result of a session, -1 if it cannot be told. OpenSSL has no getter:
@@ -227,12 +260,10 @@ static long scb_verify_result(SSL_SESSION *s)
     return result;
 }
 
-/* A Conn that is resuming shows its peer's certificates as after a
- * full handshake. */
-static void scb_show_chains(SSL *ssl, STACK_OF(X509) *sent, STACK_OF(X509) *verified)
+/* A Conn that resumes shows its peer's certificates as after a full handshake.
+ * Takes over both. */
+static void scb_show_chains(scb_conn *c, STACK_OF(X509) *sent, STACK_OF(X509) *verified)
 {
-    scb_conn *c = scb_stepping_conn(ssl);
-
     if (c != NULL) {
         sk_X509_pop_free(c->sent, X509_free);
         sk_X509_pop_free(c->verified, X509_free);
@@ -248,19 +279,13 @@ static void scb_show_chains(SSL *ssl, STACK_OF(X509) *sent, STACK_OF(X509) *veri
  * refuse it by SSL_get_verify_result, which a resumption takes from the session. */
 static int scb_peer_verifies(SSL *ssl, SSL_SESSION *s, X509 *peer)
 {
-    X509_STORE_CTX *chain = X509_STORE_CTX_new();
     STACK_OF(X509) *sent = scb_kept_chain(s), *verified = NULL;
-    int ok, result;
+    int result, ok;
 
-    ok = chain != NULL && sent != NULL && X509_STORE_CTX_init(chain, scb_verify_store(ssl), peer, sent)
-         && scb_verify_as(ssl, chain) && X509_verify_cert(chain) > 0;
-    if (ok) {
-        result = X509_STORE_CTX_get_error(chain);
-        ok = result == X509_V_OK || result == scb_verify_result(s);
-        verified = ok ? X509_STORE_CTX_get1_chain(chain) : NULL;
-    }
-    X509_STORE_CTX_free(chain);
-    scb_show_chains(ssl, sent, verified);
+    if (sent != NULL)
+        verified = scb_verify_again(ssl, peer, sent, SSL_get_verify_callback(ssl), &result);
+    ok = verified != NULL && (result == X509_V_OK || result == scb_verify_result(s));
+    scb_show_chains(scb_stepping_conn(ssl), sent, verified);
     return ok;
 }
 
@@ -282,6 +307,62 @@ int scb_peer_resumes(SSL *ssl, SSL_SESSION *s)
         return !scb_has_raw_key(s) && !scb_peer_required(ssl);
     /* A server that asks for no certificate must not seem to have seen one. */
     return (SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER) && scb_peer_in_time(ssl, peer) && scb_peer_verifies(ssl, s, peer);
+}
+
+/* ---- what a client offers --------------------------------------------------- */
+
+/* The certificates in the session that c offers or has resumed are verified again.
+ * OpenSSL has all that the server sent, unless the session was serialised. */
+static int scb_server_verifies(scb_conn *c, SSL_SESSION *s)
+{
+    STACK_OF(X509) *sent = SSL_get_peer_cert_chain(c->ssl), *kept = NULL, *verified = NULL;
+    int result = X509_V_OK;
+
+    if (sent == NULL)
+        sent = kept = scb_kept_chain(s);
+    if (sent != NULL)
+        verified = scb_verify_again(c->ssl, SSL_SESSION_get0_peer(s), sent, c->verify, &result);
+    if (result != X509_V_OK) {
+        sk_X509_pop_free(verified, X509_free);
+        verified = NULL;
+    }
+    scb_show_chains(c, kept, verified);
+    return verified != NULL;
+}
+
+int scb_peer_offers(scb_conn *c, SSL_SESSION *s, const char *name, int name_kind, int vetted)
+{
+    X509 *leaf = SSL_SESSION_get0_peer(s);
+
+    scb_show_chains(c, NULL, NULL);
+    if (!(SSL_get_verify_mode(c->ssl) & SSL_VERIFY_PEER))
+        return SCB_OK;
+    if (leaf == NULL || SSL_get_verify_result(c->ssl) != X509_V_OK)
+        return SCB_OFFER_UNVERIFIED;
+    if (name_kind == SCB_NAME_IP ? X509_check_ip_asc(leaf, name, 0) != 1
+                                 : X509_check_host(leaf, name, 0, SCB_HOST_FLAGS, NULL) != 1)
+        return SCB_OFFER_OTHER_NAME;
+    if (ASN1_TIME_cmp_time_t(X509_get0_notAfter(leaf), time(NULL)) <= 0)
+        return SCB_OFFER_REFUSED;
+    return vetted || scb_server_verifies(c, s) ? SCB_OK : SCB_OFFER_REFUSED;
+}
+
+STACK_OF(X509) *scb_peer_sent(scb_conn *c)
+{
+    SSL_SESSION *s = SSL_get0_session(c->ssl);
+
+    if (c->sent == NULL && !SSL_is_server(c->ssl) && s != NULL)
+        c->sent = scb_kept_chain(s);
+    return c->sent;
+}
+
+STACK_OF(X509) *scb_peer_verified(scb_conn *c)
+{
+    SSL_SESSION *s = SSL_get0_session(c->ssl);
+
+    if (c->verified == NULL && !SSL_is_server(c->ssl) && s != NULL && SSL_SESSION_get0_peer(s) != NULL)
+        scb_server_verifies(c, s);
+    return c->verified;
 }
 
 int64_t scb_time_of(const ASN1_TIME *t)

@@ -126,24 +126,38 @@ static int scb_count_objects(X509_STORE *store)
     return n;
 }
 
+static int scb_add_crl(scb_set *set, X509_CRL *crl)
+{
+    unsigned char *place = scb_set_add(set);
+
+    return place != NULL && X509_CRL_digest(crl, EVP_sha256(), place, NULL);
+}
+
 /* The CAs and CRLs. */
 static int scb_hash_objects(EVP_MD_CTX *md, X509_STORE *store)
 {
+    STACK_OF(X509_CRL) *crls = scb_store_crls(store);
     STACK_OF(X509_OBJECT) *objects = scb_lock_objects(store);
     scb_set set = { NULL, 0, 0 };
     unsigned char *place;
-    int ok = objects != NULL;
+    int ok = objects != NULL && crls != NULL;
 
     for (int i = 0; ok && i < sk_X509_OBJECT_num(objects); i++) {
         X509_OBJECT *object = sk_X509_OBJECT_value(objects, i);
         X509 *ca = X509_OBJECT_get0_X509(object);
         X509_CRL *crl = X509_OBJECT_get0_X509_CRL(object);
 
+        if (crl != NULL) {
+            ok = scb_add_crl(&set, crl);
+            continue;
+        }
         place = scb_set_add(&set);
-        ok = place != NULL && (ca == NULL || X509_digest(ca, EVP_sha256(), place, NULL))
-             && (crl == NULL || X509_CRL_digest(crl, EVP_sha256(), place, NULL));
+        ok = place != NULL && (ca == NULL || X509_digest(ca, EVP_sha256(), place, NULL));
     }
     scb_unlock_objects(store, objects);
+    for (int i = 0; ok && i < sk_X509_CRL_num(crls); i++)
+        ok = scb_add_crl(&set, sk_X509_CRL_value(crls, i));
+    sk_X509_CRL_pop_free(crls, X509_CRL_free);
     return scb_hash_set(md, &set) && ok;
 }
 

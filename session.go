@@ -45,8 +45,9 @@ type Session struct {
 	spent   bool // p is still good, but its reference has gone to C
 	// ctx is the SSL_CTX that gives the session up, while a remove handler runs:
 	// its Context may be closed by then.
-	ctx  *C.SSL_CTX
-	home home
+	ctx    *C.SSL_CTX
+	home   home
+	vetted vetted
 }
 
 // home says which SSL_CTX may put an SSL_SESSION into its cache. OpenSSL links an
@@ -63,6 +64,22 @@ func (h home) claim(ctx cgo.Handle) bool {
 		return h.ctx == ctx
 	}
 	return h.claimed.CompareAndSwap(0, uint64(ctx)) || h.claimed.Load() == uint64(ctx)
+}
+
+// vetted says by what the server's certificates in a session were last verified: the settings of a Context at one time. The zero value is never recent.
+type vetted struct {
+	ctx    cgo.Handle
+	policy uint64 // see resuming
+	at     int64  // see sinceStart
+}
+
+// vettedFor is for how long a verdict holds. A chain and the lists of its issuers can expire meanwhile.
+const vettedFor = time.Minute
+
+// holds reports whether the verdict is one of the Context, under the settings that it has now. C, which may have asked for
+// the Pointer, changes them without a word.
+func (v vetted) holds(c *Context) bool {
+	return c.made && c.bound.strong.Load() == nil && v.ctx == c.bound.handle && v.policy == c.resuming.policy.Load() && sinceStart()-v.at < int64(vettedFor)
 }
 
 // unclaimed is the home of an object that no cache knows.
@@ -190,8 +207,9 @@ func (s *Session) Pointer() (p unsafe.Pointer) {
 }
 
 // MarshalBinary encodes the session as DER. The bytes hold its master secret.
-// Corresponds to i2d_SSL_SESSION(3). Not encoded: the not-resumable mark,
-// ex_data, and the certificates of the peer above its leaf.
+// Corresponds to i2d_SSL_SESSION(3). Not encoded: the not-resumable mark and
+// ex_data. OpenSSL encodes the leaf certificate of the peer only. A session of a Conn
+// has the others in its application data, if they are at most 16 KiB.
 func (s *Session) MarshalBinary() (der []byte, err error) {
 	dead := s.with(func(p *C.SSL_SESSION) {
 		var errs *C.scb_errs
@@ -227,6 +245,7 @@ func (s *Session) Retain() (r *Session, err error) {
 	err = s.with(func(p *C.SSL_SESSION) {
 		C.scb_session_up_ref(p)
 		r = newSession(p, s.home)
+		r.vetted = s.vetted
 	})
 	return r, err
 }
@@ -238,6 +257,7 @@ func (s *Session) Dup() (d *Session, err error) {
 		var errs *C.scb_errs
 		if c := C.scb_session_dup(p, &errs); c != nil {
 			d = newSession(c, unclaimed())
+			d.vetted = s.vetted
 			return
 		}
 		err = takeError("duplicate session", 0, errs)

@@ -171,6 +171,16 @@ int scb_ctx_serve(SSL_CTX *ctx, SSL *ssl)
     return 1;
 }
 
+/* The revocation lists of a store go on to the one that replaces it. */
+static int scb_keep_crls(X509_STORE *from, X509_STORE *to)
+{
+    STACK_OF(X509_CRL) *crls = scb_store_crls(from);
+    int ok = crls != NULL && (sk_X509_CRL_num(crls) == 0 || scb_store_add_crls(to, crls));
+
+    sk_X509_CRL_pop_free(crls, X509_CRL_free);
+    return ok;
+}
+
 int scb_ctx_add_cas(SSL_CTX *ctx, const unsigned char *pem, int len, int fresh, int announce, scb_errs **errs)
 {
     STACK_OF(X509) *certs;
@@ -182,7 +192,9 @@ int scb_ctx_add_cas(SSL_CTX *ctx, const unsigned char *pem, int len, int fresh, 
     certs = scb_read_certs(pem, len);
     if (certs == NULL)
         goto end;
-    if ((fresh && (store = X509_STORE_new()) == NULL) || (announce && (names = scb_more_names(ctx, certs)) == NULL))
+    if (fresh && ((store = X509_STORE_new()) == NULL || !scb_keep_crls(SSL_CTX_get_cert_store(ctx), store)))
+        goto end;
+    if (announce && (names = scb_more_names(ctx, certs)) == NULL)
         goto end;
     for (int i = 0; i < sk_X509_num(certs); i++)
         if (!X509_STORE_add_cert(fresh ? store : SSL_CTX_get_cert_store(ctx), sk_X509_value(certs, i)))

@@ -3,8 +3,6 @@
  */
 #include "bridge.h"
 
-#include <openssl/x509v3.h>
-#include <time.h>
 
 /* ---- SSLs of handlers ---------------------------------------------------- */
 
@@ -82,6 +80,7 @@ size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out)
     STACK_OF(X509) *chain;
     X509 *leaf = NULL;
     size_t len;
+    int without_leaf;
 
     if (c->chain != NULL) { /* the SSL has it later */
         if (which == SCB_CERTS_PEER)
@@ -91,17 +90,16 @@ size_t scb_conn_certs(scb_conn *c, int which, unsigned char **out)
     } else if (which == SCB_CERTS_VERIFIED) {
         /* A client builds a chain even if it does not verify the peer. */
         chain = SSL_get0_verified_chain(c->ssl);
-        if (chain == NULL && SSL_session_reused(c->ssl))
-            chain = c->verified;
         if (!(SSL_get_verify_mode(c->ssl) & SSL_VERIFY_PEER) || SSL_get_verify_result(c->ssl) != X509_V_OK)
             chain = NULL;
+        else if (chain == NULL && SSL_session_reused(c->ssl))
+            chain = scb_peer_verified(c);
     } else {
         chain = SSL_get_peer_cert_chain(c->ssl);
-        if (chain == NULL && SSL_is_server(c->ssl) && SSL_session_reused(c->ssl))
-            chain = c->sent;
-        /* On a server the chain lacks the leaf. After a resumption only the
-         * session has it. */
-        if (SSL_is_server(c->ssl) || sk_X509_num(chain) <= 0)
+        without_leaf = SSL_is_server(c->ssl) || chain == NULL;
+        if (chain == NULL && SSL_session_reused(c->ssl))
+            chain = scb_peer_sent(c);
+        if (without_leaf)
 #ifdef SCB_HAVE_GET1_PEER_CERT
             leaf = SSL_get1_peer_certificate(c->ssl);
 #else
@@ -119,23 +117,7 @@ SSL_SESSION *scb_conn_get1_session(scb_conn *c)
     return SSL_get1_session(c->ssl);
 }
 
-/* A resumption verifies nothing. The session has the result of the full handshake;
- * the name is the one that is asked for now. */
-static int scb_may_offer(SSL *ssl, SSL_SESSION *s, const char *name, int name_kind)
-{
-    X509 *leaf = SSL_SESSION_get0_peer(s);
-
-    if (!(SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER))
-        return SCB_OK;
-    if (leaf == NULL || SSL_get_verify_result(ssl) != X509_V_OK)
-        return SCB_OFFER_UNVERIFIED;
-    if (name_kind == SCB_NAME_IP ? X509_check_ip_asc(leaf, name, 0) != 1
-                                 : X509_check_host(leaf, name, 0, SCB_HOST_FLAGS, NULL) != 1)
-        return SCB_OFFER_OTHER_NAME;
-    return ASN1_TIME_cmp_time_t(X509_get0_notAfter(leaf), time(NULL)) > 0 ? SCB_OK : SCB_OFFER_EXPIRED;
-}
-
-int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, const char *name, int name_kind)
+int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, const char *name, int name_kind, int vetted)
 {
     int ret = SCB_FAIL;
 
@@ -143,7 +125,7 @@ int scb_conn_set_session(scb_conn *c, SSL_SESSION *s, const char *name, int name
     c->err = SSL_ERROR_NONE;
     if (SSL_set_session(c->ssl, s) <= 0) {
         scb_take_errs(&c->errs);
-    } else if ((ret = scb_may_offer(c->ssl, s, name, name_kind)) != SCB_OK) {
+    } else if ((ret = scb_peer_offers(c, s, name, name_kind, vetted)) != SCB_OK) {
         SSL_set_session(c->ssl, NULL);
         SSL_set_verify_result(c->ssl, X509_V_OK); /* it was the session's */
     }

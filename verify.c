@@ -99,6 +99,8 @@ static int scb_verify_note_cb(int ok, X509_STORE_CTX *chain)
 
     if (c == NULL)
         return 0; /* nothing is known about C's function */
+    if (!SSL_is_server(ssl))
+        scb_session_keep_server(ssl, chain);
     if (c->verify != NULL)
         ok = c->verify(ok, chain);
     if (!ok)

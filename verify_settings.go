@@ -5,14 +5,16 @@ import "C"
 
 // AddCRLsPEM adds certificate revocation lists and has the whole chain of each
 // peer checked against such lists from then on. A certificate that is revoked, or
-// whose issuer has no valid list here, does not verify. It may be called while the
-// Context serves; of several lists of one issuer the newest counts. A client calls
-// AddRootCAsPEM first: its first call replaces the CAs of the system, and the lists
-// with them. Nothing changes unless all lists can be read. Corresponds to
-// X509_STORE_add_crl(3), with X509_V_FLAG_CRL_CHECK and X509_V_FLAG_CRL_CHECK_ALL.
+// whose issuer has no valid list here, does not verify. Nothing changes unless all
+// lists can be read. Corresponds to X509_STORE_set_lookup_crls(3), with
+// X509_V_FLAG_CRL_CHECK and X509_V_FLAG_CRL_CHECK_ALL.
 //
-// Ownership: lists stay until the Context is closed, those that a newer one
-// replaces too.
+// It may be called while the Context serves. Of several valid lists of one issuer the
+// newest counts, and it takes the place of older ones that end before it. Lists that
+// C has added to the X509_STORE count too.
+//
+// Clients judge sessions that were made before by the new lists, see Conn.SetSession;
+// servers do so at each lookup.
 func (c *Context) AddCRLsPEM(pem []byte) error {
 	return c.set("add CRLs", func(p *C.SSL_CTX, errs **C.scb_errs) C.int {
 		return C.scb_ctx_add_crls(p, bytesPtr(pem), C.int(len(pem)), errs)
