@@ -76,7 +76,8 @@ func (l *Listener) Context() *Context { return l.ctx }
 func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
 
 // Close closes the listener below and ends the handshakes under way. Connections whose handshake is complete and that were
-// not accepted yet are closed too. Accept answers ErrClosed then.
+// not accepted yet are closed too. Close does not wait for that: a process that exits at once cuts them off without a
+// close_notify. Accept answers ErrClosed then.
 func (l *Listener) Close() error {
 	l.close()
 	return l.inner.Close()
