@@ -1,10 +1,13 @@
 package callbacks_test
 
 import (
+	"context"
 	"crypto/tls"
+	"sync/atomic"
 	"testing"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/store/memstore"
 	"github.com/libssl-go/libssl/tests/internal/cref"
 	"github.com/stretchr/testify/require"
@@ -66,13 +69,24 @@ func TestSession_ThatDoesNotFitTheHelloIsAMiss(t *testing.T) {
 	}
 }
 
+// counting counts lookups.
+type counting struct {
+	*memstore.Store
+	gets atomic.Int32
+}
+
+func (c *counting) Get(ctx context.Context, id store.ID) (store.Record, error) {
+	c.gets.Add(1)
+	return c.Store.Get(ctx, id)
+}
+
 // A session of a version that the server has given up is not asked for.
 func TestSession_OfAVersionOutOfRangeIsAMiss(t *testing.T) {
 	for _, m := range storeModes() {
 		other := map[uint16]uint16{tls.VersionTLS12: tls.VersionTLS13, tls.VersionTLS13: tls.VersionTLS12}[m.version]
 		for _, e := range engines {
 			t.Run(m.name+"/"+e.name, func(t *testing.T) {
-				former, server, client, st := m.server(t), m.server(t), newClient(t), memstore.New(memstore.Options{})
+				former, server, client, st := m.server(t), m.server(t), newClient(t), &counting{Store: memstore.New(memstore.Options{})}
 				useStore(t, former, st, nil)
 				made := e.link(t, client, former, nil).closed()
 				defer made.session.Release()
@@ -82,6 +96,7 @@ func TestSession_OfAVersionOutOfRangeIsAMiss(t *testing.T) {
 				l.session.Release()
 				require.False(t, l.reused)
 				require.Zero(t, cache.Stats().Hits)
+				require.Zero(t, st.gets.Load())
 			})
 		}
 	}
