@@ -41,7 +41,9 @@ func Postgres(t testing.TB, cert, key []byte) *Server {
 		"-c", "hba_file="+file("hba.conf", []byte("hostssl all all 127.0.0.1/32 scram-sha-256\n")),
 		"-c", "ssl=on", "-c", "ssl_cert_file="+file("cert.pem", cert), "-c", "ssl_key_file="+file("key.pem", key))
 	s.program, s.args = args[0], args[1:]
-	s.ready = func() bool { return exec.Command(filepath.Join(bin, "pg_isready"), "-q", "-h", host, "-p", port).Run() == nil }
+	s.ready = func() bool {
+		return exec.Command(filepath.Join(bin, "pg_isready"), "-q", "-h", host, "-p", port).Run() == nil
+	}
 	s.Start()
 	t.Cleanup(func() { // a killed one leaves shared memory behind
 		s.signal(syscall.SIGQUIT)
