@@ -108,13 +108,13 @@ size_t scb_conn_staple(scb_conn *c, const unsigned char **der)
 /* ---- timestamps of certificate transparency ---------------------------------- */
 
 #ifndef OPENSSL_NO_CT
-/* OpenSSL asks for timestamps, and keeps them, where this is set. It has read them
- * before: errors of a malformed list must not fail the step. */
+/* OpenSSL asks for timestamps, and keeps them, where this is set. It has looked for
+ * them in the extension, the OCSP response and the certificate before. Errors of
+ * that stay in the queue, where SSL_get_error would take them for the handshake's. */
 static int scb_scts_cb(const CT_POLICY_EVAL_CTX *policy, const STACK_OF(SCT) *scts, void *arg)
 {
     (void)policy, (void)scts, (void)arg;
-    if (scb_stepping_handle() != 0)
-        scb_clear_errs();
+    scb_clear_errs();
     return 1;
 }
 

@@ -25,7 +25,7 @@ func TestConnectionState_SignedCertificateTimestamps(t *testing.T) {
 		cert, err := tls.X509KeyPair(f.cert, f.key)
 		require.NoError(t, err)
 		config := &tls.Config{MinVersion: f.version, MaxVersion: f.version}
-		visit := func(ctx *libssl.Context, sess *libssl.Session) (tls.ConnectionState, *libssl.Session) {
+		visit := func(t *testing.T, ctx *libssl.Context, sess *libssl.Session) (tls.ConnectionState, *libssl.Session) {
 			config.Certificates = []tls.Certificate{cert}
 			cn, sn := tcpPipe(t)
 			c, err := libssl.Client(cn, ctx, serverName)
@@ -53,10 +53,10 @@ func TestConnectionState_SignedCertificateTimestamps(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					cert.SignedCertificateTimestamps = test.sent
 					cert.OCSPStaple = []byte{0x30, 3, 0x0a, 1, 1}
-					state, sess := visit(ctx, nil)
+					state, sess := visit(t, ctx, nil)
 					require.Equal(t, test.got, state.SignedCertificateTimestamps)
 					require.Equal(t, cert.OCSPStaple, state.OCSPResponse)
-					state, _ = visit(ctx, sess)
+					state, _ = visit(t, ctx, sess)
 					require.True(t, state.DidResume)
 					if f.version == tls.VersionTLS13 {
 						test.got = nil // for the server sends no certificate
