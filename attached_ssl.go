@@ -142,7 +142,7 @@ func (a *attachedSSL) park(ssl *C.SSL) bool {
 
 // resumeParked looks the sessions up and lets the handshake go on.
 func (a *attachedSSL) resumeParked(ctx context.Context, place parking.Place) {
-	a.visit.lookUp(ctx)
+	a.visit.lookUp(ctx, nil)
 	a.cancel()
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -391,6 +391,8 @@ int scb_ctx_use_certs(SSL_CTX *ctx, scb_cert **cert, int n, int others, scb_errs
 int scb_ctx_has_set(SSL_CTX *ctx);
 /* When the first certificate of an SSL_CTX expires, 0 without one. */
 int64_t scb_ctx_expires(SSL_CTX *ctx);
+/* Gives an SSL this certificate in the place of all that it has, NULL for none. */
+int scb_ssl_use_cert(SSL *ssl, scb_cert *c, scb_errs **errs);
 
 /* For C only. */
 /* Reads all certificates of a PEM text. NULL if one is malformed, or there is
@@ -468,11 +470,12 @@ int scb_ctx_serve(SSL_CTX *ctx, SSL *ssl);
 /* ---- policy.c: a digest of the policy of an SSL_CTX ------------------------ */
 
 /* Parts of a policy that have no getter. */
-#define SCB_POLICY_NO_CERT (-3)  /* no certificate: a callback gives one */
+#define SCB_POLICY_NO_CERT (-3)  /* no certificate: a callback in C gives one */
 #define SCB_POLICY_CALLBACK (-4) /* a verify callback */
 #define SCB_POLICY_LAZY_CAS (-5) /* CAs that join the store when they are asked for */
 #define SCB_POLICY_NO_CAS (-6)   /* clients are verified, and no CA is there */
-/* The digest covers the names of the certificates, the policy on client
+/* The digest covers the names of the certificates, whether a callback in Go
+ * chooses others, the policy on client
  * certificates with all that has a getter, and the ciphers. SSL_CTXs with equal
  * digests may resume each other's sessions. It is set also where the answer names
  * a part that it does not cover. */
@@ -614,6 +617,29 @@ scb_lent scb_conn_lend(scb_conn *c, const unsigned char *in, size_t in_len);
 /* Returns how much input is left. */
 size_t scb_conn_take_back(scb_conn *c, SSL_CTX *outer);
 
+/* ---- cert_callbacks.c: callbacks that choose a certificate ---------------- */
+
+/* Lists in the ClientHello that the hook sees, valid during its call only. A
+ * pointer is NULL if the extension is absent. */
+typedef struct scb_hello_lists {
+    const unsigned char *ciphers, *versions, *sigalgs, *alpn;
+    size_t ciphers_len, versions_len, sigalgs_len, alpn_len;
+    unsigned int legacy_version;
+} scb_hello_lists;
+scb_hello_lists scb_hello_read(SSL *ssl);
+int scb_ssl_set_id_context(SSL *ssl, const unsigned char *sid, unsigned int len);
+/* Go's answers for a client's certificate. */
+#define SCB_CHOSEN 1
+#define SCB_CHOSEN_FAIL 0
+#define SCB_CHOSEN_PARK (-1)
+/* New SSLs of ctx ask Go for a certificate when their server wants one. */
+void scb_ctx_hook_client_cert(SSL_CTX *ctx, int on);
+/* The names of CAs in a CertificateRequest, as by scb_encode_certs. */
+size_t scb_ssl_ca_names(SSL *ssl, unsigned char **out);
+/* The number of signature schemes that the peer accepts, and the i-th of them. */
+int scb_ssl_peer_sigalgs(SSL *ssl);
+uint16_t scb_ssl_peer_sigalg(SSL *ssl, int i);
+
 /* ---- client_hello.c: the ClientHello hook, and attached SSLs ------------- */
 
 int scb_attached_init(void);
@@ -637,9 +663,11 @@ typedef struct scb_hello {
 #define SCB_HELLO_PARK 0
 #define SCB_HELLO_UNSEEN 2 /* there is no Context to ask */
 void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
-/* The hook asks Go for the sake of a server-name handler, a store, or both. */
+/* The hook asks Go for the sake of these: a server-name handler, a store, a
+ * certificate callback. */
 #define SCB_ASKS_NAME 1
 #define SCB_ASKS_STORE 2
+#define SCB_ASKS_CERT 4
 void scb_ctx_set_asks(SSL_CTX *ctx, int what, int on);
 /* SCB_FAIL leaves the SSL half switched: the handshake must end. */
 int scb_ssl_switch(SSL *ssl, SSL_CTX *ctx, const unsigned char *sid, unsigned int sid_len);

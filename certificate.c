@@ -547,6 +547,13 @@ int scb_ssl_use_set(SSL *ssl, SSL_CTX *ctx)
     return ok;
 }
 
+int scb_ssl_use_cert(SSL *ssl, scb_cert *c, scb_errs **errs)
+{
+    scb_clear_errs();
+    SSL_certs_clear(ssl);
+    return scb_done(c == NULL || SSL_use_cert_and_key(ssl, c->leaf, c->key, c->chain, 1), errs);
+}
+
 int scb_ctx_each_leaf(SSL_CTX *ctx, int (*f)(void *arg, X509 *leaf), void *arg)
 {
     X509 *current = SSL_CTX_get0_certificate(ctx);

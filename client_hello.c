@@ -78,11 +78,12 @@ static int scb_asks(SSL *ssl)
     return c == NULL ? 0 : __atomic_load_n(&c->asks, __ATOMIC_RELAXED);
 }
 
-/* A handshake whose SSL_CTX a handler chooses must not go on without it. */
+/* A handshake whose SSL_CTX or certificate a handler chooses must not go on
+ * without it. */
 static int scb_unasked(SSL *ssl, int *alert)
 {
     *alert = SSL_AD_INTERNAL_ERROR;
-    return scb_asks(ssl) & SCB_ASKS_NAME ? SSL_CLIENT_HELLO_ERROR : SSL_CLIENT_HELLO_SUCCESS;
+    return scb_asks(ssl) & (SCB_ASKS_NAME | SCB_ASKS_CERT) ? SSL_CLIENT_HELLO_ERROR : SSL_CLIENT_HELLO_SUCCESS;
 }
 
 /* Answers 0, or the alert with which the handshake has to end: what the first

@@ -52,10 +52,10 @@ func scbGoClientHello(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, ext *C.scb_h
 	}
 	conn.enterGo()
 	defer conn.leaveGo()
-	if conn != nil && conn.tls.visit != nil {
-		if chosen, again := conn.tls.visit.parkedFor(); again {
-			return ctx.obey(ssl, ext, chosen)
-		}
+	if conn != nil && conn.hs.parked.ended {
+		chosen := conn.hs.parked.chosen
+		conn.hs.parked = parked{}
+		return ctx.goOn(conn, ssl, ext, chosen)
 	}
 	bytes := func(p *C.uchar, n C.size_t) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(p)), int(n)) }
 	h := hello.Hello{
@@ -77,10 +77,43 @@ func scbGoClientHello(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, ext *C.scb_h
 	} else {
 		chosen, answer = ctx.choose(conn, ssl, &h)
 	}
-	if answer != C.SCB_HELLO_GO_ON {
+	if answer < 0 {
 		return answer
 	}
-	return ctx.obey(ssl, ext, chosen)
+	serving := ctx
+	if chosen != nil {
+		serving = chosen
+	}
+	lookUp := answer == C.SCB_HELLO_PARK
+	if asked, ask := serving.chooses(conn, ssl, &h); asked {
+		answer = ask
+	}
+	if answer != C.SCB_HELLO_GO_ON {
+		if conn != nil {
+			conn.hs.parked = parked{chosen: chosen, lookUp: lookUp}
+		}
+		return answer
+	}
+	return ctx.goOn(conn, ssl, ext, chosen)
+}
+
+// parked is what a handshake waits for between two calls of the ClientHello hook, besides a certificate callback.
+type parked struct {
+	chosen *Context // selected by the server name, nil to stay
+	lookUp bool     // the client offers sessions that have to be looked up
+	ended  bool     // the hook sees the ClientHello again
+}
+
+// goOn lets the handshake go on with what was chosen.
+func (c *Context) goOn(conn *Conn, ssl *C.SSL, ext *C.scb_hello, chosen *Context) C.int {
+	answer := c.obey(ssl, ext, chosen)
+	if answer != C.SCB_HELLO_GO_ON || conn == nil || ext.judged != 0 || conn.hs.choice == nil {
+		return answer
+	}
+	if chosen == nil {
+		chosen = c
+	}
+	return conn.present(ssl, chosen)
 }
 
 // choose asks the server-name handler for the Context that should serve, nil to

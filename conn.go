@@ -280,7 +280,9 @@ func (c *Conn) SetSession(s *Session) (err error) {
 	if c.end.begun() {
 		return ErrClosed
 	}
-	c.hs.mu.Lock()
+	if err := c.hs.lock(); err != nil {
+		return err
+	}
 	defer c.hs.mu.Unlock()
 	if c.hs.complete() || c.hs.err != nil {
 		return errors.New("libssl: SetSession after the handshake")

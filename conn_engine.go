@@ -141,6 +141,8 @@ func (e *engine) failure(op string) error {
 	e.ssl.errs = nil
 	err := takeError(op, int(e.ssl.err), errs)
 	switch {
+	case e.verdict.certificate != nil:
+		return &causedError{e.verdict.certificate, err}
 	case e.verdict.signer != nil:
 		return &causedError{err, e.verdict.signer}
 	case e.ssl.refused == C.X509_V_OK:
@@ -151,7 +153,7 @@ func (e *engine) failure(op string) error {
 	return e.verifyError(err)
 }
 
-// causedError is OpenSSL's error and its cause, a handler's.
+// causedError is OpenSSL's error and its cause, a handler's. The error whose text has both comes first.
 type causedError struct {
 	error
 	cause error

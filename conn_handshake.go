@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/libssl-go/libssl/internal/wire"
 )
 
 // handshakeState is how far the handshake is. One goroutine at a time takes it on, under mu.
@@ -22,6 +24,22 @@ type handshakeState struct {
 	early earlyState
 	took  time.Duration // in all calls together: early data and timeouts make several
 	err   error         // what ended it
+
+	parked parked                                  // in the ClientHello hook
+	choice *choice                                 // nil without a certificate callback
+	giveUp atomic.Pointer[context.CancelCauseFunc] // not nil while a certificate callback runs
+}
+
+// lock waits for a handshake under way. Its certificate callback must not.
+func (hs *handshakeState) lock() error {
+	if hs.mu.TryLock() {
+		return nil
+	}
+	if hs.giveUp.Load() != nil && insideChooser() {
+		return ErrReentrant
+	}
+	hs.mu.Lock()
+	return nil
 }
 
 const (
@@ -68,7 +86,9 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 		return 0, ErrClosed
 	}
 	hs := &c.hs
-	hs.mu.Lock()
+	if err := hs.lock(); err != nil {
+		return 0, err
+	}
 	defer hs.mu.Unlock()
 	if hs.err != nil {
 		return 0, hs.err
@@ -103,6 +123,7 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 		hs.err = err
 	}
 	if hs.complete() || hs.err != nil {
+		hs.choice = nil
 		c.endOffer()
 		c.tls.endVisit(ctx, ending{complete: hs.complete(), took: hs.took})
 	}
@@ -226,8 +247,11 @@ func (e *plainError) Unwrap() []error { return []error{e.error, e.plain} }
 func (c *Conn) handshakeNeeds(ctx context.Context, code C.int) error {
 	switch code {
 	case C.SSL_ERROR_WANT_CLIENT_HELLO_CB:
-		c.tls.visit.lookUp(ctx)
-		return ctx.Err() // given up meanwhile: no session may be made for it
+		return c.unpark(ctx)
+	case C.SSL_ERROR_WANT_X509_LOOKUP:
+		if ch := c.hs.choice; ch != nil {
+			return c.ask(ctx, ch)
+		}
 	case C.SSL_ERROR_WANT_READ:
 		return c.fillHandshake()
 	case C.SSL_ERROR_ZERO_RETURN:
@@ -236,13 +260,51 @@ func (c *Conn) handshakeNeeds(ctx context.Context, code C.int) error {
 	return &Error{Op: "handshake", Code: int(code)}
 }
 
+// unpark does what the ClientHello hook has parked the handshake for.
+func (c *Conn) unpark(ctx context.Context) error {
+	ch := c.hs.choice
+	if ch != nil && !ch.answered {
+		if err := c.ask(ctx, ch); err != nil {
+			return err
+		}
+	}
+	if c.hs.parked.lookUp && (ch == nil || ch.err == nil) {
+		c.tls.visit.lookUp(ctx, ch)
+	}
+	c.hs.parked.ended = true
+	return ctx.Err() // given up meanwhile: no session may be made for it
+}
+
 // fillHandshake reads what the peer sends, some bytes at least.
 func (c *Conn) fillHandshake() error {
 	err := c.read.in.Fill(c.nc)
 	if err == io.EOF {
-		return fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)
+		return errPeerLeft
 	}
 	return err
+}
+
+var errPeerLeft = fmt.Errorf("libssl: handshake: %w", io.ErrUnexpectedEOF)
+
+// watchAfter is how long a callback takes before its handshake reads ahead: a goroutine costs more than most callbacks.
+const watchAfter = 5 * time.Millisecond
+
+// watch notices, by reading ahead, that the peer leaves or that the deadline has passed, until it is stopped. The read side is
+// locked.
+func (c *Conn) watch(giveUp context.CancelCauseFunc) (stop func()) {
+	ahead := wire.NewAhead()
+	t := time.AfterFunc(watchAfter, func() {
+		if err := ahead.Read(c.nc); err == io.EOF {
+			giveUp(errPeerLeft)
+		} else if err != nil {
+			giveUp(fmt.Errorf("libssl: handshake: %w", err)) // so a timeout is final too
+		}
+	})
+	return func() {
+		if !t.Stop() {
+			c.read.in.Follow(ahead)
+		}
+	}
 }
 
 // sendTickets sends the tickets with which a TLS 1.3 server's handshake ends. On a connection without a buffer, such as

@@ -271,6 +271,9 @@ func (c *Conn) finish() error {
 	if quietly {
 		abort = 0
 	}
+	if giveUp := c.hs.giveUp.Load(); giveUp != nil {
+		(*giveUp)(ErrClosed)
+	}
 	if quietly && c.write.mu.TryLock() {
 		c.sayGoodbye()
 		c.write.mu.Unlock()

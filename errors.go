@@ -135,10 +135,10 @@ func takeError(op string, code int, errs *C.scb_errs) *Error {
 }
 
 // CallbackError is a handler that panicked or broke a rule. The handler counts
-// as absent for that call, and the handshake goes on, but for "servername", "signer" and
-// "verifyconnection", which end it: see Context.OnCallbackError.
+// as absent for that call, and the handshake goes on, but for "servername", "signer", "verifyconnection",
+// "certificate" and "clientcertificate", which end it: see Context.OnCallbackError.
 type CallbackError struct {
-	Callback string // "new", "get", "remove", "servername", "signer", "keylog", "verifyconnection"
+	Callback string // "new", "get", "remove", "servername", "signer", "keylog", "verifyconnection", "certificate", "clientcertificate"
 	Value    any    // what it panicked with, or an error that says which rule
 	Stack    []byte // of the panic or the runtime.Goexit, else nil
 }

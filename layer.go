@@ -35,11 +35,8 @@ type layer interface {
 
 // visit is the layer's part of one handshake of a Conn. Its methods run on the handshake's goroutine, outside OpenSSL.
 type visit interface {
-	// parkedFor reports that the ClientHello was seen before: the handshake was parked for it.
-	parkedFor() (chosen *Context, again bool)
-
-	// lookUp finds the sessions for which the handshake was parked.
-	lookUp(ctx context.Context)
+	// lookUp finds the sessions for which the handshake was parked. ch may be nil.
+	lookUp(ctx context.Context, ch *choice)
 
 	// beforeFlight is called after a step and before its output is sent.
 	beforeFlight(ctx context.Context)

@@ -232,12 +232,19 @@ static int scb_hash_verification(EVP_MD_CTX *md, SSL_CTX *ctx)
 
 /* ---- the digest ------------------------------------------------------------ */
 
+/* Does a callback in Go choose the certificates? It gives each server name an id
+ * context of its own, so the digest need not tell certificates apart. */
+static int scb_chooses(SSL_CTX *ctx)
+{
+    return __atomic_load_n(&scb_ctx_of(ctx)->asks, __ATOMIC_RELAXED) & SCB_ASKS_CERT;
+}
+
 /* A part of the policy that the digest cannot cover, or SCB_OK. */
 static int scb_policy_gap(SSL_CTX *ctx)
 {
     X509_STORE *store = scb_ctx_verify_store(ctx);
 
-    if (SSL_CTX_get0_certificate(ctx) == NULL && !scb_ctx_has_set(ctx))
+    if (SSL_CTX_get0_certificate(ctx) == NULL && !scb_ctx_has_set(ctx) && !scb_chooses(ctx))
         return SCB_POLICY_NO_CERT;
     if (!(SSL_CTX_get_verify_mode(ctx) & SSL_VERIFY_PEER))
         return SCB_OK;
@@ -258,7 +265,8 @@ int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32])
 
     scb_clear_errs();
     ok = md != NULL && EVP_DigestInit_ex(md, EVP_sha256(), NULL) && EVP_DigestUpdate(md, "k", 1)
-         && scb_hash_names(md, ctx) && EVP_DigestUpdate(md, "v", 1) && EVP_DigestUpdate(md, &mode, 1);
+         && scb_hash_names(md, ctx) && (!scb_chooses(ctx) || EVP_DigestUpdate(md, "f", 1))
+         && EVP_DigestUpdate(md, "v", 1) && EVP_DigestUpdate(md, &mode, 1);
     if (ok && (mode & SSL_VERIFY_PEER))
         ok = scb_hash_verification(md, ctx);
     ok = ok && EVP_DigestUpdate(md, "c", 1);

@@ -64,7 +64,7 @@ func (v *storeVisit) parkedFor() (chosen *Context, again bool) {
 	return v.chosen, again
 }
 
-func (v *storeVisit) lookUp(ctx context.Context) {
+func (v *storeVisit) lookUp(ctx context.Context, ch *choice) {
 	current := v.ctx
 	if v.chosen != nil {
 		current = v.chosen
@@ -72,7 +72,7 @@ func (v *storeVisit) lookUp(ctx context.Context) {
 	if sid, err := current.sessionIDContext(); err != nil {
 		v.cache.guard.Report(slog.LevelDebug, "session not looked up", err)
 	} else {
-		v.lookups.LookUp(ctx, sid)
+		v.lookups.LookUp(ctx, ch.idContext(sid))
 	}
 	v.answered = true
 }

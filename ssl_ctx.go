@@ -4,6 +4,7 @@ package libssl
 import "C"
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -79,6 +80,9 @@ type handlers struct {
 	callbackError atomic.Pointer[func(*CallbackError)]
 	keyLog        atomic.Pointer[keyLogger]
 	verify        atomic.Pointer[func(tls.ConnectionState) error]
+
+	certificate       atomic.Pointer[func(context.Context, *ClientHello) (*Certificate, error)]
+	clientCertificate atomic.Pointer[func(context.Context, *CertificateRequest) (*Certificate, error)]
 }
 
 // inherit takes over another Context's handlers.
@@ -90,6 +94,8 @@ func (h *handlers) inherit(from *handlers) {
 	h.callbackError.Store(from.callbackError.Load())
 	h.keyLog.Store(from.keyLog.Load())
 	h.verify.Store(from.verify.Load())
+	h.certificate.Store(from.certificate.Load())
+	h.clientCertificate.Store(from.clientCertificate.Load())
 }
 
 // clear removes all handlers but OnCallbackError's.
@@ -100,6 +106,8 @@ func (h *handlers) clear() {
 	h.serverName.Store(nil)
 	h.keyLog.Store(nil)
 	h.verify.Store(nil)
+	h.certificate.Store(nil)
+	h.clientCertificate.Store(nil)
 }
 
 // idContext is the session id context, with what decides how it is computed.
@@ -241,7 +249,7 @@ func (c *Context) detach() {
 		l.uninstall()
 	}
 	c.handlers.clear()
-	C.scb_ctx_set_asks(p, C.SCB_ASKS_NAME, 0)
+	C.scb_ctx_set_asks(p, C.SCB_ASKS_NAME|C.SCB_ASKS_CERT, 0)
 	C.scb_ctx_detach(p)
 }
 

@@ -420,6 +420,13 @@ func (id *idContext) get() []byte {
 	return id.sid
 }
 
+// computedInUse reports whether a computed id context is on the SSL_CTX.
+func (id *idContext) computedInUse() bool {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.used && !id.explicit
+}
+
 // useIDContext puts the id context in force on the SSL_CTX.
 func (c *Context) useIDContext() error {
 	if _, err := c.sessionIDContext(); err != nil {

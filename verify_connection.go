@@ -12,11 +12,13 @@ import (
 	"github.com/libssl-go/libssl/internal/wire"
 )
 
-// verdict is what the function of SetVerifyConnection has said about the handshake, and why a signer has ended it.
+// verdict is what the function of SetVerifyConnection has said about the handshake, and why another handler has ended it.
 type verdict struct {
 	given  bool
 	err    error // of a function that OpenSSL has called
 	signer error
+
+	certificate error // the callback's
 }
 
 // SetVerifyConnection sets a function that decides about each connection after

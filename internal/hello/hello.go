@@ -104,3 +104,44 @@ func (h *Hello) Name() string {
 	}
 	return ""
 }
+
+// Numbers reads a list of numbers of 16 bits, nil if it is cut.
+func Numbers(list []byte) (all []uint16) {
+	if len(list)%2 != 0 || len(list) == 0 {
+		return nil
+	}
+	all = make([]uint16, len(list)/2)
+	for i := range all {
+		all[i] = binary.BigEndian.Uint16(list[2*i:])
+	}
+	return all
+}
+
+// NumbersOf is Numbers for an extension: the list has its length, of n bytes, in front.
+func NumbersOf(ext []byte, n int) []uint16 {
+	list, _, _ := vector(ext, n)
+	return Numbers(list)
+}
+
+// VersionsUpTo are those that a client without the supported_versions extension speaks, the highest first.
+func VersionsUpTo(legacy uint16) (all []uint16) {
+	for v := min(legacy, 0x0303); v >= 0x0301; v-- {
+		all = append(all, v)
+	}
+	return all
+}
+
+// Protocols reads the extension of ALPN, nil if it is cut.
+func Protocols(ext []byte) (all []string) {
+	list, _, ok := vector(ext, 2)
+	for ok && len(list) > 0 {
+		var name []byte
+		if name, list, ok = vector(list, 1); ok {
+			all = append(all, string(name))
+		}
+	}
+	if !ok {
+		return nil
+	}
+	return all
+}

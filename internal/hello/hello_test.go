@@ -201,3 +201,19 @@ func FuzzClientHello(f *testing.F) {
 		require.Equal(t, before, bytes.Join(parts, nil), "the parser changed its input")
 	})
 }
+
+func TestClientHello_Lists(t *testing.T) {
+	require.Equal(t, []uint16{0x1301, 0xaaaa}, Numbers([]byte{0x13, 1, 0xaa, 0xaa}))
+	require.Equal(t, []uint16{0x0304, 0x0303}, NumbersOf([]byte{4, 3, 4, 3, 3}, 1))
+	require.Equal(t, []uint16{0x0403}, NumbersOf([]byte{0, 2, 4, 3}, 2))
+	require.Equal(t, []string{"h2", "http/1.1"}, Protocols(vec(2, vec(1, []byte("h2")), vec(1, []byte("http/1.1")))))
+	require.Equal(t, []uint16{0x0303, 0x0302, 0x0301}, VersionsUpTo(0x0303))
+	require.Equal(t, []uint16{0x0303, 0x0302, 0x0301}, VersionsUpTo(0xffff))
+	require.Equal(t, []uint16{0x0301}, VersionsUpTo(0x0301))
+	for _, ext := range [][]byte{nil, {}, {0}, {0, 0}, {0, 1, 3}, {0, 2, 3}, {0, 3, 2, 'h'}, {0, 9, 2, 'h', '2'}} {
+		require.Empty(t, NumbersOf(ext, 2))
+		require.Empty(t, Protocols(ext))
+	}
+	require.Empty(t, Numbers([]byte{1}))
+	require.Empty(t, VersionsUpTo(0))
+}

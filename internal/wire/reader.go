@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -19,6 +20,7 @@ type Reader struct {
 	raw     syscall.RawConn
 	rawRead func(fd uintptr) bool
 	rawErr  error
+	ahead   <-chan *Buffer // comes before all that r reads itself; nil without an Ahead
 }
 
 // Pending is the ciphertext that was read and not taken yet, nil if there is none.
@@ -48,12 +50,15 @@ func (r *Reader) Discard() {
 // Fill waits for input; Pending must be empty. While a plain socket is idle it holds no buffer; other connections hold a
 // small one.
 func (r *Reader) Fill(nc net.Conn) error {
+	if r.ahead != nil {
+		if r.in = <-r.ahead; r.in != nil {
+			return nil
+		}
+		r.ahead = nil // its error comes back with a read of our own
+	}
 	if r.rawRead == nil && !r.useDescriptor(nc) {
 		b := Get(r.size)
-		n, err := nc.Read(b.b)
-		for try := 1; n == 0 && err == nil && try < maxEmptyReads; try++ {
-			n, err = nc.Read(b.b)
-		}
+		n, err := readSome(nc, b.b)
 		return r.filled(b, n, err)
 	}
 	if err := r.raw.Read(r.rawRead); err != nil {
@@ -65,9 +70,65 @@ func (r *Reader) Fill(nc net.Conn) error {
 // FillArrived is Fill for what has arrived: it does not wait. Only a plain socket can tell what has. The end of the stream
 // and errors are left to the next Fill.
 func (r *Reader) FillArrived(nc net.Conn) {
+	if r.ahead != nil {
+		select {
+		case r.in = <-r.ahead:
+			if r.in != nil {
+				return
+			}
+			r.ahead = nil
+		default:
+			return
+		}
+	}
 	if r.rawRead != nil || r.useDescriptor(nc) {
 		_ = r.raw.Control(func(fd uintptr) { r.rawRead(fd) })
 	}
+}
+
+// readSome reads at least a byte, unless it fails.
+func readSome(nc net.Conn, p []byte) (n int, err error) {
+	for try := 0; n == 0 && err == nil && try < maxEmptyReads; try++ {
+		n, err = nc.Read(p)
+	}
+	return n, err
+}
+
+// Ahead reads for a Reader that does something else meanwhile, so that the end of the stream is noticed early.
+type Ahead struct {
+	got  chan *Buffer
+	over atomic.Bool
+}
+
+// maxAhead bounds what a peer can have read ahead, in small buffers.
+const maxAhead = 4
+
+// NewAhead returns an Ahead that has read nothing.
+func NewAhead() *Ahead { return &Ahead{got: make(chan *Buffer, maxAhead)} }
+
+// Read reads until that fails, the Reader follows, or enough was read. It is called once, on a goroutine of its own.
+func (a *Ahead) Read(nc net.Conn) error {
+	defer close(a.got)
+	for range maxAhead {
+		b := Get(Small)
+		n, err := readSome(nc, b.b)
+		if n > 0 {
+			b.Filled(n)
+			a.got <- b
+		} else {
+			Put(b)
+		}
+		if err != nil || n == 0 || a.over.Load() {
+			return err
+		}
+	}
+	return nil
+}
+
+// Follow makes the next Fill begin with what a has read, or is about to read.
+func (r *Reader) Follow(a *Ahead) {
+	a.over.Store(true)
+	r.ahead = a.got
 }
 
 // useDescriptor prepares to read from a socket's descriptor. Only for the plain types: a type that embeds one may read

@@ -255,3 +255,57 @@ func TestReader_ReadsWhatComesWithAnError(t *testing.T) {
 	require.EqualError(t, r.Fill(nc), "odd")
 	require.Nil(t, r.Pending())
 }
+
+// Input that an Ahead has read, or is reading, comes first and in order. Then the Reader reads itself.
+func TestReader_FollowsAnAhead(t *testing.T) {
+	everyConn(t, func(t *testing.T, near, far net.Conn) {
+		var r Reader
+		ahead := NewAhead()
+		ended := make(chan error, 1)
+		go func() { ended <- ahead.Read(near) }()
+		send := func(text string) {
+			_, err := io.WriteString(far, text)
+			require.NoError(t, err)
+		}
+		send("one")
+		require.Eventually(t, func() bool { return len(ahead.got) == 1 }, time.Minute, time.Millisecond)
+		r.Follow(ahead)
+		r.FillArrived(near)
+		require.Equal(t, "one", string(r.Pending()))
+		r.Taken(3)
+		r.FillArrived(near)
+		require.Nil(t, r.Pending(), "the goroutine still reads")
+		for _, text := range []string{"two", "three"} {
+			sent := make(chan struct{})
+			go func() { defer close(sent); send(text) }()
+			require.NoError(t, r.Fill(near))
+			require.Equal(t, text, string(r.Pending()))
+			r.Taken(len(text))
+			<-sent
+		}
+		require.NoError(t, <-ended)
+	})
+}
+
+func TestAhead_EndsWithTheStreamOrWhenFull(t *testing.T) {
+	everyConn(t, func(t *testing.T, near, far net.Conn) {
+		ahead := NewAhead()
+		go func() {
+			io.WriteString(far, "x")
+			far.Close()
+		}()
+		require.Equal(t, io.EOF, ahead.Read(near))
+		var r Reader
+		r.Follow(ahead)
+		require.NoError(t, r.Fill(near))
+		require.Equal(t, "x", string(r.Pending()))
+		r.Taken(1)
+		require.Equal(t, io.EOF, r.Fill(near))
+	})
+	endless := readConn{read: func(p []byte) (int, error) { return len(p), nil }}
+	full := NewAhead()
+	require.NoError(t, full.Read(endless))
+	require.Len(t, full.got, maxAhead)
+	silent := NewAhead()
+	require.NoError(t, silent.Read(readConn{read: func([]byte) (int, error) { return 0, nil }}))
+}
