@@ -53,6 +53,8 @@
 #endif
 #if OPENSSL_VERSION_NUMBER >= 0x40000000L
 #define SCB_HAVE_PARAM_PURPOSE 1       /* X509_VERIFY_PARAM_get_purpose */
+#else
+#define SCB_HAVE_V2_HELLO 1            /* SSL_client_hello_isv2 */
 #endif
 
 /* Options that a release does not know are 0: setting them changes nothing. */

@@ -16,8 +16,11 @@ scb_hello_lists scb_hello_read(SSL *ssl)
 
     memset(&l, 0, sizeof(l));
     l.legacy_version = SSL_client_hello_get0_legacy_version(ssl);
-    if (!SSL_client_hello_isv2(ssl)) /* which has three bytes for each cipher */
-        l.ciphers_len = SSL_client_hello_get0_ciphers(ssl, &l.ciphers);
+    l.ciphers_len = SSL_client_hello_get0_ciphers(ssl, &l.ciphers);
+#ifdef SCB_HAVE_V2_HELLO
+    if (SSL_client_hello_isv2(ssl)) /* which has three bytes for each cipher */
+        l.ciphers_len = 0;
+#endif
     if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_supported_versions, &l.versions, &l.versions_len))
         l.versions = NULL;
     if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_signature_algorithms, &l.sigalgs, &l.sigalgs_len))
