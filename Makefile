@@ -13,7 +13,7 @@ setup: ## a C compiler, pkg-config and the headers of OpenSSL, installed if you 
 	@tests/setup.sh
 
 servers: # programs that the tests run
-	@tests/setup.sh redis-server memcached g++ nginx-light haproxy postgresql
+	@tests/setup.sh redis-server memcached g++ nginx-light haproxy postgresql 'softhsm2?' 'opensc?' 'pkcs11-provider?'
 
 build: setup ## bin/sslsess
 	go build -o bin/sslsess ./cmd/sslsess

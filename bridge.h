@@ -42,6 +42,7 @@
 #else
 #define SCB_EX_DUP_FROM void *
 #define SCB_LOOKUP_CONST
+typedef struct ossl_lib_ctx_st OSSL_LIB_CTX; /* there is none */
 #endif
 #if OPENSSL_VERSION_NUMBER >= 0x30200000L
 #define SCB_HAVE_QUIC 1                /* SSL_is_quic */
@@ -166,6 +167,40 @@ scb_conn *scb_stepping_conn(SSL *ssl);
 uint64_t scb_ssl_conn_handle(SSL *ssl);
 /* Handle of the connection whose step runs on this thread, 0 if there is none. */
 uint64_t scb_stepping_handle(void);
+/* The SSL_CTX that this connection has now, NULL if there is none. */
+SSL_CTX *scb_stepping_ctx(void);
+
+/* ---- libctx.c: where the algorithms of an SSL_CTX come from --------------- */
+
+int scb_libctx_init(void);
+int scb_have_providers(void);
+/* Are all default fetches those of FIPS? */
+int scb_fips(void);
+#define SCB_MAX_NAMES 16
+typedef struct scb_names {
+    int n;
+    char name[SCB_MAX_NAMES][32];
+} scb_names;
+/* The providers that a library context has loaded. */
+scb_names scb_providers(OSSL_LIB_CTX *libctx);
+
+/* For C only. */
+/* Is SSL_CTX_new_ex. The functions below make what belongs to ctx: with its library
+ * context and property query if scb_libctx_new was given them, else with the default
+ * ones. */
+SSL_CTX *scb_libctx_new(OSSL_LIB_CTX *libctx, const char *propq, const SSL_METHOD *method);
+SSL_CTX *scb_libctx_sibling(SSL_CTX *ctx, const SSL_METHOD *method);
+/* These are NULL if the providers have no such algorithm. */
+const EVP_MD *scb_sha256(SSL_CTX *ctx);
+const EVP_CIPHER *scb_aes_cbc(SSL_CTX *ctx);
+int scb_random(SSL_CTX *ctx, unsigned char *out, size_t len);
+X509 *scb_x509_new(SSL_CTX *ctx);
+X509_CRL *scb_crl_new(SSL_CTX *ctx);
+X509_STORE_CTX *scb_chain_new(SSL_CTX *ctx);
+/* x itself, with a reference more, if it verifies where ctx does, else a copy that
+ * does. */
+X509 *scb_x509_in(SSL_CTX *ctx, X509 *x);
+OSSL_LIB_CTX *scb_libctx_of(SSL_CTX *ctx);
 
 /* ---- slots.c: the Context of an SSL_CTX or SSL --------------------------- */
 
@@ -343,9 +378,6 @@ void scb_sess_call_remove(void *fn, SSL_CTX *ctx, SSL_SESSION *sess);
 
 /* ---- signer.c: private keys whose signatures Go makes -------------------- */
 
-/* Can this OpenSSL use such keys? */
-int scb_signer_supported(void);
-
 /* For C only. */
 /* The key of a certificate that the signer signs for, NULL after a failure, whose
  * errors stay in the queue. The signer's handle lives as long as the key. */
@@ -362,6 +394,9 @@ typedef struct scb_cert scb_cert;
 #define SCB_CERT_NO_KEY 3
 #define SCB_CERT_PASSPHRASE 4   /* it is needed, or wrong */
 #define SCB_CERT_OTHER_KEY 5
+#define SCB_CERT_SCHEME 6       /* no provider knows it */
+#define SCB_CERT_MANY 7         /* keys or certificates */
+#define SCB_CERT_HIDDEN 8       /* no key is there without a passphrase, or with this one */
 typedef struct scb_cert_read {
     scb_cert *cert;             /* NULL: see why and errs */
     int why;
@@ -397,9 +432,22 @@ int64_t scb_ctx_expires(SSL_CTX *ctx);
 int scb_ssl_use_cert(SSL *ssl, scb_cert *c, scb_errs **errs);
 
 /* For C only. */
-/* Reads all certificates of a PEM text. NULL if one is malformed, or there is
- * none. */
-STACK_OF(X509) *scb_read_certs(const unsigned char *pem, int len);
+typedef struct scb_pass {
+    const char *p;              /* NULL if there is none */
+    size_t len;
+    int asked;
+} scb_pass;
+/* Answers with an scb_pass: without a callback OpenSSL asks on the terminal. */
+int scb_give_pass(char *buf, int size, int rwflag, void *arg);
+scb_cert *scb_cert_new(void);
+/* Fills c with the first of certs that one of the n keys fits, and its issuers.
+ * Returns SCB_CERT_GOOD or what is wrong. */
+int scb_cert_pick(scb_cert *c, STACK_OF(X509) *certs, EVP_PKEY **keys, int n);
+/* Ends the reading of a certificate. */
+void scb_cert_done(scb_cert_read *r);
+/* Reads all certificates of a PEM text, for ctx, which may be NULL. NULL if one is
+ * malformed, or there is none. */
+STACK_OF(X509) *scb_read_certs(SSL_CTX *ctx, const unsigned char *pem, int len);
 /* Prepares a new SSL_CTX for a set and for staples. */
 int scb_ctx_hold_certs(SSL_CTX *ctx, int client);
 /* Gives a new SSL, or one that was switched to ctx, the set of ctx if it has one. */
@@ -421,9 +469,16 @@ int scb_store_add_crls(X509_STORE *store, STACK_OF(X509_CRL) *more);
 /* The lists that were added, with references. NULL if memory is short. */
 STACK_OF(X509_CRL) *scb_store_crls(X509_STORE *store);
 
+/* ---- uri.c: certificates and keys that OSSL_STORE finds ------------------- */
+
+/* Reads content, or without it what the URI names. passphrase is as for
+ * scb_cert_parse. */
+scb_cert_read scb_cert_open(const char *uri, const char *scheme, const unsigned char *content, size_t content_len,
+                            const char *passphrase, size_t len);
+
 /* ---- ssl_ctx.c: making, configuring and freeing an SSL_CTX --------------- */
 
-SSL_CTX *scb_ctx_new(int client, scb_errs **errs);
+SSL_CTX *scb_ctx_new(int client, OSSL_LIB_CTX *libctx, const char *propq, scb_errs **errs);
 void scb_ctx_up_ref(SSL_CTX *ctx);
 void scb_ctx_free(SSL_CTX *ctx);
 /* Frees the SSL_CTX of a Context that was never closed. No handler runs: the

@@ -171,14 +171,7 @@ size_t scb_conn_scts(scb_conn *c, unsigned char **out)
 
 /* ---- reading --------------------------------------------------------------- */
 
-typedef struct scb_pass {
-    const char *p;              /* NULL if there is none */
-    size_t len;
-    int asked;
-} scb_pass;
-
-/* Without a callback OpenSSL asks on the terminal. */
-static int scb_pass_cb(char *buf, int size, int rwflag, void *arg)
+int scb_give_pass(char *buf, int size, int rwflag, void *arg)
 {
     scb_pass *pass = arg;
 
@@ -192,21 +185,22 @@ static int scb_pass_cb(char *buf, int size, int rwflag, void *arg)
     return (int)pass->len;
 }
 
-STACK_OF(X509) *scb_read_certs(const unsigned char *pem, int len)
+STACK_OF(X509) *scb_read_certs(SSL_CTX *ctx, const unsigned char *pem, int len)
 {
     BIO *b = BIO_new_mem_buf(pem, len);
     STACK_OF(X509) *all = sk_X509_new_null();
-    X509 *x;
+    X509 *x = NULL;
     unsigned long last;
 
     if (b == NULL || all == NULL)
         goto fail;
-    while ((x = PEM_read_bio_X509_AUX(b, NULL, scb_pass_cb, NULL)) != NULL) {
-        if (!sk_X509_push(all, x)) {
-            X509_free(x);
+    while ((x = scb_x509_new(ctx)) != NULL && PEM_read_bio_X509_AUX(b, &x, scb_give_pass, NULL) != NULL) {
+        if (!sk_X509_push(all, x))
             goto fail;
-        }
+        x = NULL;
     }
+    X509_free(x);
+    x = NULL;
     last = ERR_peek_last_error();
     if (sk_X509_num(all) == 0 || ERR_GET_LIB(last) != ERR_LIB_PEM || ERR_GET_REASON(last) != PEM_R_NO_START_LINE)
         goto fail;
@@ -215,6 +209,7 @@ STACK_OF(X509) *scb_read_certs(const unsigned char *pem, int len)
     return all;
 
 fail:
+    X509_free(x);
     BIO_free(b);
     sk_X509_pop_free(all, X509_free);
     return NULL;
@@ -229,7 +224,7 @@ static int scb_read_chain(scb_cert *c, const unsigned char *in, int len, int pem
         c->chain = sk_X509_new_null();
         return c->leaf != NULL && c->chain != NULL && p == in + len;
     }
-    c->chain = scb_read_certs(in, len);
+    c->chain = scb_read_certs(NULL, in, len);
     if (c->chain != NULL)
         c->leaf = sk_X509_shift(c->chain);
     return c->leaf != NULL;
@@ -240,9 +235,9 @@ static int scb_read_key(scb_cert *c, const unsigned char *in, int len, int pem, 
     BIO *b = BIO_new_mem_buf(in, len);
 
     if (b != NULL && pem) {
-        c->key = PEM_read_bio_PrivateKey(b, NULL, scb_pass_cb, pass);
+        c->key = PEM_read_bio_PrivateKey(b, NULL, scb_give_pass, pass);
     } else if (b != NULL) {
-        c->key = d2i_PKCS8PrivateKey_bio(b, NULL, scb_pass_cb, pass);
+        c->key = d2i_PKCS8PrivateKey_bio(b, NULL, scb_give_pass, pass);
         if (c->key == NULL && !pass->asked && BIO_reset(b) >= 0) {
             scb_clear_errs(); /* it is not encrypted */
             c->key = d2i_PrivateKey_bio(b, NULL);
@@ -335,8 +330,31 @@ static int scb_read(scb_cert *c, const scb_cert_input *in, scb_pass *pass)
     return scb_staple_add(c->leaf) ? SCB_CERT_GOOD : SCB_CERT_BAD;
 }
 
-/* Ends the reading of a certificate. */
-static void scb_cert_done(scb_cert_read *r)
+int scb_cert_pick(scb_cert *c, STACK_OF(X509) *certs, EVP_PKEY **keys, int n)
+{
+    if (sk_X509_num(certs) <= 0 || n == 0)
+        return n == 0 && sk_X509_num(certs) > 0 ? SCB_CERT_NO_KEY : SCB_CERT_NO_CERT;
+    for (int i = 0; i < sk_X509_num(certs); i++)
+        for (int k = 0; k < n; k++) {
+            if (!X509_check_private_key(sk_X509_value(certs, i), keys[k]))
+                continue;
+            scb_clear_errs();
+            c->leaf = sk_X509_delete(certs, i);
+            c->key = EVP_PKEY_up_ref(keys[k]) ? keys[k] : NULL;
+            c->chain = sk_X509_new_null();
+            return c->key != NULL && c->chain != NULL && scb_order_chain(c, certs) && scb_staple_add(c->leaf)
+                       ? SCB_CERT_GOOD
+                       : SCB_CERT_BAD;
+        }
+    return SCB_CERT_OTHER_KEY;
+}
+
+scb_cert *scb_cert_new(void)
+{
+    return OPENSSL_zalloc(sizeof(scb_cert));
+}
+
+void scb_cert_done(scb_cert_read *r)
 {
     if (r->why != SCB_CERT_GOOD) {
         scb_take_errs(&r->errs);
@@ -354,7 +372,7 @@ scb_cert_read scb_cert_parse(const unsigned char *cert, int cert_len, int cert_p
     scb_pass pass = { passphrase, len, 0 };
 
     scb_clear_errs();
-    r.cert = OPENSSL_zalloc(sizeof(*r.cert));
+    r.cert = scb_cert_new();
     if (r.cert != NULL)
         r.why = scb_read(r.cert, &in, &pass);
     scb_cert_done(&r);
@@ -387,7 +405,7 @@ scb_cert_read scb_cert_signer(const unsigned char *chain, size_t len, uint64_t s
     scb_cert_read r = { NULL, SCB_CERT_BAD, NULL };
 
     scb_clear_errs();
-    r.cert = OPENSSL_zalloc(sizeof(*r.cert));
+    r.cert = scb_cert_new();
     if (r.cert != NULL)
         r.why = scb_read_signer(r.cert, chain, len, signer_handle);
     scb_cert_done(&r);
@@ -599,7 +617,7 @@ int64_t scb_ctx_expires(SSL_CTX *ctx)
  * security level, and one for each type of key. */
 static int scb_set_try(SSL_CTX *ctx, const scb_set *s)
 {
-    SSL_CTX *scratch = SSL_CTX_new(TLS_method());
+    SSL_CTX *scratch = scb_libctx_sibling(ctx, TLS_method());
     int ok = scratch == NULL ? SCB_FAIL : SCB_OK, n = 0;
 
     if (ok)

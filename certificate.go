@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,16 +49,25 @@ func LoadCertificate(certFile, keyFile string, opt *KeyOptions) (*Certificate, e
 	var cert, key []byte
 	var err error
 	if keyFile == "" {
-		cert, _, err = ownfile.Self().Read(certFile)
+		cert, err = readKeyFile(certFile)
 		defer func() { clear(cert) }()
 	} else if cert, err = os.ReadFile(certFile); err == nil {
-		key, _, err = ownfile.Self().Read(keyFile)
+		key, err = readKeyFile(keyFile)
 		defer func() { clear(key) }()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("libssl: load certificate: %w", err)
 	}
 	return parseCertificate("load certificate", keySource{certFile, cert}, keySource{keyFile, key}, opt)
+}
+
+// readKeyFile reads a file with a key. Its errors name the file also where it is a folder or a link that is at fault.
+func readKeyFile(name string) ([]byte, error) {
+	content, _, err := ownfile.Self().Read(name)
+	if err != nil && !strings.Contains(err.Error(), name) {
+		err = fmt.Errorf("%s: %w", name, err)
+	}
+	return content, err
 }
 
 // ParseCertificate is LoadCertificate for content at hand. With key empty, cert is PKCS#12, or PEM with both.
@@ -79,14 +89,22 @@ func (s keySource) has(pemType string) bool {
 
 const maxCertificate = 16 << 20
 
-// check finds what a user is likely to get wrong, in words that OpenSSL does not have.
-func (s keySource) check(key bool) error {
-	isKey, isCert := s.has("PRIVATE KEY"), s.has("CERTIFICATE")
+func (s keySource) checkSize() error {
 	switch {
 	case len(s.content) == 0:
 		return fmt.Errorf("%s is empty", s.name)
 	case len(s.content) > maxCertificate:
 		return fmt.Errorf("%s is larger than %d bytes", s.name, maxCertificate)
+	}
+	return nil
+}
+
+// check finds what a user is likely to get wrong, in words that OpenSSL does not have.
+func (s keySource) check(key bool) error {
+	isKey, isCert := s.has("PRIVATE KEY"), s.has("CERTIFICATE")
+	switch {
+	case s.checkSize() != nil:
+		return s.checkSize()
 	case s.isPEM() && key && isCert && !isKey:
 		return fmt.Errorf("%s holds a certificate and no key: are the arguments swapped?", s.name)
 	case s.isPEM() && !key && isKey && !isCert:
@@ -110,33 +128,46 @@ func parseCertificate(op string, cert, key keySource, opt *KeyOptions) (*Certifi
 	default:
 		key.name = cert.name // PKCS#12
 	}
+	return readCertificate(op, cert.name, key.name, opt, func(passphrase *C.char, n C.size_t) C.scb_cert_read {
+		return C.scb_cert_parse(bytesPtr(cert.content), C.int(len(cert.content)), cbool(cert.isPEM()),
+			bytesPtr(key.content), C.int(len(key.content)), cbool(key.isPEM()), passphrase, n)
+	})
+}
+
+// readCertificate reads without a passphrase, and then with one if it is asked for. cert and key name the sources, for errors.
+func readCertificate(op, cert, key string, opt *KeyOptions, read func(passphrase *C.char, n C.size_t) C.scb_cert_read) (*Certificate, error) {
+	fail := func(err error) (*Certificate, error) { return nil, fmt.Errorf("libssl: %s: %w", op, err) }
 	var passphrase []byte // with a zero byte at its end
 	defer func() { clear(passphrase) }()
 	for {
-		r := C.scb_cert_parse(bytesPtr(cert.content), C.int(len(cert.content)), cbool(cert.isPEM()),
-			bytesPtr(key.content), C.int(len(key.content)), cbool(key.isPEM()),
-			(*C.char)(unsafe.Pointer(unsafe.SliceData(passphrase))), C.size_t(max(0, len(passphrase)-1)))
+		r := read((*C.char)(unsafe.Pointer(unsafe.SliceData(passphrase))), C.size_t(max(0, len(passphrase)-1)))
 		if r.cert != nil {
 			return newCertificate(r.cert), nil
 		}
 		failed := takeError("", 0, r.errs)
 		switch {
 		case r.why == C.SCB_CERT_OTHER_KEY:
-			return fail(fmt.Errorf("the key in %s does not belong to the certificate in %s: %w", key.name, cert.name, failed))
+			return fail(fmt.Errorf("the key in %s does not belong to the certificate in %s: %w", key, cert, failed))
 		case r.why == C.SCB_CERT_NO_CERT:
-			return fail(fmt.Errorf("%s: no certificate, or a damaged one: %w", cert.name, failed))
+			return fail(fmt.Errorf("%s: no certificate, or a damaged one: %w", cert, failed))
 		case r.why == C.SCB_CERT_NO_KEY:
-			return fail(fmt.Errorf("%s: no private key, or a damaged one: %w", key.name, failed))
-		case r.why != C.SCB_CERT_PASSPHRASE:
-			return fail(fmt.Errorf("%s: %w", cert.name, failed))
+			return fail(fmt.Errorf("%s: no private key, or a damaged one: %w", key, failed))
+		case r.why == C.SCB_CERT_SCHEME:
+			return fail(fmt.Errorf("%s: no provider knows the scheme; OpenSSL has loaded %s: %w", cert, loadedProviders(nil), failed))
+		case r.why == C.SCB_CERT_MANY:
+			return fail(fmt.Errorf("%s: too many keys or certificates: name one", cert))
+		case r.why != C.SCB_CERT_PASSPHRASE && r.why != C.SCB_CERT_HIDDEN:
+			return fail(fmt.Errorf("%s: %w", cert, failed))
+		case passphrase != nil && r.why == C.SCB_CERT_HIDDEN:
+			return fail(fmt.Errorf("%s: no private key, or the wrong passphrase: %w", key, failed))
 		case passphrase != nil:
-			return fail(fmt.Errorf("%s: wrong passphrase: %w", key.name, failed))
+			return fail(fmt.Errorf("%s: wrong passphrase: %w", key, failed))
 		case opt == nil || opt.Passphrase == nil:
-			return fail(fmt.Errorf("%s is encrypted, and KeyOptions have no Passphrase", key.name))
+			return fail(fmt.Errorf("%s is encrypted or needs a PIN, and KeyOptions have no Passphrase", key))
 		}
 		word, err := opt.Passphrase()
 		if err != nil {
-			return fail(fmt.Errorf("%s: passphrase: %w", key.name, err))
+			return fail(fmt.Errorf("%s: passphrase: %w", key, err))
 		}
 		passphrase = append(append(make([]byte, 0, len(word)+1), word...), 0)
 	}

@@ -179,22 +179,23 @@ int scb_store_add_crls(X509_STORE *store, STACK_OF(X509_CRL) *more)
 /* ---- settings -------------------------------------------------------------- */
 
 /* Reads all lists of a PEM text. NULL if one is malformed, or there is none. */
-static STACK_OF(X509_CRL) *scb_read_crls(const unsigned char *pem, int len)
+static STACK_OF(X509_CRL) *scb_read_crls(SSL_CTX *ctx, const unsigned char *pem, int len)
 {
     BIO *b = BIO_new_mem_buf(pem, len);
     STACK_OF(X509_CRL) *all = sk_X509_CRL_new_null();
     X509_CRL *x = NULL;
+    int ok = b != NULL && all != NULL;
     unsigned long last;
 
-    while (b != NULL && all != NULL && (x = PEM_read_bio_X509_CRL(b, NULL, NULL, NULL)) != NULL) {
-        if (!sk_X509_CRL_push(all, x)) {
-            X509_CRL_free(x);
-            break;
-        }
+    while (ok && (x = scb_crl_new(ctx)) != NULL && PEM_read_bio_X509_CRL(b, &x, NULL, NULL) != NULL) {
+        ok = sk_X509_CRL_push(all, x) > 0;
+        if (ok)
+            x = NULL;
     }
+    X509_CRL_free(x);
     last = ERR_peek_last_error();
     BIO_free(b);
-    if (x == NULL && sk_X509_CRL_num(all) > 0 && ERR_GET_LIB(last) == ERR_LIB_PEM
+    if (ok && sk_X509_CRL_num(all) > 0 && ERR_GET_LIB(last) == ERR_LIB_PEM
         && ERR_GET_REASON(last) == PEM_R_NO_START_LINE) {
         scb_clear_errs(); /* the end of the text has left an entry */
         return all;
@@ -209,7 +210,7 @@ int scb_ctx_add_crls(SSL_CTX *ctx, const unsigned char *pem, int len, scb_errs *
     int ok;
 
     scb_clear_errs();
-    crls = scb_read_crls(pem, len);
+    crls = scb_read_crls(ctx, pem, len);
     /* Where C replaces the store the parameters of the SSL_CTX go on asking. */
     ok = crls != NULL && scb_store_add_crls(SSL_CTX_get_cert_store(ctx), crls)
          && X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(ctx), SCB_CRL_FLAGS);

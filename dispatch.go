@@ -11,7 +11,8 @@ import (
 
 func init() {
 	if C.scb_init() != C.SCB_OK || C.scb_tickets_init() != C.SCB_OK || C.scb_name_init() != C.SCB_OK || C.scb_origin_init() != C.SCB_OK ||
-		C.scb_attached_init() != C.SCB_OK || C.scb_certs_init() != C.SCB_OK || C.scb_crls_init() != C.SCB_OK {
+		C.scb_attached_init() != C.SCB_OK || C.scb_certs_init() != C.SCB_OK || C.scb_crls_init() != C.SCB_OK ||
+		C.scb_libctx_init() != C.SCB_OK {
 		panic("libssl: OpenSSL has no ex_data index left")
 	}
 }

@@ -61,8 +61,10 @@ type QueueEntry struct {
 
 func (e *Error) Error() string {
 	var b strings.Builder
-	b.WriteString("libssl: ")
-	b.WriteString(e.Op)
+	b.WriteString("libssl")
+	if e.Op != "" {
+		b.WriteString(": " + e.Op)
+	}
 	if len(e.Queue) == 0 {
 		b.WriteString(": OpenSSL gave no reason")
 		if e.Code != 0 {

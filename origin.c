@@ -58,7 +58,7 @@ static scb_origin *scb_origin_get(SSL *ssl)
     if ((o = OPENSSL_zalloc(sizeof(*o))) == NULL)
         return NULL;
     memcpy(o->random, random, sizeof(random));
-    if (RAND_bytes(o->fresh, sizeof(o->fresh)) == 1 && SSL_set_ex_data(ssl, scb_origin_idx, o))
+    if (scb_random(SSL_get_SSL_CTX(ssl), o->fresh, sizeof(o->fresh)) && SSL_set_ex_data(ssl, scb_origin_idx, o))
         return o;
     OPENSSL_free(o);
     return NULL;

@@ -166,7 +166,7 @@ void scb_session_keep_server(SSL *ssl, X509_STORE_CTX *chain)
 
 /* The intermediates that a session keeps, an empty stack for none. NULL: they
  * cannot be told. */
-static STACK_OF(X509) *scb_kept_chain(SSL_SESSION *s)
+static STACK_OF(X509) *scb_kept_chain(SSL_CTX *ctx, SSL_SESSION *s)
 {
     STACK_OF(X509) *chain = sk_X509_new_null();
     scb_kept k = { 0, 1, NULL, NULL, 0 };
@@ -179,8 +179,8 @@ static STACK_OF(X509) *scb_kept_chain(SSL_SESSION *s)
     end = p + k.len;
     ok = chain != NULL && k.whole;
     while (ok && p < end) {
-        x = d2i_X509(NULL, &p, end - p);
-        ok = x != NULL && sk_X509_push(chain, x);
+        x = scb_x509_new(ctx);
+        ok = x != NULL && d2i_X509(&x, &p, end - p) != NULL && sk_X509_push(chain, x);
         if (!ok)
             X509_free(x);
     }
@@ -221,17 +221,19 @@ static int scb_verify_as(SSL *ssl, X509_STORE_CTX *chain, SSL_verify_cb callback
 
 /* The chain that verifies now, NULL if none does. *result is X509_V_OK, or what the
  * callback has let pass. */
-static STACK_OF(X509) *scb_verify_again(SSL *ssl, X509 *leaf, STACK_OF(X509) *sent, SSL_verify_cb callback, int *result)
+static STACK_OF(X509) *scb_verify_again(SSL *ssl, X509 *of_session, STACK_OF(X509) *sent, SSL_verify_cb callback, int *result)
 {
-    X509_STORE_CTX *chain = X509_STORE_CTX_new();
+    X509 *leaf = scb_x509_in(SSL_get_SSL_CTX(ssl), of_session);
+    X509_STORE_CTX *chain = scb_chain_new(SSL_get_SSL_CTX(ssl));
     STACK_OF(X509) *verified = NULL;
 
-    if (chain != NULL && X509_STORE_CTX_init(chain, scb_verify_store(ssl), leaf, sent) && scb_verify_as(ssl, chain, callback)
+    if (leaf != NULL && chain != NULL && X509_STORE_CTX_init(chain, scb_verify_store(ssl), leaf, sent) && scb_verify_as(ssl, chain, callback)
         && X509_verify_cert(chain) > 0) {
         *result = X509_STORE_CTX_get_error(chain);
         verified = X509_STORE_CTX_get1_chain(chain);
     }
     X509_STORE_CTX_free(chain);
+    X509_free(leaf);
     return verified;
 }
 
@@ -279,7 +281,7 @@ static void scb_show_chains(scb_conn *c, STACK_OF(X509) *sent, STACK_OF(X509) *v
  * refuse it by SSL_get_verify_result, which a resumption takes from the session. */
 static int scb_peer_verifies(SSL *ssl, SSL_SESSION *s, X509 *peer)
 {
-    STACK_OF(X509) *sent = scb_kept_chain(s), *verified = NULL;
+    STACK_OF(X509) *sent = scb_kept_chain(SSL_get_SSL_CTX(ssl), s), *verified = NULL;
     int result, ok;
 
     if (sent != NULL)
@@ -319,7 +321,7 @@ static int scb_server_verifies(scb_conn *c, SSL_SESSION *s)
     int result = X509_V_OK;
 
     if (sent == NULL)
-        sent = kept = scb_kept_chain(s);
+        sent = kept = scb_kept_chain(SSL_get_SSL_CTX(c->ssl), s);
     if (sent != NULL)
         verified = scb_verify_again(c->ssl, SSL_SESSION_get0_peer(s), sent, c->verify, &result);
     if (result != X509_V_OK) {
@@ -352,7 +354,7 @@ STACK_OF(X509) *scb_peer_sent(scb_conn *c)
     SSL_SESSION *s = SSL_get0_session(c->ssl);
 
     if (c->sent == NULL && !SSL_is_server(c->ssl) && s != NULL)
-        c->sent = scb_kept_chain(s);
+        c->sent = scb_kept_chain(SSL_get_SSL_CTX(c->ssl), s);
     return c->sent;
 }
 

@@ -15,6 +15,7 @@ typedef struct scb_digest {
 /* A set of names, CAs or CRLs. Their order on an SSL_CTX depends on additions and
  * lookups, and must not count. */
 typedef struct scb_set {
+    const EVP_MD *sha256;
     scb_digest *all;
     size_t n, cap;
 } scb_set;
@@ -71,14 +72,14 @@ static int scb_add_names(void *arg, X509 *x)
     scb_set *set = arg;
     unsigned char *place = scb_set_add(set), *der;
     GENERAL_NAMES *names;
-    int ok = place != NULL && X509_NAME_digest(X509_get_subject_name(x), EVP_sha256(), place, NULL), len;
+    int ok = place != NULL && X509_NAME_digest(X509_get_subject_name(x), set->sha256, place, NULL), len;
 
     names = ok ? X509_get_ext_d2i(x, NID_subject_alt_name, NULL, NULL) : NULL;
     for (int i = 0; ok && i < sk_GENERAL_NAME_num(names); i++) {
         der = NULL;
         len = i2d_GENERAL_NAME(sk_GENERAL_NAME_value(names, i), &der);
         place = scb_set_add(set);
-        ok = len > 0 && place != NULL && EVP_Digest(der, (size_t)len, place, NULL, EVP_sha256(), NULL);
+        ok = len > 0 && place != NULL && EVP_Digest(der, (size_t)len, place, NULL, set->sha256, NULL);
         OPENSSL_free(der);
     }
     GENERAL_NAMES_free(names);
@@ -88,7 +89,7 @@ static int scb_add_names(void *arg, X509 *x)
 /* The names of the certificates, so that a renewed certificate keeps its sessions. */
 static int scb_hash_names(EVP_MD_CTX *md, SSL_CTX *ctx)
 {
-    scb_set set = { NULL, 0, 0 };
+    scb_set set = { scb_sha256(ctx), NULL, 0, 0 };
     int ok = scb_ctx_each_leaf(ctx, scb_add_names, &set);
 
     return scb_hash_set(md, &set) && ok;
@@ -130,15 +131,15 @@ static int scb_add_crl(scb_set *set, X509_CRL *crl)
 {
     unsigned char *place = scb_set_add(set);
 
-    return place != NULL && X509_CRL_digest(crl, EVP_sha256(), place, NULL);
+    return place != NULL && X509_CRL_digest(crl, set->sha256, place, NULL);
 }
 
 /* The CAs and CRLs. */
-static int scb_hash_objects(EVP_MD_CTX *md, X509_STORE *store)
+static int scb_hash_objects(EVP_MD_CTX *md, const EVP_MD *sha256, X509_STORE *store)
 {
     STACK_OF(X509_CRL) *crls = scb_store_crls(store);
     STACK_OF(X509_OBJECT) *objects = scb_lock_objects(store);
-    scb_set set = { NULL, 0, 0 };
+    scb_set set = { sha256, NULL, 0, 0 };
     unsigned char *place;
     int ok = objects != NULL && crls != NULL;
 
@@ -152,7 +153,7 @@ static int scb_hash_objects(EVP_MD_CTX *md, X509_STORE *store)
             continue;
         }
         place = scb_set_add(&set);
-        ok = place != NULL && (ca == NULL || X509_digest(ca, EVP_sha256(), place, NULL));
+        ok = place != NULL && (ca == NULL || X509_digest(ca, set.sha256, place, NULL));
     }
     scb_unlock_objects(store, objects);
     for (int i = 0; ok && i < sk_X509_CRL_num(crls); i++)
@@ -225,7 +226,7 @@ static int scb_hash_verification(EVP_MD_CTX *md, SSL_CTX *ctx)
 {
     X509_STORE *store = scb_ctx_verify_store(ctx);
 
-    return scb_hash_objects(md, store) && scb_hash_param(md, X509_STORE_get0_param(store))
+    return scb_hash_objects(md, scb_sha256(ctx), store) && scb_hash_param(md, X509_STORE_get0_param(store))
            && scb_hash_param(md, SSL_CTX_get0_param(ctx)) && scb_hash_number(md, SSL_CTX_get_security_level(ctx))
            && scb_hash_number(md, SSL_CTX_set_cert_flags(ctx, 0));
 }
@@ -259,12 +260,13 @@ static int scb_policy_gap(SSL_CTX *ctx)
 int scb_ctx_policy(SSL_CTX *ctx, unsigned char digest[32])
 {
     STACK_OF(SSL_CIPHER) *ciphers = SSL_CTX_get_ciphers(ctx);
+    const EVP_MD *sha256 = scb_sha256(ctx);
     EVP_MD_CTX *md = EVP_MD_CTX_new();
     unsigned char mode = (unsigned char)SSL_CTX_get_verify_mode(ctx);
     int ok;
 
     scb_clear_errs();
-    ok = md != NULL && EVP_DigestInit_ex(md, EVP_sha256(), NULL) && EVP_DigestUpdate(md, "k", 1)
+    ok = md != NULL && sha256 != NULL && EVP_DigestInit_ex(md, sha256, NULL) && EVP_DigestUpdate(md, "k", 1)
          && scb_hash_names(md, ctx) && (!scb_chooses(ctx) || EVP_DigestUpdate(md, "f", 1))
          && EVP_DigestUpdate(md, "v", 1) && EVP_DigestUpdate(md, &mode, 1);
     if (ok && (mode & SSL_VERIFY_PEER))

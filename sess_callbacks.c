@@ -75,7 +75,7 @@ static void scb_keylog_cb(const SSL *ssl, const char *line)
 static int scb_generate_id_cb(SSL *ssl, unsigned char *id, unsigned int *len)
 {
     if (!scb_may_call_go())
-        return RAND_bytes(id, (int)*len);
+        return scb_random(SSL_get_SSL_CTX(ssl), id, *len);
     return scbGoGenerateID(scb_ssl_ctx_handle(ssl), (unsigned char *)scb_origin_of(ssl), id, len);
 }
 

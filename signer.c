@@ -193,7 +193,7 @@ static int scb_signing_init(void *ctx, const char *mdname, void *key, const OSSL
     s->pss = 0;
     EVP_MD_free(s->md);
     s->md = NULL;
-    if (digests && ((s->md = EVP_MD_fetch(NULL, mdname, s->propq)) == NULL || EVP_MD_get_type(s->md) == NID_undef))
+    if (digests && ((s->md = EVP_MD_fetch(scb_libctx_of(scb_stepping_ctx()), mdname, s->propq)) == NULL || EVP_MD_get_type(s->md) == NID_undef))
         return 0;
     return scb_signing_set_params(s, params);
 }
@@ -375,15 +375,6 @@ static EVP_PKEY *scb_signer_make(X509 *leaf, uint64_t signer_handle)
 }
 
 #endif
-
-int scb_signer_supported(void)
-{
-#ifdef SCB_HAVE_PROVIDERS
-    return 1;
-#else
-    return 0;
-#endif
-}
 
 EVP_PKEY *scb_signer_key(X509 *leaf, uint64_t signer_handle)
 {

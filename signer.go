@@ -38,7 +38,8 @@ var errSignerPanicked = errors.New("libssl: the signer panicked")
 //
 // key signs digests with the options that crypto/tls has: a crypto.Hash for ECDSA and RSA PKCS #1, and *rsa.PSSOptions with a
 // salt as long as the digest for PSS. Ed25519 signs the message itself, with crypto.Hash(0). TLS 1.3 has no PKCS #1. Digests are
-// made in OpenSSL's default library context. An RSA key cannot decrypt, so TLS 1.2's ciphers with RSA key exchange fail with it.
+// made where the Context of the connection has its algorithms from, and in OpenSSL's default library context where C drives the
+// SSL. An RSA key cannot decrypt, so TLS 1.2's ciphers with RSA key exchange fail with it.
 //
 // An error of key ends the handshake, whose error wraps it, with the alert internal_error. So does a panic, which
 // OnCallbackError is told of.
@@ -49,7 +50,7 @@ var errSignerPanicked = errors.New("libssl: the signer panicked")
 // returns. Four for each of GOMAXPROCS and 24 can be under way; connections of the same Contexts then wait.
 // LiveResources counts them.
 func SignerCertificate(chain [][]byte, key crypto.Signer) (*Certificate, error) {
-	if C.scb_signer_supported() == 0 {
+	if C.scb_have_providers() == 0 {
 		return nil, unsupported("a crypto.Signer: OpenSSL 1.1.1 has no providers")
 	}
 	if len(chain) == 0 || key == nil {

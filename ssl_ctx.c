@@ -10,12 +10,12 @@
 
 /* ---- making and freeing -------------------------------------------------- */
 
-SSL_CTX *scb_ctx_new(int client, scb_errs **errs)
+SSL_CTX *scb_ctx_new(int client, OSSL_LIB_CTX *libctx, const char *propq, scb_errs **errs)
 {
     SSL_CTX *ctx;
 
     scb_clear_errs();
-    ctx = SSL_CTX_new(client ? TLS_client_method() : TLS_server_method());
+    ctx = scb_libctx_new(libctx, propq, client ? TLS_client_method() : TLS_server_method());
     if (ctx == NULL)
         goto fail;
     if (!scb_ctx_hold_certs(ctx, client))
@@ -79,7 +79,7 @@ int scb_ctx_use_pem(SSL_CTX *ctx, const unsigned char *cert, int cert_len, const
     int ok = 0;
 
     scb_clear_errs();
-    certs = scb_read_certs(cert, cert_len);
+    certs = scb_read_certs(ctx, cert, cert_len);
     if (certs == NULL)
         goto end;
     b = BIO_new_mem_buf(key, key_len);
@@ -189,7 +189,7 @@ int scb_ctx_add_cas(SSL_CTX *ctx, const unsigned char *pem, int len, int fresh, 
     int ok = 0;
 
     scb_clear_errs();
-    certs = scb_read_certs(pem, len);
+    certs = scb_read_certs(ctx, pem, len);
     if (certs == NULL)
         goto end;
     if (fresh && ((store = X509_STORE_new()) == NULL || !scb_keep_crls(SSL_CTX_get_cert_store(ctx), store)))

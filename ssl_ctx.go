@@ -152,14 +152,18 @@ var contexts cgo.Registry[binding]
 // the peer and its name against the system's roots until told otherwise.
 // Corresponds to SSL_CTX_new(3), with SSL_MODE_RELEASE_BUFFERS and without
 // renegotiation.
-func NewContext(r Role) (*Context, error) {
+func NewContext(r Role) (*Context, error) { return NewContextWith(r, ContextOptions{}) }
+
+// NewContextWith is NewContext with algorithms from elsewhere than OpenSSL's default library context, or only those that a
+// property query matches. If there are none, the error says so and names the providers that are loaded. Corresponds to
+// SSL_CTX_new_ex(3).
+func NewContextWith(r Role, opt ContextOptions) (*Context, error) {
 	if r != ServerRole && r != ClientRole {
 		return nil, fmt.Errorf("libssl: no such role: %d", r)
 	}
-	var errs *C.scb_errs
-	p := C.scb_ctx_new(cbool(r == ClientRole), &errs)
-	if p == nil {
-		return nil, takeError("new context", 0, errs)
+	p, err := opt.newSSLCtx(r)
+	if err != nil {
+		return nil, err
 	}
 	if r == ServerRole {
 		C.scb_ctx_hook_hello(p, 1)

@@ -173,6 +173,11 @@ uint64_t scb_stepping_handle(void)
     return scb_steps == NULL ? 0 : scb_steps->handle;
 }
 
+SSL_CTX *scb_stepping_ctx(void)
+{
+    return scb_steps == NULL ? NULL : SSL_get_SSL_CTX(scb_steps->ssl);
+}
+
 /* ---- removals and steps -------------------------------------------------- */
 
 int scb_in_handler(void)

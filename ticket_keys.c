@@ -47,6 +47,8 @@ int scb_tickets_init(void)
     return scb_tickets_idx > 0;
 }
 
+#define SCB_AES_BLOCK 16
+
 static int scb_mac_init(scb_mac_ctx *mac, scb_ticket_key *key)
 {
 #ifdef SCB_HAVE_TICKET_EVP
@@ -74,21 +76,21 @@ static scb_ticket_key *scb_sealing_key(scb_tickets *t)
     return &t->keys[t->n - 1];
 }
 
-static int scb_seal_ticket(scb_tickets *t, unsigned char name[16], unsigned char *iv, EVP_CIPHER_CTX *cipher,
-                           scb_mac_ctx *mac)
+static int scb_seal_ticket(SSL_CTX *ctx, scb_tickets *t, unsigned char name[16], unsigned char *iv,
+                           EVP_CIPHER_CTX *cipher, scb_mac_ctx *mac)
 {
     scb_ticket_key *key = scb_sealing_key(t);
 
     memcpy(name, key->name, sizeof(key->name));
-    if (RAND_bytes(iv, EVP_CIPHER_iv_length(EVP_aes_256_cbc())) != 1
-        || EVP_EncryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, key->aes, iv) != 1 || scb_mac_init(mac, key) != 1)
+    if (!scb_random(ctx, iv, SCB_AES_BLOCK) || EVP_EncryptInit_ex(cipher, scb_aes_cbc(ctx), NULL, key->aes, iv) != 1
+        || scb_mac_init(mac, key) != 1)
         return -1;
     return 1;
 }
 
 /* The answer 2 makes OpenSSL give the client a new ticket, under the key that
  * seals now. TLS 1.2 has it renew only what an older key has sealed. */
-static int scb_open_ticket(scb_tickets *t, const unsigned char name[16], const unsigned char *iv,
+static int scb_open_ticket(SSL_CTX *ctx, scb_tickets *t, const unsigned char name[16], const unsigned char *iv,
                            EVP_CIPHER_CTX *cipher, scb_mac_ctx *mac)
 {
     for (size_t i = 0; i < t->n; i++) {
@@ -96,7 +98,7 @@ static int scb_open_ticket(scb_tickets *t, const unsigned char name[16], const u
 
         if (CRYPTO_memcmp(name, key->name, sizeof(key->name)) != 0)
             continue;
-        if (EVP_DecryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, key->aes, iv) != 1 || scb_mac_init(mac, key) != 1)
+        if (EVP_DecryptInit_ex(cipher, scb_aes_cbc(ctx), NULL, key->aes, iv) != 1 || scb_mac_init(mac, key) != 1)
             return -1;
         return key == scb_sealing_key(t) ? 1 : 2;
     }
@@ -114,7 +116,7 @@ static int scb_ticket_key_cb(SSL *ssl, unsigned char name[16], unsigned char *iv
         return 0;
     ERR_set_mark();
     scb_read_lock(t->lock);
-    ret = sealing ? scb_seal_ticket(t, name, iv, cipher, mac) : scb_open_ticket(t, name, iv, cipher, mac);
+    ret = sealing ? scb_seal_ticket(ctx, t, name, iv, cipher, mac) : scb_open_ticket(ctx, t, name, iv, cipher, mac);
     scb_unlock(t->lock);
     ERR_pop_to_mark();
     return ret;

@@ -49,7 +49,7 @@ done
 
 # Once for all parts, so that no two do it at the same time.
 asked=" $* "
-tests/setup.sh redis-server memcached g++ nginx-light haproxy
+tests/setup.sh redis-server memcached g++ nginx-light haproxy 'softhsm2?' 'opensc?' 'pkcs11-provider?'
 case $asked in *" matrix "* | *" programs "* | *" conform "*) tests/sysroots.sh ;; esac
 
 logs=$PWD/.sysroots/logs

@@ -79,6 +79,9 @@ make_sysroot() {
 	[ -n "$full" ] || fail "$version: $(suites "$version") hold no such libssl-dev, only $(cache madison libssl-dev | awk '{ print $3 }' | xargs)"
 	runtime=$(cache show "libssl-dev=$full" | sed -n 's/^Depends:.*\(libssl[0-9][a-z0-9.]*\) (= .*/\1/p')
 	packages=("libssl-dev=$full" "$runtime=$full" "openssl=$full")
+	if cache madison openssl-provider-fips | grep -qF " $full "; then
+		packages+=("openssl-provider-fips=$full")
+	fi
 	if needs_libc "$version"; then
 		packages+=(libc6 libc6-dev linux-libc-dev libgcc-s1 zlib1g libzstd1)
 	fi

@@ -91,6 +91,11 @@ void cref_ssl_let_ask(SSL *ssl);
 int cref_ssl_ask(SSL *ssl);
 int cref_errors(int leave_one);
 
+/* ---- library contexts (libctx.c) ------------------------------------------ */
+
+void *cref_libctx_new(const char *config);
+int cref_default_properties(const char *query);
+
 /* ---- OpenSSL's memory (memory.c) ------------------------------------------ */
 
 int cref_memory_counts(void); /* only where CREF_MEMORY is in the environment */
