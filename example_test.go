@@ -278,3 +278,55 @@ func ExampleSessionCache_Revoke() {
 	// resumed: true of the same handshake: true
 	// resumed after Revoke: false
 }
+
+// A server with a certificate for each name. The callback may ask a database: the handshake is parked meanwhile.
+func ExampleContext_SetCertificateCallback() {
+	server, err := libssl.NewContext(libssl.ServerRole)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client, err := libssl.NewContext(libssl.ClientRole)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	certificates := map[string]*libssl.Certificate{}
+	for _, name := range []string{"a.example", "b.example"} {
+		certPEM, keyPEM := tlstest.SelfSigned(name)
+		if certificates[name], err = libssl.ParseCertificate(certPEM, keyPEM, nil); err != nil {
+			log.Fatal(err)
+		}
+		defer certificates[name].Close()
+		if err := client.AddRootCAsPEM(certPEM); err != nil {
+			log.Fatal(err)
+		}
+	}
+	err = server.SetCertificateCallback(func(_ context.Context, h *libssl.ClientHello) (*libssl.Certificate, error) {
+		if cert := certificates[h.ServerName]; cert != nil {
+			return cert, nil
+		}
+		return nil, fmt.Errorf("no certificate for %q", h.ServerName)
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	addr, stop := exampleServe(server)
+	defer stop()
+
+	for _, name := range []string{"a.example", "b.example"} {
+		nc, err := net.Dial("tcp", addr)
+		if err != nil {
+			log.Fatal(err)
+		}
+		conn, err := libssl.Client(nc, client, name)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(conn.ConnectionState().PeerCertificates[0].Subject)
+		conn.Close()
+	}
+	// Output:
+	// CN=a.example
+	// CN=b.example
+}

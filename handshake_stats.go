@@ -80,10 +80,10 @@ func (h *handshakeCounts) read(s *Stats) {
 
 // handshakeReturns ends the count of a call that takes the handshake on. The handshake is locked.
 func (c *Conn) handshakeReturns() {
-	c.ctx.handshakes.underWay.Add(-1)
 	if err := c.hs.err; err != nil {
 		c.ctx.handshakes.failed[failureOf(err)].Add(1)
 	}
+	c.ctx.handshakes.underWay.Add(-1) // last, so that a handshake is never missing from both counts
 }
 
 // handlerError is the error of a handshake that a handler of the user has ended.

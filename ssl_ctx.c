@@ -247,7 +247,7 @@ static int scb_version_built(int version)
 /* Only an SSL can be asked. It is of another SSL_CTX, so that ctx has made none. */
 int scb_ctx_level_for(SSL_CTX *ctx, int version)
 {
-    SSL_CTX *scratch = SSL_CTX_new(TLS_method());
+    SSL_CTX *scratch = scb_libctx_sibling(ctx, TLS_method());
     SSL *ssl = scratch == NULL ? NULL : SSL_new(scratch);
     int level = SSL_CTX_get_security_level(ctx);
 
