@@ -272,8 +272,15 @@ func readRequest(ssl *C.SSL) *CertificateRequest {
 // ask calls the callback of a parked handshake, on the goroutine of the handshake and outside OpenSSL. It returns an error if
 // the handshake was given up meanwhile; the callback's own ends the handshake in the next step, with an alert.
 func (c *Conn) ask(ctx context.Context, ch *choice) error {
-	ctx, giveUp := context.WithCancelCause(ctx)
-	defer giveUp(nil)
+	handshake := ctx
+	ctx, cancel := context.WithCancelCause(handshake)
+	defer cancel(nil)
+	giveUp := context.CancelCauseFunc(func(cause error) {
+		if handshake.Err() != nil { // then the connection was closed for that, which is no cause of its own
+			cause = context.Cause(handshake)
+		}
+		cancel(cause)
+	})
 	c.hs.giveUp.Store(&giveUp)
 	defer c.hs.giveUp.Store(nil)
 	if c.end.begun() {

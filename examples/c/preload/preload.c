@@ -107,11 +107,15 @@ static void give(SSL_CTX *ctx)
 
 SSL *SSL_new(SSL_CTX *ctx)
 {
+    static __thread int giving; /* the library makes SSLs too, to look at an SSL_CTX */
+
     pthread_once(&once, load);
-    if (use_store != NULL && ctx != NULL) {
+    if (use_store != NULL && ctx != NULL && !giving) {
+        giving = 1;
         pthread_mutex_lock(&lock);
         give(ctx);
         pthread_mutex_unlock(&lock);
+        giving = 0;
     }
     return real_new(ctx);
 }
