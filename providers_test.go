@@ -2,6 +2,8 @@ package libssl_test
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/libssl-go/libssl"
@@ -26,6 +28,18 @@ func TestNewContextWith_Properties(t *testing.T) {
 	}
 	_, err = libssl.NewContextWith(libssl.ServerRole, libssl.ContextOptions{Properties: "a\x00"})
 	require.ErrorContains(t, err, "zero byte")
+}
+
+// again runs one test in a process of its own, whose OpenSSL has another configuration.
+func again(t *testing.T, config string, env ...string) {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	conf := write(t, filepath.Join(t.TempDir(), "openssl.cnf"), []byte(config))
+	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.timeout=60s")
+	cmd.Env = append(append(os.Environ(), "OPENSSL_CONF="+conf), env...)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }
 
 // FIPS reports what is asked for. In a process of its own.
