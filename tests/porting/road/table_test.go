@@ -64,7 +64,7 @@ func declared(t *testing.T) (text string) {
 	args := append(words("CC", "gcc"), words("CGO_CFLAGS", "-O2 -g")...)
 	args = append(args, strings.Fields(string(flags))...)
 	cmd := exec.Command(args[0], append(args[1:], "-E", "-dD", "-x", "c", "-")...)
-	cmd.Stdin = strings.NewReader("#include <openssl/ssl.h>\n#include <openssl/pem.h>\n")
+	cmd.Stdin = strings.NewReader("#include <openssl/ssl.h>\n#include <openssl/pem.h>\n#include <openssl/evp.h>\n#include <openssl/store.h>\n")
 	out, err := cmd.Output()
 	require.NoError(t, err)
 	return string(out)
