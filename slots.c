@@ -12,12 +12,13 @@ static scb_ctx *scb_all;
 
 /*
  * From 3.2 on an SSL does not know its SSL_CTX yet when the ex_data hook runs
- * for it. Its slot points here until one of its callbacks, or scb_ssl_made,
+ * for it. Its slot points here until one of its callbacks, or scb_ssl_new,
  * finds the SSL_CTX.
  */
 static scb_ctx scb_unknown;
 static long scb_unknowns;       /* SSLs whose slot points there: atomic */
 static long scb_uninstalling;   /* SSL_CTXs with trampolines to take out: atomic */
+static int scb_lost;            /* an SSL got no slot, for want of memory: atomic */
 
 static int scb_ctx_idx = -1;
 static int scb_ssl_ctx_idx = -1;
@@ -188,9 +189,11 @@ static void scb_ssl_new_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx,
     scb_ctx *c = ctx == NULL ? &scb_unknown : SSL_CTX_get_ex_data(ctx, scb_ctx_idx);
 
     (void)ptr, (void)argl, (void)argp;
-    if (c == NULL || !CRYPTO_set_ex_data(ad, idx, c))
+    if (c == NULL)
         return;
-    if (c == &scb_unknown) {
+    if (!CRYPTO_set_ex_data(ad, idx, c)) {
+        __atomic_store_n(&scb_lost, 1, __ATOMIC_SEQ_CST);
+    } else if (c == &scb_unknown) {
         __atomic_add_fetch(&scb_unknowns, 1, __ATOMIC_SEQ_CST);
     } else {
         scb_made_by_c(c);
@@ -231,9 +234,13 @@ int scb_slots_init(const scb_fn *trampolines)
 
 static void scb_ssl_settle(SSL *ssl, scb_ctx *c)
 {
+    int unknown = SSL_get_ex_data(ssl, scb_ssl_ctx_idx) != NULL;
+
     scb_begin_use(c); /* first: the SSL stays counted throughout */
-    SSL_set_ex_data(ssl, scb_ssl_ctx_idx, c);
-    scb_end_unknown();
+    if (!SSL_set_ex_data(ssl, scb_ssl_ctx_idx, c)) /* a lost one is looked for each time */
+        scb_end_use(c);
+    if (unknown)
+        scb_end_unknown();
 }
 
 /*
@@ -267,24 +274,32 @@ scb_ctx *scb_ctx_of(SSL_CTX *ctx)
     return SSL_CTX_get_ex_data(ctx, scb_ctx_idx);
 }
 
+/* An SSL without a slot is older than the Context. Once one was lost that is not
+ * certain, and none is served without the handlers of its SSL_CTX. */
 scb_ctx *scb_ctx_of_ssl(SSL *ssl)
 {
     scb_ctx *c = SSL_get_ex_data(ssl, scb_ssl_ctx_idx);
 
-    return c == &scb_unknown ? scb_ssl_find(ssl) : c;
+    if (c == &scb_unknown || (c == NULL && __atomic_load_n(&scb_lost, __ATOMIC_SEQ_CST)))
+        return scb_ssl_find(ssl);
+    return c;
 }
 
 SSL *scb_ssl_new(SSL_CTX *ctx)
 {
+    scb_ctx *c = scb_ctx_of(ctx);
     SSL *ssl;
 
     scb_making = 1;
     ssl = SSL_new(ctx);
     scb_making = 0;
-    /* The hook may not have known the SSL_CTX. */
-    if (ssl != NULL && SSL_get_ex_data(ssl, scb_ssl_ctx_idx) == &scb_unknown)
-        scb_ssl_settle(ssl, scb_ctx_of(ctx));
-    return ssl;
+    if (ssl == NULL || SSL_get_ex_data(ssl, scb_ssl_ctx_idx) == c)
+        return ssl;
+    scb_ssl_settle(ssl, c); /* the hook did not know the SSL_CTX, or had no memory */
+    if (SSL_get_ex_data(ssl, scb_ssl_ctx_idx) == c)
+        return ssl;
+    SSL_free(ssl);
+    return NULL;
 }
 
 int scb_ctx_made(SSL_CTX *ctx)

@@ -29,6 +29,7 @@ import (
 var (
 	failures = flag.Int("allocations.failures", 30, "how many allocations fail in each case")
 	seed     = flag.Uint64("allocations.seed", 1, "which ones")
+	each     = flag.Bool("allocations.each", false, "each allocation fails, one at a time")
 )
 
 // OpenSSL takes memory functions before its first allocation only, so the tests run in a process that begins with them.
@@ -171,8 +172,15 @@ func try(t *testing.T, f func() error) {
 
 	random := rand.New(rand.NewPCG(*seed, 0))
 	fail := func() {
-		for range *failures / 2 {
+		tries := *failures / 2
+		if *each {
+			tries = all
+		}
+		for i := range tries {
 			n, rest := 1+random.IntN(all), random.IntN(4) == 0
+			if *each {
+				n, rest = 1+i, false
+			}
 			cref.FailAllocation(n, rest)
 			err := f()
 			cref.FailAllocation(0, false)
@@ -240,8 +248,8 @@ func sharing(t testing.TB) map[string]func(*libssl.Context) error {
 	}
 }
 
-// each runs f for both versions and all ways to share sessions.
-func each(t *testing.T, f func(t *testing.T, version uint16, share func(*libssl.Context) error)) {
+// versions runs f for both versions and all ways to share sessions.
+func versions(t *testing.T, f func(t *testing.T, version uint16, share func(*libssl.Context) error)) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for name, share := range sharing(t) {
 			t.Run(fmt.Sprintf("%s/%s", tls.VersionName(version), name), func(t *testing.T) { f(t, version, share) })
@@ -263,7 +271,7 @@ func closed(t testing.TB) func(*libssl.Context, error) *libssl.Context {
 func TestAllocations_SettingUp(t *testing.T) {
 	p := newPKI(t)
 	stranger := closed(t)(p.client(false))
-	each(t, func(t *testing.T, version uint16, share func(*libssl.Context) error) {
+	versions(t, func(t *testing.T, version uint16, share func(*libssl.Context) error) {
 		try(t, func() error {
 			server, err := p.server(version, true, share)
 			if err != nil {
@@ -302,7 +310,7 @@ func welcome(client, server *libssl.Context, name string, offer *libssl.Session)
 func TestAllocations_Handshakes(t *testing.T) {
 	p := newPKI(t)
 	stranger, client := closed(t)(p.client(false)), closed(t)(p.client(true))
-	each(t, func(t *testing.T, version uint16, share func(*libssl.Context) error) {
+	versions(t, func(t *testing.T, version uint16, share func(*libssl.Context) error) {
 		front, strict := closed(t)(p.server(version, false, share)), closed(t)(p.server(version, true, share))
 		front.SetServerNameCallback(func(_ *libssl.SSL, name string) *libssl.Context {
 			if name == guarded {
@@ -378,4 +386,59 @@ func TestAllocations_Sessions(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// An SSL that had no memory for its place in a Context does not pass by the Context's handlers. Each allocation of SSL_new
+// fails once, for an SSL of a Conn and for one that C makes.
+func TestAllocations_MakingSSLs(t *testing.T) {
+	p := newPKI(t)
+	stranger := closed(t)(p.client(false))
+	nothing := func(*libssl.Context) error { return nil }
+	front, strict := closed(t)(p.server(0, false, nothing)), closed(t)(p.server(0, true, nothing))
+	front.SetServerNameCallback(func(*libssl.SSL, string) *libssl.Context { return strict })
+	makes := map[string]func(fail func()) (served bool, err error){
+		"Conn": func(fail func()) (bool, error) {
+			near, far, err := tlstest.SocketPair()
+			require.NoError(t, err)
+			defer near.Close()
+			fail()
+			s, err := libssl.Server(far, front)
+			cref.FailAllocation(0, false)
+			if err != nil {
+				far.Close()
+				return false, err
+			}
+			defer s.Close()
+			go func() {
+				c, err := libssl.Client(near, stranger, guarded)
+				if err == nil {
+					_ = c.Handshake()
+					c.Close()
+				}
+			}()
+			return s.Handshake() == nil, nil
+		},
+		"C": func(fail func()) (bool, error) {
+			fail()
+			pair, err := cref.NewPair(stranger.Pointer(), front.Pointer(), guarded, nil)
+			cref.FailAllocation(0, false)
+			if err != nil {
+				return false, err
+			}
+			defer pair.Free(false)
+			return pair.Run(), nil
+		},
+	}
+	for name, made := range makes {
+		t.Run(name, func(t *testing.T) {
+			n := 0
+			for failed, before := 0, -1; failed != before; n++ {
+				_, before = cref.Allocations()
+				served, _ := made(func() { cref.FailAllocation(n+1, false) })
+				require.False(t, served, "allocation %d", n+1)
+				_, failed = cref.Allocations()
+			}
+			require.Greater(t, n, 10)
+		})
+	}
 }
