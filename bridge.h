@@ -455,12 +455,16 @@ int scb_ssl_use_set(SSL *ssl, SSL_CTX *ctx);
 /* Calls f for each certificate of ctx until it returns 0, which is the answer then. */
 int scb_ctx_each_leaf(SSL_CTX *ctx, int (*f)(void *arg, X509 *leaf), void *arg);
 
-/* ---- crls.c: revocation lists, algorithms of signatures ------------------- */
+/* ---- crls.c: what else a peer is verified by ------------------------------ */
 
 int scb_crls_init(void);
 /* Adds lists, each in place of those that OpenSSL would no longer use beside it. */
 int scb_ctx_add_crls(SSL_CTX *ctx, const unsigned char *pem, int len, scb_errs **errs);
 int scb_ctx_set_sigalgs(SSL_CTX *ctx, const char *list, scb_errs **errs);
+int scb_ctx_set_verify_depth(SSL_CTX *ctx, int depth);
+int scb_ctx_set_purpose(SSL_CTX *ctx, int purpose, scb_errs **errs);
+/* Each name ends with a zero byte, and so does the list. */
+int scb_ctx_set_verify_names(SSL_CTX *ctx, const char *names, scb_errs **errs);
 
 /* For C only. */
 #define SCB_CRL_FLAGS (X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL)

@@ -1,6 +1,6 @@
 /*
- * crls.c: what else a peer is verified by: revocation lists, and the algorithms
- * of signatures.
+ * crls.c: what else a peer is verified by: revocation lists, the algorithms of
+ * signatures, depth, purpose and names.
  */
 #include "bridge.h"
 
@@ -222,4 +222,37 @@ int scb_ctx_set_sigalgs(SSL_CTX *ctx, const char *list, scb_errs **errs)
 {
     scb_clear_errs();
     return scb_done((int)SSL_CTX_set1_sigalgs_list(ctx, (char *)list), errs);
+}
+
+int scb_ctx_set_verify_depth(SSL_CTX *ctx, int depth)
+{
+    SSL_CTX_set_verify_depth(ctx, depth);
+    return SCB_OK;
+}
+
+int scb_ctx_set_purpose(SSL_CTX *ctx, int purpose, scb_errs **errs)
+{
+    scb_clear_errs();
+    return scb_done(SSL_CTX_set_purpose(ctx, purpose), errs);
+}
+
+static int scb_add_names(X509_VERIFY_PARAM *param, const char *names)
+{
+    int ok = X509_VERIFY_PARAM_set1_host(param, NULL, 0);
+
+    for (; ok && *names != 0; names += strlen(names) + 1)
+        ok = X509_VERIFY_PARAM_add1_host(param, names, 0);
+    return ok;
+}
+
+int scb_ctx_set_verify_names(SSL_CTX *ctx, const char *names, scb_errs **errs)
+{
+    X509_VERIFY_PARAM *param = SSL_CTX_get0_param(ctx), *trial = X509_VERIFY_PARAM_new();
+    int ok;
+
+    scb_clear_errs();
+    X509_VERIFY_PARAM_set_hostflags(param, SCB_HOST_FLAGS);
+    ok = trial != NULL && scb_add_names(trial, names) && scb_add_names(param, names);
+    X509_VERIFY_PARAM_free(trial);
+    return scb_done(ok, errs);
 }

@@ -175,6 +175,33 @@ func TestServer_VerifiesTheClient(t *testing.T) {
 	})
 }
 
+// Values out of range are errors, and so is a change once a connection was made, and names on a client's Context.
+func TestVerifySettings_SayWhatIsWrong(t *testing.T) {
+	ca := tlstest.NewCA(t, "ca")
+	client := newClient(t, ca)
+	server, err := libssl.NewContext(libssl.ServerRole)
+	require.NoError(t, err)
+	defer server.Close()
+	require.ErrorIs(t, client.SetVerifyNames("a.test"), libssl.ErrUnsupported)
+	require.ErrorContains(t, server.SetVerifyDepth(-1), "-1 intermediate certificates")
+	require.ErrorContains(t, server.SetVerifyPurpose(0), "no purpose 0")
+	for name, says := range map[string]string{"": "not a DNS name", "a\x00b": "not a DNS name", "::1": "is an address", "192.0.2.1": "is an address"} {
+		require.ErrorContains(t, server.SetVerifyNames("a.test", name), says)
+	}
+	require.NoError(t, server.UseCertificatePEM(ca.Leaf(t, serverName)))
+	require.NoError(t, server.AddClientCAsPEM(ca.PEM))
+	require.NoError(t, server.SetVerify(libssl.VerifyRequirePeer))
+	require.NoError(t, client.UseCertificatePEM(ca.Leaf(t, "b.test")))
+	require.NoError(t, server.SetVerifyNames("a.test"))
+	require.NoError(t, server.SetVerifyNames())
+	require.NoError(t, client.SetVerifyDepth(0))
+	failed, _ := handshakeOrNot(t, client, server)
+	require.NoError(t, failed)
+	for _, err := range []error{server.SetVerifyDepth(1), server.SetVerifyPurpose(libssl.PurposeAny), server.SetVerifyNames("b.test")} {
+		require.ErrorContains(t, err, "once a connection was made")
+	}
+}
+
 // ---- ALPN ----------------------------------------------------------------------------
 
 // Each case is tried with crypto/tls too.

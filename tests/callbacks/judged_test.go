@@ -139,6 +139,28 @@ func TestResumption_LetsInOnlyWhomAFullHandshakeWouldLetIn(t *testing.T) {
 	content := func(p unsafe.Pointer) bool { cref.LetAllIn(p); return true }
 	stern := func(p unsafe.Pointer) bool { cref.LetNoneIn(p); return true }
 	type settings = func(testing.TB, *libssl.Context)
+	set := func(f func(*libssl.Context) error) settings {
+		return func(t testing.TB, ctx *libssl.Context) {
+			usual(t, ctx)
+			require.NoError(t, f(ctx))
+		}
+	}
+	purpose := func(v libssl.VerifyPurpose) settings {
+		return set(func(ctx *libssl.Context) error { return ctx.SetVerifyPurpose(v) })
+	}
+	names := func(names ...string) settings {
+		return set(func(ctx *libssl.Context) error { return ctx.SetVerifyNames(names...) })
+	}
+	depth := func(n int) settings {
+		return set(func(ctx *libssl.Context) error {
+			ctx.SetSessionCacheMode(libssl.CacheServer | libssl.CacheNoInternal) // so that the handlers' sessions keep the chain
+			return ctx.SetVerifyDepth(n)
+		})
+	}
+	onlyServer, onlyServerKey := ca.LeafWith(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "client")
+	mid := ca.Intermediate(t, "intermediate")
+	deep, deepKey := mid.Leaf(t, "client")
+	deep = append(deep, mid.PEM...)
 	for _, tt := range []struct {
 		name          string
 		cert, key     []byte
@@ -158,6 +180,14 @@ func TestResumption_LetsInOnlyWhomAFullHandshakeWouldLetIn(t *testing.T) {
 		{"revoked", cert, key, usual, lists(cert), false, false, false},
 		{"purpose", onlyClient, onlyKey, usual, demands(cref.DemandServer), false, false, false},
 		{"host", cert, key, usual, demands(func(p unsafe.Pointer) bool { return cref.DemandHost(p, "other") }), false, false, false},
+		{"purpose of a server", onlyClient, onlyKey, usual, purpose(libssl.PurposeServer), false, false, false},
+		{"servers among themselves", onlyServer, onlyServerKey, purpose(libssl.PurposeServer), purpose(libssl.PurposeServer), true, true, false},
+		{"any purpose", onlyServer, onlyServerKey, purpose(libssl.PurposeAny), purpose(libssl.PurposeAny), true, true, false},
+		{"purpose of a client", onlyServer, onlyServerKey, purpose(libssl.PurposeAny), usual, false, false, false},
+		{"one of the names", cert, key, usual, names("CLIENT", "other"), true, true, false},
+		{"none of the names", cert, key, usual, names("other", "another"), false, false, false},
+		{"depth", deep, deepKey, depth(1), depth(1), true, true, false},
+		{"too deep", deep, deepKey, depth(1), depth(0), false, false, false},
 		{"weak for the security level", weak, weakPEM, usual, demands(strong), false, false, false},
 		{"stern callback", cert, key, usual, demands(stern), false, false, false},
 		{"callback that lets all in", cert, key, usual, demands(content), true, true, false},
