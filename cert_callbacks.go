@@ -180,7 +180,7 @@ func (c *Conn) present(ssl *C.SSL, serving *Context) C.int {
 	if ch.err == nil && C.scb_ssl_set_id_context(ssl, bytesPtr(sid), C.uint(len(sid))) == C.SCB_OK {
 		return C.SCB_HELLO_GO_ON
 	}
-	c.tls.verdict.certificate = ch.failure()
+	c.tls.verdict.by, c.tls.verdict.err = byCertificateCallback, ch.failure()
 	return -C.SSL_AD_INTERNAL_ERROR
 }
 
@@ -243,7 +243,8 @@ func scbGoClientCertificate(ctxHandle, connHandle C.uint64_t, ssl *C.SSL) C.int 
 	if ch.err == nil {
 		ch.err = ch.cert.useIn(ssl)
 	}
-	if conn.tls.verdict.certificate = ch.failure(); ch.err != nil {
+	if ch.err != nil {
+		conn.tls.verdict.by, conn.tls.verdict.err = byCertificateCallback, ch.failure()
 		return C.SCB_CHOSEN_FAIL
 	}
 	return C.SCB_CHOSEN

@@ -64,8 +64,8 @@ func (c *Context) UseClientCache(max int) error {
 	}
 	cache := &clientCache{max: max, servers: map[string]*cachedServer{}}
 	var keep NewSessionFunc = func(ssl *SSL, s *Session) bool {
-		if conn := ssl.Conn(); conn != nil && conn.resume != nil {
-			if ours, err := s.Retain(); err == nil && !cache.add(conn.resume, ours) {
+		if r := ssl.Conn().resumption(); r != nil {
+			if ours, err := s.Retain(); err == nil && !cache.add(r, ours) {
 				ours.Release()
 			}
 		}
@@ -119,6 +119,14 @@ type resumption struct {
 	asked   bool
 	offered *Session // until the handshake ends
 	kept    *Session // the TLS 1.2 session in the cache of which offered is a copy
+}
+
+// resumption is nil on a server and without a cache.
+func (c *Conn) resumption() *resumption {
+	if c == nil || c.offers == nil {
+		return nil
+	}
+	return c.offers.resume
 }
 
 // resumption returns nil where the Context has no cache.
@@ -251,7 +259,7 @@ func usable(s *Session, now time.Time) (ok bool) {
 
 // offerCached offers a session of the cache, once. The handshake is locked.
 func (c *Conn) offerCached() {
-	r := c.resume
+	r := c.resumption()
 	if r == nil || r.asked {
 		return
 	}
@@ -272,7 +280,7 @@ func (c *Conn) offerCached() {
 
 // endOffer takes note of how the server has answered. The handshake is locked, and over.
 func (c *Conn) endOffer() {
-	r := c.resume
+	r := c.resumption()
 	if r == nil || r.offered == nil {
 		return
 	}

@@ -34,8 +34,7 @@ type Conn struct {
 	ctx        *Context
 	client     bool
 	serverName string
-	resume     *resumption // nil without UseClientCache
-	vetted     vetted      // for sessions of this connection; under tls.mu
+	offers     *offers // nil on servers
 
 	// Each part has its lock. Their order: hs, read or write, write.out, tls.
 	hs    handshakeState
@@ -43,6 +42,12 @@ type Conn struct {
 	write writeSide
 	tls   engine
 	end   closeState
+}
+
+// offers is what decides about the sessions that a client offers.
+type offers struct {
+	resume *resumption // nil without UseClientCache
+	vetted vetted      // for sessions of this connection; under tls.mu
 }
 
 const versionTLS13 = tls.VersionTLS13
@@ -96,12 +101,7 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 			defer C.free(unsafe.Pointer(cname))
 		}
 	}
-	var resume *resumption
-	var verdict vetted
-	if client { // before the SSL takes over the settings
-		verdict = vetted{ctx: ctx.bound.handle, policy: ctx.resuming.policy.Load(), at: sinceStart()}
-		resume = ctx.resumption(nc, name, verdict.policy)
-	}
+	c := blankConn(ctx, nc, client, name) // before the SSL takes over the settings
 	h := conns.Put(nil)
 	slot := takeSlot(ctx) // it takes as long as a step
 	made, err := ctx.makeConn(p, h, client, cname, kind)
@@ -118,10 +118,24 @@ func newConn(nc net.Conn, ctx *Context, client bool, name string) (*Conn, error)
 		}
 		return nil, err
 	}
-	c := &Conn{nc: nc, ctx: ctx, client: client, serverName: name, resume: resume, vetted: verdict}
 	c.tls.conn, c.tls.handle, c.tls.ssl, c.tls.identity = c, h, cc, cc
 	c.tls.cleanup = runtime.AddCleanup(c, forgetConn, cc)
 	return c, nil
+}
+
+// blankConn is a Conn without an SSL.
+func blankConn(ctx *Context, nc net.Conn, client bool, name string) *Conn {
+	if !client {
+		return &Conn{nc: nc, ctx: ctx}
+	}
+	both := &struct { // in one allocation
+		conn   Conn
+		offers offers
+	}{conn: Conn{nc: nc, ctx: ctx, client: true, serverName: name}}
+	both.offers.vetted = vetted{ctx: ctx.bound.handle, policy: ctx.resuming.policy.Load(), at: sinceStart()}
+	both.offers.resume = ctx.resumption(nc, name, both.offers.vetted.policy)
+	both.conn.offers = &both.offers
+	return &both.conn
 }
 
 // makeConn makes an SSL with all settings as they are at one time.
@@ -287,8 +301,8 @@ func (c *Conn) SetSession(s *Session) (err error) {
 	if c.hs.complete() || c.hs.err != nil {
 		return errors.New("libssl: SetSession after the handshake")
 	}
-	if c.resume != nil {
-		c.resume.asked = true
+	if r := c.offers.resume; r != nil {
+		r.asked = true
 	}
 	_, err = c.offer(s)
 	return err
@@ -315,7 +329,7 @@ func (c *Conn) offer(s *Session) (offered bool, err error) {
 		case C.SCB_OK:
 			offered = true
 			if known {
-				c.vetted.at = min(c.vetted.at, s.vetted.at)
+				c.offers.vetted.at = min(c.offers.vetted.at, s.vetted.at)
 			}
 		case C.SCB_FAIL:
 			err = c.tls.failure("set session")
@@ -350,7 +364,9 @@ func (c *Conn) Session() (*Session, error) {
 		h.ctx = c.ctx.bound.handle
 	}
 	s := newSession(p, h)
-	s.vetted = c.vetted
+	if c.offers != nil {
+		s.vetted = c.offers.vetted
+	}
 	return s, nil
 }
 

@@ -18,19 +18,19 @@ import (
 // engine is a Conn's SSL. A step is one call into OpenSSL, under mu: it reads the input that it is given and appends
 // ciphertext to out. Nothing blocks under mu but handlers.
 type engine struct {
-	mu      sync.Mutex
-	ssl     *C.scb_conn  // nil once freed
-	out     *wire.Buffer // ciphertext, in order
-	visit   visit        // nil without a store, and after the handshake
-	from    SessionID    // see Conn.ResumedFrom
-	origin  SessionOrigin
-	reused  bool // what SSL_session_reused said after the last step of the handshake
-	halved  bool // close_notify was made
-	broken  bool // OpenSSL failed: nothing more can be written
-	verdict verdict
-	slot    slot // of the step under way
-
+	mu       sync.Mutex
+	ssl      *C.scb_conn  // nil once freed
+	out      *wire.Buffer // ciphertext, in order
+	visit    visit        // nil without a store, and after the handshake
+	from     SessionID    // see Conn.ResumedFrom
+	origin   SessionOrigin
+	reused   bool         // what SSL_session_reused said after the last step of the handshake
+	halved   bool         // close_notify was made
+	broken   bool         // OpenSSL failed: nothing more can be written
 	handlers atomic.Int32 // calls of Go inside a step; here it fills a gap
+	verdict  verdict
+	slot     slot // of the step under way
+
 	conn     *Conn
 	handle   cgo.Handle
 	identity *C.scb_conn // never dereferenced, so it stays when ssl is freed
@@ -140,15 +140,16 @@ func (e *engine) failure(op string) error {
 	errs := e.ssl.errs
 	e.ssl.errs = nil
 	err := takeError(op, int(e.ssl.err), errs)
+	why := e.verdict.err
 	switch {
-	case e.verdict.certificate != nil:
-		return &causedError{e.verdict.certificate, err}
-	case e.verdict.signer != nil:
-		return &causedError{err, e.verdict.signer}
+	case why != nil && e.verdict.by == byCertificateCallback:
+		return &causedError{why, err}
+	case why != nil && e.verdict.by == bySigner:
+		return &causedError{err, why}
 	case e.ssl.refused == C.X509_V_OK:
 		return err
-	case e.verdict.err != nil:
-		return e.verdict.err
+	case why != nil:
+		return why
 	}
 	return e.verifyError(err)
 }

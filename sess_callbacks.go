@@ -109,8 +109,8 @@ func scbGoSessNew(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, sess *C.SSL_SESS
 	v := &call{}
 	v.ssl.p, v.ssl.conn, v.ssl.ctx = ssl, conn, ctx
 	v.sess.p, v.sess.home.ctx = sess, cgo.Handle(ctxHandle)
-	if conn != nil {
-		v.sess.vetted = conn.vetted
+	if conn != nil && conn.offers != nil {
+		v.sess.vetted = conn.offers.vetted
 	}
 	conn.mayBlock()
 	keep := callNew(*f, v)

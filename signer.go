@@ -133,7 +133,7 @@ func scbGoSign(signerHandle, connHandle C.uint64_t, nid, pss C.int, in *C.uchar,
 		return nil
 	}
 	if conn != nil {
-		conn.tls.verdict.signer = err
+		conn.tls.verdict.by, conn.tls.verdict.err = bySigner, err
 	}
 	text, _, _ := strings.Cut(err.Error(), "\x00")
 	return C.CString(text)

@@ -14,12 +14,19 @@ import (
 
 // verdict is what the function of SetVerifyConnection has said about the handshake, and why another handler has ended it.
 type verdict struct {
-	given  bool
-	err    error // of a function that OpenSSL has called
-	signer error
-
-	certificate error // the callback's
+	given bool // the function of SetVerifyConnection was asked
+	by    decider
+	err   error // nil if no handler has refused
 }
+
+// decider is whose error a verdict holds.
+type decider uint8
+
+const (
+	byVerifier decider = iota // a function that OpenSSL has called
+	bySigner
+	byCertificateCallback
+)
 
 // SetVerifyConnection sets a function that decides about each connection after
 // OpenSSL has verified it; nil takes it away. crypto/tls has it as
