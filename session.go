@@ -339,7 +339,12 @@ func timeoutOf(d time.Duration) int64 {
 	return max(0, min(int64(d/time.Second), most))
 }
 
-// SetTime sets when the session counts as made, to the second.
+// SetTime sets when the session counts as made, to the second. Corresponds to
+// SSL_SESSION_set_time(3).
+//
+// Threads: from OpenSSL 3.0 on it must not run while another goroutine may remove the
+// session from the internal cache of a Context: OpenSSL can crash then. A session is in
+// none where the mode has CacheNoInternalStore, and Dup makes one that is in none.
 func (s *Session) SetTime(t time.Time) error {
 	return s.withRef(func(p *C.SSL_SESSION, _ *C.SSL_CTX) (gone bool) {
 		C.scb_session_set_time(p, C.int64_t(t.Unix()))
@@ -347,7 +352,9 @@ func (s *Session) SetTime(t time.Time) error {
 	})
 }
 
-// SetTimeout sets the lifetime, to the second.
+// SetTimeout sets the lifetime, to the second. Corresponds to
+// SSL_SESSION_set_timeout(3). Threads: see SetTime. Context.SetSessionTimeout sets the
+// lifetime of all new sessions, and has no such limit.
 func (s *Session) SetTimeout(d time.Duration) (err error) {
 	if d < 0 {
 		return fmt.Errorf("libssl: set session timeout: negative: %v", d)

@@ -200,8 +200,8 @@ func try(t *testing.T, f func() error) {
 	t.Logf("%d allocations, %d failed", all, failedAfter-failedBefore)
 	require.Greater(t, failedAfter-failedBefore, *failures/2, "the failures did not come")
 	for place, n := range cref.LiveAllocations() {
-		// OpenSSL keeps some for each thread, and a few threads may be new.
-		if n -= live[place]; n > *failures/50+32 {
+		// OpenSSL keeps some for each thread, and a few threads may be new. Once in a process 3.6 fills a table of 47 more.
+		if n -= live[place]; n > *failures/50+80 {
 			t.Errorf("%s: %d allocations are left", place, n)
 		}
 	}

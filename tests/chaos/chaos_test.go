@@ -374,7 +374,11 @@ func (w *world) act() {
 	case 3:
 		w.context().FlushSessions(time.Time{})
 	case 4:
-		w.any().SetTimeout(time.Duration(w.n(3)) * time.Second)
+		// Not of a session that may be in a cache: see F7.5.
+		if d, err := w.any().Dup(); err == nil {
+			d.SetTimeout(time.Duration(w.n(3)) * time.Second)
+			w.keep(d)
+		}
 	case 5:
 		w.any().Release()
 	case 6:
