@@ -142,7 +142,7 @@ func parse(rawURL string, tlsConfig *tls.Config) (valkey.ClientOption, error) {
 		AlwaysPipelining: true, // otherwise a call that shares its connection with no other breaks it when its context ends
 		DisableCache:     true,
 		ClientName:       "libssl",
-		Sentinel:         valkey.SentinelOption{Dialer: net.Dialer{Timeout: dialTimeout}, TopologyRefreshInterval: refreshInterval},
+		Sentinel:         valkey.SentinelOption{Dialer: net.Dialer{Timeout: dialTimeout, Resolver: sentinelResolver}, TopologyRefreshInterval: refreshInterval},
 		ClusterOption:    valkey.ClusterOption{ShardsRefreshInterval: refreshInterval},
 	}
 	u, err := url.Parse(rawURL)
@@ -223,6 +223,7 @@ func parseQuery(u *url.URL, o *valkey.ClientOption) error {
 type dialer struct {
 	mu    sync.Mutex
 	ready map[string]net.Conn // nil once closed
+	pace  pace
 
 	made    time.Time
 	trouble atomic.Int64 // when the last trouble was, as a time.Duration since made
@@ -236,6 +237,9 @@ func (d *dialer) settled() bool { return time.Since(d.made)-time.Duration(d.trou
 func (d *dialer) dial(ctx context.Context, addr string, netDialer *net.Dialer, tlsConfig *tls.Config) (net.Conn, error) {
 	d.troubled()
 	defer d.troubled() // the greeting comes after the return
+	if netDialer.Resolver == sentinelResolver && !d.pace.allow(addr, time.Now()) {
+		return nil, errAskedBefore
+	}
 	if nc := d.take(addr); nc != nil {
 		return nc, nil
 	}

@@ -137,7 +137,7 @@ func (n *tally) judge(t *testing.T, ph phase, first *tally) {
 	slow, forgiven := n.slow(first)
 	assert.LessOrEqual(t, slow, forgiven, "%s: handshakes were slower than %v, the slowest %v", at, n.bound(first), n.slowest())
 	assert.LessOrEqual(t, n.threads.Load(), int64(4*runtime.GOMAXPROCS(0)+32), "%s: threads", at)
-	assert.LessOrEqual(t, n.goroutines.Load(), first.goroutines.Load()+500, "%s: goroutines", at)
+	assert.LessOrEqual(t, n.goroutines.Load(), first.goroutines.Load()+200, "%s: goroutines", at)
 	assert.LessOrEqual(t, n.heap.Load(), 2*first.heap.Load()+64<<20, "%s: memory", at)
 	if ph.lost {
 		assert.Zero(t, n.old.Load(), "%s: sessions came back from nowhere", at)
