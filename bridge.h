@@ -513,6 +513,12 @@ long scb_ctx_set_cache_mode(SSL_CTX *ctx, long mode);
 long scb_ctx_set_cache_size(SSL_CTX *ctx, long n);
 long scb_ctx_set_timeout(SSL_CTX *ctx, long seconds);
 
+/* Tells the kind of SSL that the method of ctx makes. SCB_FAIL: it makes none. */
+#define SCB_KIND_SERVER 1
+#define SCB_KIND_CLIENT 2
+#define SCB_KIND_DTLS 3
+int scb_ctx_kind(SSL_CTX *ctx);
+
 typedef struct scb_ctx_stats {
     long number, connect, connect_good, accept, accept_good, hits, cb_hits, misses, timeouts, cache_full;
 } scb_ctx_stats;

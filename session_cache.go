@@ -180,6 +180,29 @@ func (c *Context) UseStore(st store.Store, opt *StoreOptions) (*SessionCache, er
 	return sc, nil
 }
 
+// servesTLS is an error where C has made the SSL_CTX for something else.
+func (c *Context) servesTLS() error {
+	if c.made {
+		return nil
+	}
+	p, err := c.acquire()
+	if err != nil {
+		return err
+	}
+	defer c.release()
+	c.settings.mu.RLock()
+	defer c.settings.mu.RUnlock()
+	switch C.scb_ctx_kind(p) {
+	case C.SCB_KIND_SERVER:
+		return nil
+	case C.SCB_KIND_DTLS:
+		return unsupported("a store on an SSL_CTX for DTLS")
+	case C.SCB_KIND_CLIENT:
+		return unsupported("a store on an SSL_CTX for clients")
+	}
+	return unsupported("a store on an SSL_CTX that makes no SSL")
+}
+
 func newSessionCache(c *Context, st store.Store, opt *StoreOptions) (*SessionCache, error) {
 	switch {
 	case c == nil:
@@ -188,6 +211,9 @@ func newSessionCache(c *Context, st store.Store, opt *StoreOptions) (*SessionCac
 		return nil, errors.New("libssl: use store: nil store")
 	case c.made && c.role == ClientRole:
 		return nil, unsupported("a store on a client's Context")
+	}
+	if err := c.servesTLS(); err != nil {
+		return nil, err
 	}
 	sc := &SessionCache{ctx: c}
 	if opt != nil {

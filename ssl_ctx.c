@@ -330,6 +330,23 @@ long scb_ctx_set_cache_mode(SSL_CTX *ctx, long mode)
     return SSL_CTX_set_session_cache_mode(ctx, mode);
 }
 
+int scb_ctx_kind(SSL_CTX *ctx)
+{
+    /* Many methods are for DTLS or for clients. An SSL has getters that tell, an SSL_CTX has none. */
+    SSL *ssl = scb_ssl_new(ctx);
+    int kind = SCB_KIND_SERVER;
+
+    if (ssl == NULL)
+        kind = SCB_FAIL;
+    else if (SSL_is_dtls(ssl))
+        kind = SCB_KIND_DTLS;
+    else if (!SSL_is_server(ssl))
+        kind = SCB_KIND_CLIENT;
+    SSL_free(ssl);
+    scb_clear_errs();
+    return kind;
+}
+
 long scb_ctx_set_cache_size(SSL_CTX *ctx, long n)
 {
     return SSL_CTX_sess_set_cache_size(ctx, n);

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"testing"
+	"unsafe"
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/store"
@@ -62,6 +63,19 @@ func TestStore_ServesSSLsOfC(t *testing.T) {
 }
 
 // C may set any lifetime. A store resumes where OpenSSL's own cache does.
+// C may attach any SSL_CTX, but only that of a TLS server serves from a store.
+func TestStore_RefusesOtherMethods(t *testing.T) {
+	for says, p := range map[string]unsafe.Pointer{"DTLS": cref.NewDTLSContext(), "clients": cref.NewContext(true)} {
+		ctx, err := libssl.AttachContext(p)
+		require.NoError(t, err)
+		cref.FreeContext(p)
+		_, err = ctx.UseStore(memstore.New(memstore.Options{}), nil)
+		require.ErrorIs(t, err, libssl.ErrUnsupported)
+		require.ErrorContains(t, err, says)
+		require.NoError(t, ctx.Close())
+	}
+}
+
 func TestStore_TakesAnyLifetime(t *testing.T) {
 	for _, m := range storeModes() {
 		for _, seconds := range []int64{-1, math.MinInt64, 0, 300, 1 << 40, math.MaxInt64 - 1, math.MaxInt64} {

@@ -123,6 +123,9 @@ func NewContext(client bool) unsafe.Pointer {
 	return unsafe.Pointer(C.cref_ctx_new(0))
 }
 
+// NewDTLSContext makes an SSL_CTX for servers of DTLS.
+func NewDTLSContext() unsafe.Pointer { return unsafe.Pointer(C.cref_ctx_new_dtls()) }
+
 // FreeContext gives an SSL_CTX's reference back, in C.
 func FreeContext(sslCtx unsafe.Pointer) { C.cref_ctx_free((*C.SSL_CTX)(sslCtx)) }
 

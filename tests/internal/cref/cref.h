@@ -43,6 +43,7 @@ int cref_answer_der(cref_callbacks *cb, const unsigned char *der, size_t len);
 /* ---- contexts and both ends of a connection (pair.c) ---------------------- */
 
 SSL_CTX *cref_ctx_new(int client);
+SSL_CTX *cref_ctx_new_dtls(void);
 void cref_ctx_free(SSL_CTX *ctx);
 void cref_flush(SSL_CTX *ctx);
 void cref_sni_switch(SSL_CTX *ctx, SSL_CTX *to);

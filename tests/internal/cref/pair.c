@@ -11,6 +11,11 @@ SSL_CTX *cref_ctx_new(int client)
     return SSL_CTX_new(client ? TLS_client_method() : TLS_server_method());
 }
 
+SSL_CTX *cref_ctx_new_dtls(void)
+{
+    return SSL_CTX_new(DTLS_server_method());
+}
+
 void cref_ctx_free(SSL_CTX *ctx)
 {
     SSL_CTX_free(ctx);
