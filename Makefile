@@ -50,6 +50,10 @@ matrix: servers ## the suite on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0, one line e
 conform: setup ## run the facts on each OpenSSL and write CONFORMANCE.md; CHECK=1 only checks that the file is current
 	@tests/conform.sh $(if $(CHECK),check)
 
+pictures: # docs/pictures/*.svg from the text beside each, on white; needs mscgen
+	@for f in $(basename $(wildcard docs/pictures/*.msc)); do \
+		mscgen -T svg -i $$f.msc -o - | sed 's|^ stroke-width=.*>$$|&<rect width="100%" height="100%" fill="white"/>|' >$$f.svg; done
+
 page: setup # the page of sslsess serve -http, in a browser
 	@tests/setup.sh chromium
 	cd tests/page && GOFLAGS="$$(go env GOFLAGS) -race" go test -count=1 ./... # sslsess, which it builds, is built so too
