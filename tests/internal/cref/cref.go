@@ -222,6 +222,16 @@ func CertifyByCallback(sslCtx unsafe.Pointer, cert, key []byte) bool {
 	return C.cref_certify_by_callback((*C.SSL_CTX)(sslCtx), c, cn, k, kn) == 1
 }
 
+// ReadPair reads a certificate and its key, nil if it cannot.
+func ReadPair(cert, key []byte) unsafe.Pointer {
+	c, cn := text(cert)
+	k, kn := text(key)
+	return C.cref_pair_read(c, cn, k, kn)
+}
+
+// DropPair frees what ReadPair has read.
+func DropPair(p unsafe.Pointer) { C.cref_pair_drop(p) }
+
 func text(b []byte) (*C.char, C.int) {
 	return (*C.char)(unsafe.Pointer(unsafe.SliceData(b))), C.int(len(b))
 }

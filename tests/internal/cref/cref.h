@@ -57,6 +57,9 @@ int cref_ca_dir(SSL_CTX *ctx, const char *dir);
 int cref_announce(SSL_CTX *ctx, const char *pem, int len);
 unsigned long cref_ca_hash(const char *pem, int len);
 int cref_add_crl(SSL_CTX *ctx, const char *pem, int len);
+/* A certificate and its key. */
+void *cref_pair_read(const char *cert, int cert_len, const char *key, int key_len);
+void cref_pair_drop(void *pair);
 int cref_certify_by_callback(SSL_CTX *ctx, const char *cert, int cert_len, const char *key, int key_len);
 void cref_renew_tickets(SSL_CTX *ctx);
 int cref_ask_for_fragments(SSL_CTX *ctx, int n);

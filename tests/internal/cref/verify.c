@@ -115,11 +115,10 @@ static int cert_cb(SSL *ssl, void *arg)
     return SSL_use_certificate(ssl, p->cert) == 1 && SSL_use_PrivateKey(ssl, p->key) == 1;
 }
 
-static void free_pair(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
+void cref_pair_drop(void *ptr)
 {
     pair *p = ptr;
 
-    (void)parent, (void)ad, (void)idx, (void)argl, (void)argp;
     if (p == NULL)
         return;
     X509_free(p->cert);
@@ -127,22 +126,39 @@ static void free_pair(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long
     OPENSSL_free(p);
 }
 
-int cref_certify_by_callback(SSL_CTX *ctx, const char *cert, int cert_len, const char *key, int key_len)
+void *cref_pair_read(const char *cert, int cert_len, const char *key, int key_len)
 {
-    static int idx = -1;
     BIO *b = BIO_new_mem_buf(key, key_len);
     pair *p = OPENSSL_zalloc(sizeof(*p));
 
+    if (p != NULL) {
+        p->cert = read_cert(cert, cert_len);
+        p->key = b == NULL ? NULL : PEM_read_bio_PrivateKey(b, NULL, NULL, NULL);
+    }
+    BIO_free(b);
+    if (p != NULL && p->cert != NULL && p->key != NULL)
+        return p;
+    cref_pair_drop(p);
+    return NULL;
+}
+
+static void free_pair(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
+{
+    (void)parent, (void)ad, (void)idx, (void)argl, (void)argp;
+    cref_pair_drop(ptr);
+}
+
+int cref_certify_by_callback(SSL_CTX *ctx, const char *cert, int cert_len, const char *key, int key_len)
+{
+    static int idx = -1;
+    pair *p = cref_pair_read(cert, cert_len, key, key_len);
+
     if (idx < 0)
         idx = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_pair);
-    if (p == NULL || b == NULL || !SSL_CTX_set_ex_data(ctx, idx, p)) {
-        BIO_free(b);
-        OPENSSL_free(p);
+    if (p == NULL || !SSL_CTX_set_ex_data(ctx, idx, p)) {
+        cref_pair_drop(p);
         return 0;
     }
-    p->cert = read_cert(cert, cert_len);
-    p->key = PEM_read_bio_PrivateKey(b, NULL, NULL, NULL);
-    BIO_free(b);
     SSL_CTX_set_cert_cb(ctx, cert_cb, p);
-    return p->cert != NULL && p->key != NULL;
+    return 1;
 }
