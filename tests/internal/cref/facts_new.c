@@ -506,12 +506,12 @@ static void serial_form(cref_report *r, int version)
     cref_link_close(&k, CREF_CLEAN);
     p = e->der;
     CREF_MUST(r, (s = d2i_SSL_SESSION(NULL, &p, e->der_len)) != NULL);
-    age = (long)time(NULL) - cref_session_time(s);
+    age = (long)time(NULL) - cref_session_time(s) + 1; /* time(3) may enter a second later than OpenSSL's clock */
     name = SSL_SESSION_get0_hostname(s);
     SSL_SESSION_get0_alpn_selected(s, &alpn, &alpn_len);
     cref_say(r, named(version, "serial form"),
              "final %s, key %s, time %s, lifetime %ld, ALPN %.*s, name %s, early data %lu", cref_yes(same),
-             cref_yes(SSL_SESSION_get_master_key(s, NULL, 0) > 0), cref_yes(age >= 0 && age < 60),
+             cref_yes(SSL_SESSION_get_master_key(s, NULL, 0) > 0), cref_yes(age >= 0 && age <= 60),
              SSL_SESSION_get_timeout(s), (int)alpn_len, alpn == NULL ? (const unsigned char *)"" : alpn,
              name == NULL ? "" : name, (unsigned long)SSL_SESSION_get_max_early_data(s));
     SSL_SESSION_free(s);
