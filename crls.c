@@ -251,8 +251,11 @@ int scb_ctx_set_verify_names(SSL_CTX *ctx, const char *names, scb_errs **errs)
     int ok;
 
     scb_clear_errs();
-    X509_VERIFY_PARAM_set_hostflags(param, SCB_HOST_FLAGS);
-    ok = trial != NULL && scb_add_names(trial, names) && scb_add_names(param, names);
+    /* First where no peer is judged by them: newer releases refuse some names. */
+    ok = trial != NULL && scb_add_names(trial, names);
+    if (ok)
+        X509_VERIFY_PARAM_set_hostflags(param, SCB_HOST_FLAGS);
+    ok = ok && scb_add_names(param, names);
     X509_VERIFY_PARAM_free(trial);
     return scb_done(ok, errs);
 }
