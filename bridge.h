@@ -12,6 +12,7 @@
 #ifndef SCB_BRIDGE_H
 #define SCB_BRIDGE_H
 
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -223,6 +224,9 @@ uint64_t scb_ssl_current_handle(SSL *ssl);
 #define SCB_MADE_BY_GO 1
 #define SCB_MADE_BY_C 2
 int scb_ctx_made(SSL_CTX *ctx);
+/* Enclose changes of settings: one at a time for each SSL_CTX. */
+void scb_settings_change(SSL_CTX *ctx);
+void scb_settings_end_change(SSL_CTX *ctx);
 /* Gives an SSL_CTX its handle. */
 int scb_ctx_adopt(SSL_CTX *ctx, uint64_t ctx_handle, scb_errs **errs);
 /* Prepares an SSL_CTX whose Context was closed for the next Context. */
@@ -268,6 +272,9 @@ typedef struct scb_ctx {
     scb_fn before[SCB_KINDS];   /* functions that the trampolines have replaced */
     unsigned char *alpn;
     size_t alpn_len;
+    pthread_mutex_t gate;       /* guards readers and changing */
+    pthread_cond_t passed;
+    int readers, changing;      /* of the settings */
     struct scb_ctx *next, **link; /* of the list of all */
 } scb_ctx;
 /* trampolines has SCB_KINDS entries, and is kept. */
@@ -280,6 +287,10 @@ SSL_CTX *scb_ssl_origin(SSL *ssl);
 /* Is SSL_new, for an SSL that Go drives. */
 SSL *scb_ssl_new(SSL_CTX *ctx);
 /* While an SSL_CTX is in use none of its callback pointers becomes NULL. */
+/* Enclose what reads the settings of an SSL_CTX on a thread of acceptor.c. It waits
+ * while Go changes them, which Go encloses in the other two. */
+void scb_settings_read(SSL_CTX *ctx);
+void scb_settings_end_read(SSL_CTX *ctx);
 void scb_begin_use(scb_ctx *c);
 void scb_end_use(scb_ctx *c);
 /* The callers of all these hold c's lock. */
@@ -450,7 +461,9 @@ void scb_cert_done(scb_cert_read *r);
 STACK_OF(X509) *scb_read_certs(SSL_CTX *ctx, const unsigned char *pem, int len);
 /* Prepares a new SSL_CTX for a set and for staples. */
 int scb_ctx_hold_certs(SSL_CTX *ctx, int client);
-/* Gives a new SSL, or one that was switched to ctx, the set of ctx if it has one. */
+/* Gives a new SSL, or one that was switched to ctx, the set of ctx if it has one.
+ * Answers 0 for a failure, SCB_USES_SIGNER if one of the keys is a Signer, else 1. */
+#define SCB_USES_SIGNER 2
 int scb_ssl_use_set(SSL *ssl, SSL_CTX *ctx);
 /* Calls f for each certificate of ctx until it returns 0, which is the answer then. */
 int scb_ctx_each_leaf(SSL_CTX *ctx, int (*f)(void *arg, X509 *leaf), void *arg);
@@ -616,6 +629,10 @@ struct scb_conn {
     scb_refusal *refusal;       /* details of the last one, NULL if there was none */
     SSL_verify_cb verify;       /* C's verify callback, NULL for none */
     X509_STORE_CTX *chain;      /* that Go judges */
+    int by_thread;              /* of acceptor.c: then handle is 0 until Go was called */
+    int signs;                  /* a Signer in Go has one of the keys */
+    int unseen;                 /* likewise: Go has to see the ClientHello for which the handshake is parked */
+    int held;                   /* likewise: Go stores sessions before the output is sent */
     scb_conn *outer;            /* the step around this one, on the same thread */
     /* Of the session that is resumed: the peer's intermediates, and the chain that was built of them; or NULL. */
     STACK_OF(X509) *sent, *verified;
@@ -634,6 +651,57 @@ scb_made scb_conn_new(SSL_CTX *ctx, uint64_t conn_handle, int client, const char
 void scb_conn_free(scb_conn *c, int abort);
 void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigned char *in, size_t in_len,
               unsigned char *out, size_t out_cap);
+
+/* ---- acceptor.c: threads that accept and shake hands ---------------------- */
+
+/*
+ * What the threads of a Listener give to Go: connections, with what was read and not
+ * taken by OpenSSL, and what was not sent. Go owns the socket and the scb_conn from
+ * then on; conn is NULL if it could not be made.
+ */
+#define SCB_ARRIVED_COMPLETE 1  /* the handshake is complete, and all output sent */
+#define SCB_ARRIVED_UNDER_WAY 2 /* Go goes on with the handshake */
+#define SCB_ARRIVED_ERROR 3     /* accept4 failed; nothing is accepted until scb_acceptor_resume */
+#define SCB_ARRIVED_LAST 4      /* of a Listener that is closed */
+typedef struct scb_arrival {
+    int kind, fd;
+    scb_conn *conn;
+    unsigned char *in, *out;
+    size_t in_len, out_len;
+    int64_t took;               /* ns since accept4 */
+    int err;                    /* errno, 0 for none */
+    int stepped;                /* the handshake has begun */
+    int answered;               /* output was sent */
+    int bare;                   /* no Conn was made for it */
+    int ended;                  /* the client has ended the connection, or err has */
+} scb_arrival;
+typedef struct scb_acceptor scb_acceptor;
+/* Accepts connections of ctx on a duplicate of fd, at most max at a time, whose
+ * handshakes may take limit ns. There is something to take whenever the eventfd
+ * *ready is readable; Go closes it after scb_acceptor_free. NULL if no thread could
+ * be started. */
+scb_acceptor *scb_acceptor_open(SSL_CTX *ctx, int fd, int64_t limit, int64_t max, int *ready);
+int scb_acceptor_take(scb_acceptor *a, scb_arrival *out, int max);
+/* Ends what scb_acceptor_take began: frees in and out. */
+void scb_acceptor_took(scb_acceptor *a, scb_arrival *arrivals, int n);
+/* n connections are not among the max any more. */
+void scb_acceptor_leave(scb_acceptor *a, int n);
+void scb_acceptor_resume(scb_acceptor *a);
+/* Nothing is accepted from its return on. What is under way arrives, and then
+ * SCB_ARRIVED_LAST, after which a has to be freed. */
+void scb_acceptor_close(scb_acceptor *a);
+void scb_acceptor_free(scb_acceptor *a);
+/* The number of threads, as long as there are Listeners. */
+void scb_acceptors_size(int n);
+int scb_acceptor_threads(void);
+/* Gives references on ctx back: its connections arrive without an scb_conn. */
+void scb_acceptors_forget(SSL_CTX *ctx);
+int scb_acceptors_under_way(SSL_CTX *ctx);
+/* Connections for which no Conn was made yet. */
+int scb_bare_conns(void);
+
+/* For C only. */
+void scb_conn_adopted(scb_conn *c, uint64_t conn_handle);
 
 /* ---- ssl_state.c: the state of an SSL ------------------------------------ */
 
@@ -735,6 +803,13 @@ void scb_ctx_hook_hello(SSL_CTX *ctx, int names);
 #define SCB_ASKS_NAME 1
 #define SCB_ASKS_STORE 2
 #define SCB_ASKS_CERT 4
+#define SCB_ASKS_HELLO (SCB_ASKS_NAME | SCB_ASKS_STORE | SCB_ASKS_CERT)
+/* Handlers of the user that run later. */
+#define SCB_ASKS_SESSIONS 8
+#define SCB_ASKS_KEYLOG 16
+#define SCB_ASKS_VERIFY 32
+/* The code of the user must not run on a thread of acceptor.c. */
+#define SCB_ASKS_USER (SCB_ASKS_NAME | SCB_ASKS_CERT | SCB_ASKS_SESSIONS | SCB_ASKS_KEYLOG | SCB_ASKS_VERIFY)
 void scb_ctx_set_asks(SSL_CTX *ctx, int what, int on);
 /* SCB_FAIL leaves the SSL half switched: the handshake must end. */
 int scb_ssl_switch(SSL *ssl, SSL_CTX *ctx, const unsigned char *sid, unsigned int sid_len);

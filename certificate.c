@@ -18,6 +18,7 @@ struct scb_cert {
     X509 *leaf;
     STACK_OF(X509) *chain;      /* without the leaf; never NULL, or OpenSSL builds one */
     EVP_PKEY *key;
+    int signer;                 /* the key is a Signer in Go */
 };
 
 /* ---- staples --------------------------------------------------------------- */
@@ -396,6 +397,7 @@ static int scb_read_signer(scb_cert *c, const unsigned char *p, size_t len, uint
         }
     }
     c->key = scb_signer_key(c->leaf, signer_handle);
+    c->signer = 1;
     return c->key != NULL && X509_check_private_key(c->leaf, c->key) && scb_staple_add(c->leaf) ? SCB_CERT_GOOD
                                                                                                : SCB_CERT_BAD;
 }
@@ -438,6 +440,7 @@ static scb_cert *scb_cert_copy(const scb_cert *c)
     EVP_PKEY_up_ref(c->key);
     copy->leaf = c->leaf;
     copy->key = c->key;
+    copy->signer = c->signer;
     return copy;
 }
 
@@ -547,12 +550,14 @@ int scb_ctx_has_set(SSL_CTX *ctx)
 
 static int scb_set_apply(SSL *ssl, const scb_set *s)
 {
-    int ok = 1;
+    int ok = 1, signs = 0;
 
     SSL_certs_clear(ssl);
-    for (int i = 0; ok && i < s->n; i++)
+    for (int i = 0; ok && i < s->n; i++) {
         ok = SSL_use_cert_and_key(ssl, s->cert[i]->leaf, s->cert[i]->key, s->cert[i]->chain, 1);
-    return ok;
+        signs |= s->cert[i]->signer;
+    }
+    return ok && signs ? SCB_USES_SIGNER : ok;
 }
 
 int scb_ssl_use_set(SSL *ssl, SSL_CTX *ctx)

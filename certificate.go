@@ -303,8 +303,7 @@ func (c *Context) CertificateExpires() (t time.Time) {
 		return t
 	}
 	defer c.release()
-	c.settings.mu.Lock()
-	defer c.settings.mu.Unlock()
+	defer c.changeSettings(p)()
 	if end := C.scb_ctx_expires(p); end != 0 {
 		t = time.Unix(int64(end), 0)
 	}

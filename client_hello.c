@@ -108,16 +108,23 @@ static int scb_client_hello_cb(SSL *ssl, int *alert, void *arg)
     scb_hello h;
     long max = SSL_get_max_proto_version(ssl);
     uint64_t options = SSL_get_options(ssl);
+    scb_conn *c = scb_stepping_conn(ssl);
     int ret;
 
     (void)arg;
     memset(&h, 0, sizeof(h));
     if ((*alert = scb_see_name(ssl, &h)) != 0)
         return SSL_CLIENT_HELLO_ERROR;
-    if (!scb_asks(ssl))
+    if (c != NULL && c->by_thread && (c->signs || scb_asks(ssl) & SCB_ASKS_USER)) {
+        c->unseen = 1; /* Go takes the connection over, and the hook sees the ClientHello again */
+        return SSL_CLIENT_HELLO_RETRY;
+    }
+    if (!(scb_asks(ssl) & SCB_ASKS_HELLO))
         return SSL_CLIENT_HELLO_SUCCESS;
     if (!scb_may_call_go())
         return scb_unasked(ssl, alert);
+    if (c != NULL && c->handle == 0)
+        scb_conn_adopted(c, scbGoAdopt(scb_ssl_ctx_handle(ssl), c));
     h.random_len = SSL_client_hello_get0_random(ssl, &h.random);
     h.session_id_len = SSL_client_hello_get0_session_id(ssl, &h.session_id);
     if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_supported_versions, &h.versions, &h.versions_len))

@@ -4,6 +4,7 @@ package libssl
 import "C"
 
 import (
+	"context"
 	"errors"
 	"unsafe"
 
@@ -87,6 +88,10 @@ func scbGoClientHello(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, ext *C.scb_h
 	lookUp := answer == C.SCB_HELLO_PARK
 	if asked, ask := serving.chooses(conn, ssl, &h); asked {
 		answer = ask
+	}
+	if answer == C.SCB_HELLO_PARK && conn != nil && conn.tls.byThread && !conn.tls.visit.waits() {
+		conn.tls.visit.lookUp(context.Background(), nil)
+		answer = C.SCB_HELLO_GO_ON
 	}
 	if answer != C.SCB_HELLO_GO_ON {
 		if conn != nil {

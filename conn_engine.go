@@ -27,6 +27,7 @@ type engine struct {
 	reused   bool         // what SSL_session_reused said after the last step of the handshake
 	halved   bool         // close_notify was made
 	broken   bool         // OpenSSL failed: nothing more can be written
+	byThread bool         // a thread of acceptor.c makes the steps, without mu
 	handlers atomic.Int32 // calls of Go inside a step; here it fills a gap
 	verdict  verdict
 	slot     slot // of the step under way
@@ -122,7 +123,14 @@ func (e *engine) step(op C.int, p, in []byte, size wire.Size) (s stepped) {
 		wire.Put(e.out)
 		e.out = nil
 	}
-	s = stepped{code: e.ssl.err, n: int(e.ssl.n), taken: len(in) - int(e.ssl.in_len), output: e.ssl.out_len > 0}
+	s = e.outcome(op)
+	s.taken, s.output = len(in)-int(e.ssl.in_len), e.ssl.out_len > 0
+	return s
+}
+
+// outcome is what the last step has come to.
+func (e *engine) outcome(op C.int) stepped {
+	s := stepped{code: e.ssl.err, n: int(e.ssl.n)}
 	if s.code == C.SSL_ERROR_SSL || s.code == C.SSL_ERROR_SYSCALL {
 		e.broken = true
 		s.err = e.failure(opNames[op])
@@ -182,11 +190,16 @@ func (e *engine) handshake(op C.int, p, in []byte) stepped {
 		return stepped{err: ErrClosed}
 	}
 	s := e.step(op, p, in, wire.Small)
+	e.ofHandshake(op, &s)
+	return s
+}
+
+// ofHandshake adds what a step of the handshake has come to.
+func (e *engine) ofHandshake(op C.int, s *stepped) {
 	e.reused = e.ssl.reused != 0
 	s.output = e.out != nil // of an earlier call too
 	s.noMoreEarly = op == C.SCB_OP_READ_EARLY && e.ssl.early == C.SSL_READ_EARLY_DATA_FINISH
 	s.tickets = op == C.SCB_OP_HANDSHAKE && s.code == C.SSL_ERROR_NONE && !e.conn.client && C.scb_ssl_version(e.ssl.ssl) == versionTLS13
-	return s
 }
 
 // read decrypts what is in the input. Without input it answers SSL_ERROR_WANT_READ at once where OpenSSL has none either.

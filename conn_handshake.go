@@ -72,13 +72,13 @@ func (c *Conn) HandshakeContext(ctx context.Context) error {
 	if c.hs.complete() {
 		return nil
 	}
-	_, err := c.advance(ctx, C.SCB_OP_HANDSHAKE, nil)
+	_, err := c.advance(ctx, C.SCB_OP_HANDSHAKE, nil, nil)
 	return err
 }
 
 // advance takes the handshake on: to its end, or through one call for early data, of which it returns how many bytes were
-// moved.
-func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err error) {
+// moved. begun is what a thread of acceptor.c has done of the handshake, nil for nothing.
+func (c *Conn) advance(ctx context.Context, op C.int, p []byte, begun *begun) (n int, err error) {
 	if c.tls.inHandler() {
 		return 0, ErrReentrant
 	}
@@ -93,13 +93,15 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 	if hs.err != nil {
 		return 0, hs.err
 	}
-	if err := ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil && begun == nil {
 		return 0, err
 	}
 	if over, err := c.enterEarly(op); over || err != nil {
 		return 0, err
 	}
-	c.ctx.handshakes.underWay.Add(1)
+	if begun == nil { // else it counts already
+		c.ctx.handshakes.underWay.Add(1)
+	}
 	defer c.handshakeReturns()
 	c.offerCached()
 	var stop func() bool
@@ -108,7 +110,7 @@ func (c *Conn) advance(ctx context.Context, op C.int, p []byte) (n int, err erro
 	}
 	begin := time.Now()
 	hs.err = errAbandoned // if a handler calls Goexit nothing below runs
-	n, err = c.handshake(ctx, op, p)
+	n, err = c.handshake(ctx, op, p, begun)
 	hs.err = nil
 	err = c.end.closedError(err)
 	hs.took += time.Since(begin)
@@ -159,16 +161,23 @@ func (c *Conn) enterEarly(op C.int) (over bool, err error) {
 }
 
 // handshake makes steps and moves their ciphertext. The handshake is locked.
-func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err error) {
+func (c *Conn) handshake(ctx context.Context, op C.int, p []byte, begun *begun) (n int, err error) {
 	c.read.mu.Lock()
 	defer c.read.mu.Unlock()
 	// Output of an earlier call that timed out comes first: the peer answers nothing else.
-	if err := c.flush(); err != nil {
-		return 0, err
+	if !begun.hasStep() {
+		if err := c.flush(); err != nil {
+			return 0, err
+		}
 	}
-	plain, unread := c.awaitHello()
+	plain, unread := c.awaitHello(begun)
 	for {
-		s := c.tls.handshake(op, p, c.read.in.Pending())
+		var s stepped
+		if begun.hasStep() {
+			s, begun = begun.step, nil
+		} else {
+			s = c.tls.handshake(op, p, c.read.in.Pending())
+		}
 		c.read.in.Taken(s.taken)
 		c.closeIfPostponed()
 		if s.err == ErrClosed {
@@ -220,13 +229,19 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte) (n int, err er
 // awaitHello waits for the first bytes from a client, because OpenSSL allocates the buffers of the handshake in the first
 // step: a client that sends nothing costs no more than an idle connection. The handshake makes its first step also if that
 // fails, so that OpenSSL counts it. plain is the error of a client that does not speak TLS.
-func (c *Conn) awaitHello() (plain *tls.RecordHeaderError, err error) {
+func (c *Conn) awaitHello(begun *begun) (plain *tls.RecordHeaderError, err error) {
 	const alert, handshake, sslv2, size = 21, 22, 0x80, 5 // of the header
-	if c.client || c.hs.stage.Load() != handshakeNew || c.read.in.Pending() != nil {
+	switch {
+	case begun != nil && begun.unread != nil:
+		return nil, begun.unread
+	case begun != nil && begun.stepped, c.client, c.hs.stage.Load() != handshakeNew:
 		return nil, nil
-	}
-	if err := c.fillHandshake(); err != nil {
-		return nil, err
+	case c.read.in.Pending() == nil:
+		if err := c.fillHandshake(); err != nil {
+			return nil, err
+		}
+	case begun == nil:
+		return nil, nil
 	}
 	in := c.read.in.Pending()
 	if c.hs.took > 0 || len(in) < size || in[0] == alert || in[0] == handshake || in[0] >= sslv2 {

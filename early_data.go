@@ -54,7 +54,7 @@ func (c *Conn) WriteEarlyData(p []byte) (int, error) {
 func (c *Conn) writeEarly(p []byte) (n int, err error) {
 	for n < len(p) && err == nil {
 		var wrote int
-		wrote, err = c.advance(context.Background(), C.SCB_OP_WRITE_EARLY, p[n:min(len(p), n+maxWrite)])
+		wrote, err = c.advance(context.Background(), C.SCB_OP_WRITE_EARLY, p[n:min(len(p), n+maxWrite)], nil)
 		n += wrote
 	}
 	return n, err
@@ -116,7 +116,7 @@ func (c *Conn) ReadEarlyData(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	return c.advance(context.Background(), C.SCB_OP_READ_EARLY, p)
+	return c.advance(context.Background(), C.SCB_OP_READ_EARLY, p, nil)
 }
 
 // EarlyDataAccepted reports whether the server has accepted the early data of

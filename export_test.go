@@ -39,3 +39,6 @@ func AgeCachedSessions(c *Context, by time.Duration) {
 		}
 	}
 }
+
+// UseThreads has Listeners accept with threads of C's own, or not.
+func UseThreads(on bool) { noThreads.Store(!on) }

@@ -66,13 +66,15 @@ func (c *HandshakeFailureCounts) UnmarshalJSON(b []byte) error {
 
 // handshakeCounts counts the handshakes of all Conns that a Context has made.
 type handshakeCounts struct {
-	underWay atomic.Int64
-	failed   [handshakeFailures]atomic.Int64
+	underWay  atomic.Int64
+	byThreads atomic.Int64
+	failed    [handshakeFailures]atomic.Int64
 }
 
 // read adds the counts to s.
 func (h *handshakeCounts) read(s *Stats) {
 	s.HandshakesUnderWay = int(h.underWay.Load())
+	s.ByThreads = int(h.byThreads.Load())
 	for why := range h.failed {
 		s.HandshakesFailed[why] = int(h.failed[why].Load())
 	}

@@ -35,8 +35,9 @@ type layer interface {
 
 // visit is the layer's part of one handshake of a Conn. Its methods run on the handshake's goroutine, outside OpenSSL.
 type visit interface {
-	// lookUp finds the sessions for which the handshake was parked. ch may be nil.
+	// lookUp finds the sessions for which the handshake was parked. ch may be nil. waits reports whether that can take time.
 	lookUp(ctx context.Context, ch *choice)
+	waits() bool
 
 	// beforeFlight is called after a step and before its output is sent.
 	beforeFlight(ctx context.Context)

@@ -1,5 +1,8 @@
 package libssl
 
+// #include "bridge.h"
+import "C"
+
 import (
 	"cmp"
 	"context"
@@ -36,13 +39,14 @@ type Listener struct {
 	ready  chan *Conn // not buffered: the goroutine of the handshake waits for an Accept
 	failed chan error // of inner.Accept; a second one waits for the next Accept
 
-	once       sync.Once
 	handshakes context.Context // done once closed
 	close      context.CancelFunc
 	slots      chan struct{}
 
 	mu        sync.Mutex
-	accepting bool // a goroutine calls inner.Accept
+	begun     bool
+	acceptor  *acceptor // nil without threads
+	accepting bool      // a goroutine calls inner.Accept
 }
 
 // DefaultHandshakeTimeout is the HandshakeTimeout of a Listener where none is set.
@@ -80,23 +84,30 @@ func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
 // close_notify. Accept answers ErrClosed then.
 func (l *Listener) Close() error {
 	l.close()
+	l.mu.Lock()
+	a := l.acceptor
+	l.mu.Unlock()
+	if a != nil {
+		a.close()
+	}
 	return l.inner.Close()
 }
 
 // Accept returns the next connection, a *Conn, whose handshake is complete. It passes on the errors of the listener below.
 // Those are not final: the next Accept tries again.
 func (l *Listener) Accept() (net.Conn, error) {
-	l.once.Do(func() { l.slots = make(chan struct{}, max(1, cmp.Or(l.MaxHandshakes, defaultMaxHandshakes))) })
-	if l.handshakes.Err() != nil {
-		return nil, ErrClosed
+	a, err := l.begin()
+	if err != nil {
+		return nil, err
 	}
-	l.mu.Lock()
-	if !l.accepting {
-		l.accepting = true
-		go l.acceptAll()
+	var finished <-chan *Conn
+	if a != nil {
+		finished = a.finished
 	}
-	l.mu.Unlock()
 	select {
+	case c := <-finished:
+		a.leave()
+		return c, nil
 	case c := <-l.ready:
 		return c, nil
 	case err := <-l.failed:
@@ -104,6 +115,28 @@ func (l *Listener) Accept() (net.Conn, error) {
 	case <-l.handshakes.Done():
 		return nil, ErrClosed
 	}
+}
+
+// begin has connections accepted, by threads if a is not nil.
+func (l *Listener) begin() (a *acceptor, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.handshakes.Err() != nil {
+		return nil, ErrClosed
+	}
+	if !l.begun {
+		l.begun = true
+		l.slots = make(chan struct{}, max(1, cmp.Or(l.MaxHandshakes, defaultMaxHandshakes)))
+		l.acceptor = openAcceptor(l)
+	}
+	switch {
+	case l.acceptor != nil:
+		l.acceptor.resume()
+	case !l.accepting:
+		l.accepting = true
+		go l.acceptAll()
+	}
+	return l.acceptor, nil
 }
 
 // acceptAll starts a handshake for each connection until inner fails. The next Accept starts it again.
@@ -123,7 +156,10 @@ func (l *Listener) acceptAll() {
 			l.fail(err)
 			return
 		}
-		go l.handshake(nc)
+		go func() {
+			defer func() { <-l.slots }()
+			l.handshake(nc)
+		}()
 	}
 }
 
@@ -137,7 +173,6 @@ func (l *Listener) fail(err error) {
 
 // handshake ends with a connection that was accepted or is closed. A handler that calls runtime.Goexit ends the goroutine.
 func (l *Listener) handshake(nc net.Conn) {
-	defer func() { <-l.slots }()
 	c, err := Server(nc, l.ctx)
 	if err != nil {
 		if l.report(nc, err); errors.Is(err, ErrClosed) {
@@ -146,6 +181,11 @@ func (l *Listener) handshake(nc net.Conn) {
 		nc.Close()
 		return
 	}
+	l.complete(c, nil)
+}
+
+// complete takes the handshake to its end. begun is what a thread has done of it, nil for nothing.
+func (l *Listener) complete(c *Conn, begun *begun) {
 	accepted := false
 	defer func() {
 		if !accepted {
@@ -153,15 +193,15 @@ func (l *Listener) handshake(nc net.Conn) {
 		}
 	}()
 	timeout := cmp.Or(l.HandshakeTimeout, DefaultHandshakeTimeout)
-	ctx, cancel := context.WithTimeout(l.handshakes, timeout)
+	ctx, cancel := context.WithTimeout(l.handshakes, timeout-begun.soFar())
 	defer cancel()
-	err = errAbandoned // if a handler calls Goexit
+	err := errAbandoned // if a handler calls Goexit
 	defer func() {
 		if err != nil {
-			l.report(nc, err)
+			l.report(c.nc, err)
 		}
 	}()
-	err = c.HandshakeContext(ctx)
+	_, err = c.advance(ctx, C.SCB_OP_HANDSHAKE, nil, begun)
 	cancel()
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {

@@ -1,5 +1,8 @@
 package libssl
 
+// #include "bridge.h"
+import "C"
+
 // Resources counts what this package holds at the moment, and what its users
 // forgot to give back, for tests and metrics.
 type Resources struct {
@@ -7,6 +10,7 @@ type Resources struct {
 	Conns    int // SSLs of Conns
 	Sessions int // references that Sessions own
 	Signers  int // private keys of SignerCertificate that OpenSSL holds
+	Threads  int // of C's own, which accept for Listeners
 	Signing  int // calls of Signers under way, each of which holds an OS thread
 
 	Certificates int // that were not closed
@@ -21,8 +25,8 @@ type Resources struct {
 // LiveResources reads the counts.
 func LiveResources() Resources {
 	return Resources{
-		Contexts: contexts.Len(), Conns: conns.Len(), Sessions: int(liveSessions.Load()),
-		Signers: signers.Len(), Signing: int(signsPending.Load()),
+		Contexts: contexts.Len(), Conns: conns.Len() + int(C.scb_bare_conns()), Sessions: int(liveSessions.Load()),
+		Threads: int(C.scb_acceptor_threads()), Signers: signers.Len(), Signing: int(signsPending.Load()),
 		ForgottenContexts: forgottenContexts.Load(),
 		ForgottenConns:    forgottenConns.Load(),
 		ForgottenSessions: forgottenSessions.Load(),

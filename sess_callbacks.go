@@ -361,6 +361,9 @@ func (c *Context) trySetHandler(which C.int, on bool, swap func()) error {
 		return errHasClientCache
 	}
 	swap()
+	h := &c.handlers
+	any := h.newSession.Load() != nil || h.getSession.Load() != nil || h.removeSession.Load() != nil
+	C.scb_ctx_set_asks(p, C.SCB_ASKS_SESSIONS, cbool(any))
 	C.scb_set_callback(p, which, cbool(on))
 	return nil
 }

@@ -77,6 +77,8 @@ func (v *storeVisit) lookUp(ctx context.Context, ch *choice) {
 	v.answered = true
 }
 
+func (v *storeVisit) waits() bool { return !v.cache.guard.Local() }
+
 func (v *storeVisit) beforeFlight(ctx context.Context) {
 	if created := v.created; len(created) > 0 {
 		v.created = nil // the queue may keep the records
@@ -190,8 +192,13 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 // is an event loop's or the handshake is over.
 func (sc *SessionCache) keep(conn *Conn, rec store.Record) {
 	if conn != nil && !conn.hs.complete() {
-		if v := sc.visitOf(conn); v != nil {
+		if v := sc.visitOf(conn); v != nil && conn.tls.byThread && !v.waits() {
+			heap := rec
+			sc.guard.Put(context.Background(), &heap)
+			return
+		} else if v != nil {
 			v.created = append(v.created, rec)
+			conn.tls.ssl.held = 1
 			return
 		}
 	}

@@ -153,6 +153,51 @@ static void scb_end_unknown(void)
     scb_unlock(scb_all_lock);
 }
 
+/* ---- changes of settings ------------------------------------------------- */
+
+/* Not a lock of pthreads: Go may end a change on another thread. */
+void scb_settings_read(SSL_CTX *ctx)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+
+    pthread_mutex_lock(&c->gate);
+    while (c->changing)
+        pthread_cond_wait(&c->passed, &c->gate);
+    c->readers++;
+    pthread_mutex_unlock(&c->gate);
+}
+
+void scb_settings_end_read(SSL_CTX *ctx)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+
+    pthread_mutex_lock(&c->gate);
+    if (--c->readers == 0 && c->changing)
+        pthread_cond_broadcast(&c->passed);
+    pthread_mutex_unlock(&c->gate);
+}
+
+void scb_settings_change(SSL_CTX *ctx)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+
+    pthread_mutex_lock(&c->gate);
+    c->changing = 1;
+    while (c->readers > 0)
+        pthread_cond_wait(&c->passed, &c->gate);
+    pthread_mutex_unlock(&c->gate);
+}
+
+void scb_settings_end_change(SSL_CTX *ctx)
+{
+    scb_ctx *c = scb_ctx_of(ctx);
+
+    pthread_mutex_lock(&c->gate);
+    c->changing = 0;
+    pthread_cond_broadcast(&c->passed);
+    pthread_mutex_unlock(&c->gate);
+}
+
 /* ---- ex_data hooks ------------------------------------------------------- */
 
 static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -171,6 +216,8 @@ static void scb_ctx_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx
     if (c->to_uninstall != 0)
         __atomic_sub_fetch(&scb_uninstalling, 1, __ATOMIC_SEQ_CST);
     CRYPTO_THREAD_lock_free(c->lock);
+    pthread_mutex_destroy(&c->gate);
+    pthread_cond_destroy(&c->passed);
     OPENSSL_free(c->alpn);
     sk_X509_NAME_pop_free(c->ca_names, X509_NAME_free);
     X509_STORE_free(c->former_store);
@@ -353,6 +400,8 @@ int scb_ctx_adopt(SSL_CTX *ctx, uint64_t ctx_handle, scb_errs **errs)
         c->handle = ctx_handle;
         c->ssl_ctx = ctx;
         c->lock = CRYPTO_THREAD_lock_new();
+        pthread_mutex_init(&c->gate, NULL);
+        pthread_cond_init(&c->passed, NULL);
         if (c->lock != NULL && SSL_CTX_set_ex_data(ctx, scb_ctx_idx, c)) {
             scb_write_lock(scb_all_lock);
             c->next = scb_all;

@@ -61,6 +61,16 @@ type settings struct {
 	ownRoots bool // AddRootCAsPEM has replaced the system's roots
 }
 
+// changeSettings locks the settings, also against the threads that accept. unlock ends that.
+func (c *Context) changeSettings(p *C.SSL_CTX) (unlock func()) {
+	c.settings.mu.Lock()
+	C.scb_settings_change(p)
+	return func() {
+		C.scb_settings_end_change(p)
+		c.settings.mu.Unlock()
+	}
+}
+
 // ctxRef is the Context's reference to the SSL_CTX. Calls under way borrow it, so it is given back by the last of them and
 // Close.
 type ctxRef struct {
@@ -253,7 +263,7 @@ func (c *Context) detach() {
 		l.uninstall()
 	}
 	c.handlers.clear()
-	C.scb_ctx_set_asks(p, C.SCB_ASKS_NAME|C.SCB_ASKS_CERT, 0)
+	C.scb_ctx_set_asks(p, C.SCB_ASKS_USER, 0)
 	C.scb_ctx_detach(p)
 }
 
@@ -331,14 +341,14 @@ func (c *Context) Close() error {
 		return nil
 	}
 	c.ref.closed = true
-	idle := c.ref.users == 0
+	p := c.ref.p
+	c.ref.users++ // until p is not needed
 	c.ref.mu.Unlock()
 	c.ref.cleanup.Stop()
+	C.scb_acceptors_forget(p)
 	c.resuming.close()
 	c.bound.strong.Store(c)
-	if idle {
-		c.free()
-	}
+	c.release()
 	return nil
 }
 

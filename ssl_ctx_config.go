@@ -94,8 +94,7 @@ func (c *Context) setUnless(made C.int, op string, f func(p *C.SSL_CTX, errs **C
 		return err
 	}
 	defer c.release()
-	c.settings.mu.Lock()
-	defer c.settings.mu.Unlock()
+	defer c.changeSettings(p)()
 	if C.scb_ctx_made(p)&made != 0 {
 		return fmt.Errorf("libssl: %s: cannot be changed once a connection was made", op)
 	}
@@ -282,6 +281,7 @@ func (c *Context) SetKeyLogWriter(w io.Writer) {
 		} else {
 			c.handlers.keyLog.Store(&keyLogger{w: w})
 		}
+		C.scb_ctx_set_asks(p, C.SCB_ASKS_KEYLOG, cbool(w != nil))
 		C.scb_set_callback(p, C.SCB_KEYLOG, cbool(w != nil))
 		return C.SCB_OK
 	})
@@ -393,12 +393,12 @@ func (c *Context) sessionIDContext() ([]byte, error) {
 	if sid := c.id.get(); len(sid) > 0 { // also of a closed Context: its connections go on with it
 		return sid, nil
 	}
-	if _, err := c.acquire(); err != nil {
+	p, err := c.acquire()
+	if err != nil {
 		return nil, err
 	}
 	defer c.release()
-	c.settings.mu.Lock()
-	defer c.settings.mu.Unlock()
+	defer c.changeSettings(p)()
 	c.id.mu.Lock()
 	defer c.id.mu.Unlock()
 	if len(c.id.sid) == 0 {
@@ -432,8 +432,12 @@ func (c *Context) useIDContext() error {
 	if _, err := c.sessionIDContext(); err != nil {
 		return err
 	}
-	c.settings.mu.Lock()
-	defer c.settings.mu.Unlock()
+	p, err := c.acquire()
+	if err != nil {
+		return err
+	}
+	defer c.release()
+	defer c.changeSettings(p)()
 	c.id.mu.Lock()
 	defer c.id.mu.Unlock()
 	c.id.used = true
@@ -617,6 +621,8 @@ type Stats struct {
 
 	// HandshakesUnderWay are calls that run a handshake now: in a Listener, connections that are not ready for Accept.
 	HandshakesUnderWay int
+	// ByThreads are the connections of Listeners that threads of C's own have accepted.
+	ByThreads int
 	// HandshakesFailed are handshakes that ended for good. One that a deadline of the Conn has interrupted can go on.
 	HandshakesFailed HandshakeFailureCounts
 }
@@ -632,6 +638,7 @@ func (c *Context) Stats() (s Stats) {
 			CacheFull: int(n.cache_full),
 		}
 		c.handshakes.read(&s)
+		s.HandshakesUnderWay += int(C.scb_acceptors_under_way(p))
 		return C.SCB_OK
 	})
 	return s

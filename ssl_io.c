@@ -135,6 +135,7 @@ scb_made scb_conn_new(SSL_CTX *ctx, uint64_t conn_handle, int client, const char
     scb_made made = { NULL, NULL };
     scb_conn *c;
     BIO *bio = NULL;
+    int set;
 
     scb_clear_errs();
     c = OPENSSL_zalloc(sizeof(*c));
@@ -142,8 +143,10 @@ scb_made scb_conn_new(SSL_CTX *ctx, uint64_t conn_handle, int client, const char
         goto fail;
     c->handle = conn_handle;
     c->ssl = scb_ssl_new(ctx);
-    if (c->ssl == NULL || !scb_ssl_use_set(c->ssl, ctx) || !scb_ctx_serve(ctx, c->ssl))
+    set = c->ssl == NULL ? 0 : scb_ssl_use_set(c->ssl, ctx);
+    if (!set || !scb_ctx_serve(ctx, c->ssl))
         goto fail;
+    c->signs = set == SCB_USES_SIGNER;
     bio = BIO_new(scb_bio_method);
     if (bio == NULL)
         goto fail;

@@ -182,7 +182,7 @@ SSL_CTX *scb_stepping_ctx(void)
 
 int scb_in_handler(void)
 {
-    return scb_removals != NULL || scb_stepping_handle() != 0;
+    return scb_removals != NULL || scb_steps != NULL;
 }
 
 void scb_abandon(void)

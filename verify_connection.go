@@ -62,6 +62,7 @@ func (c *Context) SetVerifyConnection(f func(tls.ConnectionState) error) error {
 	c.setters.Lock()
 	defer c.setters.Unlock()
 	c.handlers.verify.Store(ptrTo(f, f != nil))
+	C.scb_ctx_set_asks(p, C.SCB_ASKS_VERIFY, cbool(f != nil))
 	if f != nil && c.made && c.role == ServerRole {
 		C.scb_ctx_hook_verify(p)
 	}

@@ -36,6 +36,23 @@ func Get(size Size) *Buffer {
 	return &Buffer{b: make([]byte, size.Bytes()), size: size}
 }
 
+// Of returns a Buffer with a copy of p, nil if p is empty.
+func Of(p []byte) *Buffer {
+	if len(p) == 0 {
+		return nil
+	}
+	size := Small
+	for size < Bulk && len(p) > size.Bytes() {
+		size++
+	}
+	b := Get(size)
+	if len(p) > len(b.b) {
+		b = &Buffer{b: make([]byte, len(p)), size: size}
+	}
+	b.Filled(copy(b.Room(), p))
+	return b
+}
+
 // Put gives b, which may be nil, back to its pool.
 func Put(b *Buffer) {
 	if b != nil {

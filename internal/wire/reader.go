@@ -47,6 +47,9 @@ func (r *Reader) Discard() {
 	r.in = nil
 }
 
+// Begin makes p, which was read before, the first that is Pending.
+func (r *Reader) Begin(p []byte) { r.in = Of(p) }
+
 // Fill waits for input; Pending must be empty. While a plain socket is idle it holds no buffer; other connections hold a
 // small one.
 func (r *Reader) Fill(nc net.Conn) error {
