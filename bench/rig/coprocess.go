@@ -64,6 +64,9 @@ func (p *CoProcess) Run(mode string, threads int, d time.Duration) (Sample, erro
 	return Sample{N: n, CPU: time.Duration(cpu * 1e9), Wall: d}, nil
 }
 
+// Kill ends the program at once. Ask then fails.
+func (p *CoProcess) Kill() { p.cmd.Process.Kill() }
+
 // Close ends the program and reports its failure, if it failed.
 func (p *CoProcess) Close() error {
 	p.in.Close()
