@@ -1,5 +1,5 @@
 /*
- * acceptor.c: threads of C's own that accept connections and take their handshakes
+ * acceptor.c: threads outside Go that accept connections and take their handshakes
  * on, for all Listeners of the process. A connection whose handshake is complete
  * goes to Go, and so does one that needs Go: to wait for a store, to ask a handler,
  * or to fail.
@@ -24,7 +24,7 @@ typedef struct scb_peer {
     scb_kind kind;              /* SCB_PEER */
     int watched;                /* is the socket in the thread's epoll? */
     struct scb_post *post;
-    struct scb_peer *next, **link; /* of the post's */
+    struct scb_peer *next, **link; /* in the list of the post */
     int64_t began, due;         /* ns */
     scb_arrival a;
 } scb_peer;
@@ -159,11 +159,10 @@ void scb_acceptor_took(scb_acceptor *a, scb_arrival *arrivals, int n)
     __atomic_sub_fetch(&scb_bare, bare, __ATOMIC_SEQ_CST);
 }
 
-void scb_conn_adopted(scb_conn *c, uint64_t conn_handle)
+void scb_conn_seen(scb_conn *c)
 {
-    if (conn_handle != 0)
+    if (c->by_thread && c->handle != 0)
         __atomic_sub_fetch(&scb_bare, 1, __ATOMIC_SEQ_CST);
-    c->handle = conn_handle;
 }
 
 int scb_bare_conns(void)
@@ -215,7 +214,7 @@ static void scb_peer_leave(scb_peer *p, int kind, const unsigned char *in, size_
     scb_give(post->a, p);
 }
 
-/* What can be sent at once. */
+/* Sends as much as it can without waiting, and returns how much. */
 static size_t scb_send(int fd, const unsigned char *out, size_t len)
 {
     ssize_t n;

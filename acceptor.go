@@ -19,14 +19,16 @@ import (
 	"github.com/libssl-go/libssl/internal/wire"
 )
 
-// acceptor is the part of a Listener that threads of acceptor.c serve: they accept, and take the handshakes on as far as no
-// code of Go has to wait or to be asked. What they give is complete, or goes on as if Accept of the listener below had brought it.
+// acceptor is the part of a Listener that threads of acceptor.c serve: they accept, and take the handshakes on until
+// code of Go has to wait or to be asked. A connection that arrives has its handshake complete, or goes on with it on a goroutine.
 type acceptor struct {
 	l        *Listener
 	p        *C.scb_acceptor
+	below    syscall.RawConn
 	ready    *os.File   // readable when there is something to take
 	finished chan *Conn // complete, for Accept
 	failed   atomic.Bool
+	closed   atomic.Bool // the listener below, by its owner
 	closing  sync.Once
 	places   sync.WaitGroup // connections that have not left: each needs p
 	offers   sync.WaitGroup // that wait for room in finished
@@ -59,7 +61,7 @@ func openAcceptor(l *Listener) *acceptor {
 	}
 	defer l.ctx.release()
 	C.scb_acceptors_size(C.int(runtime.GOMAXPROCS(0)))
-	a := &acceptor{l: l, finished: make(chan *Conn, 64)}
+	a := &acceptor{l: l, below: raw, finished: make(chan *Conn, 64)}
 	var ready C.int
 	limit := C.int64_t(cmp.Or(l.HandshakeTimeout, DefaultHandshakeTimeout))
 	err = raw.Control(func(fd uintptr) {
@@ -73,12 +75,28 @@ func openAcceptor(l *Listener) *acceptor {
 	return a
 }
 
-// close ends accepting. What is under way still arrives, to be closed.
+// lookBelow is how long it can take until Accept notices that the listener below was closed.
+const lookBelow = time.Second
+
+// look ends accepting if the listener below was closed.
+func (a *acceptor) look() {
+	err := a.below.Control(func(uintptr) {})
+	if err == nil || a.l.handshakes.Err() != nil {
+		return
+	}
+	a.closed.Store(true)
+	a.l.fail(err)
+	a.close()
+}
+
+// close ends accepting. Connections under way still arrive, to be closed.
 func (a *acceptor) close() { a.closing.Do(func() { C.scb_acceptor_close(a.p) }) }
 
 // resume accepts again after an error.
 func (a *acceptor) resume() {
-	if a.failed.Load() && a.failed.CompareAndSwap(true, false) {
+	if a.closed.Load() {
+		a.l.fail(a.below.Control(func(uintptr) {}))
+	} else if a.failed.Load() && a.failed.CompareAndSwap(true, false) {
 		C.scb_acceptor_resume(a.p)
 	}
 }
@@ -97,7 +115,12 @@ func (a *acceptor) run() {
 	for last := false; !last; {
 		n := C.scb_acceptor_take(a.p, &arrivals[0], C.int(len(arrivals)))
 		if n == 0 {
-			a.ready.Read(count[:])
+			if a.l.shared {
+				a.ready.SetReadDeadline(time.Now().Add(lookBelow))
+			}
+			if _, err := a.ready.Read(count[:]); err != nil {
+				a.look()
+			}
 			if now := runtime.GOMAXPROCS(0); now != threads {
 				threads = now
 				C.scb_acceptors_size(C.int(threads))
@@ -133,7 +156,7 @@ func (a *acceptor) acceptError(errno syscall.Errno) error {
 	return &net.OpError{Op: "accept", Net: addr.Network(), Addr: addr, Err: os.NewSyscallError("accept4", errno)}
 }
 
-// end closes what nobody has accepted and frees the acceptor.
+// end closes connections that were not accepted, and frees the acceptor.
 func (a *acceptor) end() {
 	a.offers.Wait()
 	for len(a.finished) > 0 {
@@ -215,17 +238,6 @@ func (a *acceptor) abandon(arrival *C.scb_arrival) {
 	a.leave()
 }
 
-//export scbGoAdopt
-func scbGoAdopt(ctxHandle C.uint64_t, cc *C.scb_conn) C.uint64_t {
-	ctx, _ := find(ctxHandle, 0)
-	if ctx == nil {
-		return 0
-	}
-	c := ctx.connOf(cc)
-	c.tls.byThread = true
-	return C.uint64_t(c.tls.handle)
-}
-
 // connOf makes the Conn of an SSL that a thread of acceptor.c has made. The connection below is not known yet.
 func (c *Context) connOf(cc *C.scb_conn) *Conn {
 	conn := blankConn(c, nil, false, "")
@@ -244,7 +256,7 @@ func (a *acceptor) adopt(arrival *C.scb_arrival, nc net.Conn) *Conn {
 	}
 	c.tls.handlers.Load() // orders what callbacks have done on the thread before what follows
 	c.nc = nc
-	c.tls.byThread, cc.by_thread = false, 0
+	c.hs.byThread, cc.by_thread = false, 0
 	c.read.in.Begin(unsafe.Slice((*byte)(unsafe.Pointer(arrival.in)), int(arrival.in_len)))
 	c.tls.out = wire.Of(unsafe.Slice((*byte)(unsafe.Pointer(arrival.out)), int(arrival.out_len)))
 	conns.Set(c.tls.handle, nil)

@@ -655,8 +655,8 @@ void scb_step(scb_conn *c, int op, unsigned char *buf, size_t len, const unsigne
 /* ---- acceptor.c: threads that accept and shake hands ---------------------- */
 
 /*
- * What the threads of a Listener give to Go: connections, with what was read and not
- * taken by OpenSSL, and what was not sent. Go owns the socket and the scb_conn from
+ * The threads of a Listener give these to Go: connections, with input that OpenSSL has
+ * not taken, and output that was not sent. Go owns the socket and the scb_conn from
  * then on; conn is NULL if it could not be made.
  */
 #define SCB_ARRIVED_COMPLETE 1  /* the handshake is complete, and all output sent */
@@ -687,7 +687,7 @@ void scb_acceptor_took(scb_acceptor *a, scb_arrival *arrivals, int n);
 /* n connections are not among the max any more. */
 void scb_acceptor_leave(scb_acceptor *a, int n);
 void scb_acceptor_resume(scb_acceptor *a);
-/* Nothing is accepted from its return on. What is under way arrives, and then
+/* Nothing is accepted from its return on. Connections under way arrive, and then
  * SCB_ARRIVED_LAST, after which a has to be freed. */
 void scb_acceptor_close(scb_acceptor *a);
 void scb_acceptor_free(scb_acceptor *a);
@@ -701,7 +701,7 @@ int scb_acceptors_under_way(SSL_CTX *ctx);
 int scb_bare_conns(void);
 
 /* For C only. */
-void scb_conn_adopted(scb_conn *c, uint64_t conn_handle);
+void scb_conn_seen(scb_conn *c); /* Go has made a Conn for it */
 
 /* ---- ssl_state.c: the state of an SSL ------------------------------------ */
 

@@ -563,7 +563,7 @@ static int scb_set_apply(SSL *ssl, const scb_set *s)
 int scb_ssl_use_set(SSL *ssl, SSL_CTX *ctx)
 {
     scb_set *s = scb_set_get(ctx);
-    int ok = s == NULL || scb_set_apply(ssl, s);
+    int ok = s == NULL ? 1 : scb_set_apply(ssl, s);
 
     if (s != NULL)
         scb_set_release(ctx, s);

@@ -109,7 +109,7 @@ static int scb_client_hello_cb(SSL *ssl, int *alert, void *arg)
     long max = SSL_get_max_proto_version(ssl);
     uint64_t options = SSL_get_options(ssl);
     scb_conn *c = scb_stepping_conn(ssl);
-    int ret;
+    int ret, bare;
 
     (void)arg;
     memset(&h, 0, sizeof(h));
@@ -123,8 +123,6 @@ static int scb_client_hello_cb(SSL *ssl, int *alert, void *arg)
         return SSL_CLIENT_HELLO_SUCCESS;
     if (!scb_may_call_go())
         return scb_unasked(ssl, alert);
-    if (c != NULL && c->handle == 0)
-        scb_conn_adopted(c, scbGoAdopt(scb_ssl_ctx_handle(ssl), c));
     h.random_len = SSL_client_hello_get0_random(ssl, &h.random);
     h.session_id_len = SSL_client_hello_get0_session_id(ssl, &h.session_id);
     if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_supported_versions, &h.versions, &h.versions_len))
@@ -136,7 +134,10 @@ static int scb_client_hello_cb(SSL *ssl, int *alert, void *arg)
     h.tls13 = (max == 0 || max >= TLS1_3_VERSION) && !(options & SSL_OP_NO_TLSv1_3);
     h.tickets = !(options & SSL_OP_NO_TICKET);
     h.switched = SSL_get_SSL_CTX(ssl) != scb_ssl_origin(ssl);
-    ret = scbGoClientHello(scb_ssl_ctx_handle(ssl), scb_ssl_conn_handle(ssl), ssl, &h);
+    bare = c != NULL && c->handle == 0;
+    ret = scbGoClientHello(scb_ssl_ctx_handle(ssl), c, ssl, &h);
+    if (bare)
+        scb_conn_seen(c);
     if (ret == SCB_HELLO_UNSEEN)
         return scb_unasked(ssl, alert);
     if (ret < 0)

@@ -46,10 +46,18 @@ func (c *Context) SetServerNameCallback(f func(ssl *SSL, name string) *Context) 
 // again for the second one after a HelloRetryRequest.
 //
 //export scbGoClientHello
-func scbGoClientHello(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, ext *C.scb_hello) C.int {
+func scbGoClientHello(ctxHandle C.uint64_t, cc *C.scb_conn, ssl *C.SSL, ext *C.scb_hello) C.int {
+	var connHandle C.uint64_t
+	if cc != nil {
+		connHandle = cc.handle
+	}
 	ctx, conn := find(ctxHandle, connHandle)
 	if ctx == nil {
 		return C.SCB_HELLO_UNSEEN
+	}
+	if cc != nil && conn == nil {
+		conn = ctx.connOf(cc)
+		conn.hs.byThread = true
 	}
 	conn.enterGo()
 	defer conn.leaveGo()
@@ -58,19 +66,7 @@ func scbGoClientHello(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, ext *C.scb_h
 		conn.hs.parked = parked{}
 		return ctx.goOn(conn, ssl, ext, chosen)
 	}
-	bytes := func(p *C.uchar, n C.size_t) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(p)), int(n)) }
-	h := hello.Hello{
-		Random:     bytes(ext.random, ext.random_len),
-		SessionID:  bytes(ext.session_id, ext.session_id_len),
-		ServerName: bytes(ext.server_name, ext.server_name_len),
-		Versions:   bytes(ext.versions, ext.versions_len),
-		PSK:        bytes(ext.psk, ext.psk_len),
-		Ticket:     bytes(ext.ticket, ext.ticket_len),
-		TLS13:      ext.tls13 != 0,
-		Tickets:    ext.tickets != 0,
-		First:      ext.first != 0,
-		Judged:     ext.judged != 0,
-	}
+	h := helloOf(ext)
 	var chosen *Context
 	var answer C.int
 	if l := ctx.layer(); l != nil {
@@ -89,7 +85,7 @@ func scbGoClientHello(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, ext *C.scb_h
 	if asked, ask := serving.chooses(conn, ssl, &h); asked {
 		answer = ask
 	}
-	if answer == C.SCB_HELLO_PARK && conn != nil && conn.tls.byThread && !conn.tls.visit.waits() {
+	if answer == C.SCB_HELLO_PARK && conn != nil && conn.hs.byThread && !conn.tls.visit.waits() {
 		conn.tls.visit.lookUp(context.Background(), nil)
 		answer = C.SCB_HELLO_GO_ON
 	}
@@ -100,6 +96,23 @@ func scbGoClientHello(ctxHandle, connHandle C.uint64_t, ssl *C.SSL, ext *C.scb_h
 		return answer
 	}
 	return ctx.goOn(conn, ssl, ext, chosen)
+}
+
+// helloOf is what C shows of a ClientHello. Its slices are good for the call only.
+func helloOf(ext *C.scb_hello) hello.Hello {
+	bytes := func(p *C.uchar, n C.size_t) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(p)), int(n)) }
+	return hello.Hello{
+		Random:     bytes(ext.random, ext.random_len),
+		SessionID:  bytes(ext.session_id, ext.session_id_len),
+		ServerName: bytes(ext.server_name, ext.server_name_len),
+		Versions:   bytes(ext.versions, ext.versions_len),
+		PSK:        bytes(ext.psk, ext.psk_len),
+		Ticket:     bytes(ext.ticket, ext.ticket_len),
+		TLS13:      ext.tls13 != 0,
+		Tickets:    ext.tickets != 0,
+		First:      ext.first != 0,
+		Judged:     ext.judged != 0,
+	}
 }
 
 // parked is what a handshake waits for between two calls of the ClientHello hook, besides a certificate callback.

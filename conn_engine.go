@@ -27,7 +27,6 @@ type engine struct {
 	reused   bool         // what SSL_session_reused said after the last step of the handshake
 	halved   bool         // close_notify was made
 	broken   bool         // OpenSSL failed: nothing more can be written
-	byThread bool         // a thread of acceptor.c makes the steps, without mu
 	handlers atomic.Int32 // calls of Go inside a step; here it fills a gap
 	verdict  verdict
 	slot     slot // of the step under way

@@ -19,11 +19,12 @@ import (
 
 // handshakeState is how far the handshake is. One goroutine at a time takes it on, under mu.
 type handshakeState struct {
-	mu    sync.Mutex
-	stage atomic.Uint32 // one of the constants below
-	early earlyState
-	took  time.Duration // in all calls together: early data and timeouts make several
-	err   error         // what ended it
+	mu       sync.Mutex
+	stage    atomic.Uint32 // one of the constants below
+	early    earlyState
+	byThread bool          // of acceptor.c, which makes the steps without the engine's lock
+	took     time.Duration // in all calls together: early data and timeouts make several
+	err      error         // what ended it
 
 	parked parked                                  // in the ClientHello hook
 	choice *choice                                 // nil without a certificate callback
@@ -189,20 +190,7 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte, begun *begun) 
 			c.flush()
 			return 0, err
 		}
-		// New sessions are stored before the flight that carries their id or ticket leaves: the client cannot come back
-		// earlier.
-		if v := c.tls.visit; v != nil {
-			v.beforeFlight(ctx)
-		}
-		var sent error
-		if s.tickets {
-			c.sendTickets()
-		} else if s.output {
-			if s.err == nil {
-				c.hs.stage.Store(handshakeAnswered)
-			}
-			sent = c.flush()
-		}
+		sent := c.sendFlight(ctx, s)
 		switch {
 		case s.err != nil && plain != nil:
 			plain.Msg = s.err.Error()
@@ -224,6 +212,24 @@ func (c *Conn) handshake(ctx context.Context, op C.int, p []byte, begun *begun) 
 			return 0, err
 		}
 	}
+}
+
+// sendFlight sends the output of a step. New sessions are stored before the flight that carries their id or ticket leaves: the
+// client cannot come back earlier.
+func (c *Conn) sendFlight(ctx context.Context, s stepped) error {
+	if v := c.tls.visit; v != nil {
+		v.beforeFlight(ctx)
+	}
+	switch {
+	case s.tickets:
+		c.sendTickets()
+		return nil
+	case !s.output:
+		return nil
+	case s.err == nil:
+		c.hs.stage.Store(handshakeAnswered)
+	}
+	return c.flush()
 }
 
 // awaitHello waits for the first bytes from a client, because OpenSSL allocates the buffers of the handshake in the first

@@ -40,5 +40,7 @@ func AgeCachedSessions(c *Context, by time.Duration) {
 	}
 }
 
-// UseThreads has Listeners accept with threads of C's own, or not.
+// UseThreads has Listeners accept with threads outside Go, or not.
 func UseThreads(on bool) { noThreads.Store(!on) }
+
+func UsesThreads() bool { return !noThreads.Load() }

@@ -13,8 +13,13 @@ import (
 	"time"
 )
 
-// Listener makes server connections of the connections that it accepts. It runs their handshakes side by side, each on a
-// goroutine, so a slow or silent client holds up no other. Set the fields before the first Accept.
+// Listener makes server connections of the connections that it accepts. It runs their handshakes side by side, so a slow or
+// silent client holds up no other. Set the fields before the first Accept.
+//
+// Locks and threads: a *net.TCPListener or *net.UnixListener is served by threads outside Go, as many as GOMAXPROCS,
+// which all Listeners of the process share. A thread accepts a connection and takes its handshake on. From where the handshake
+// has to wait for a store, or for a handler of the user, it runs on a goroutine, as all handshakes of other listeners do. So
+// does the end of one that fails. Handlers always run on goroutines. A Context of AttachContext is not served by threads.
 //
 // Handshakes start with the first Accept and run until Close, also between calls of Accept.
 type Listener struct {
@@ -33,8 +38,9 @@ type Listener struct {
 	// AcceptGood.
 	OnHandshakeError func(remote net.Addr, err error)
 
-	inner net.Listener
-	ctx   *Context
+	inner  net.Listener
+	shared bool // inner is also the caller's
+	ctx    *Context
 
 	ready  chan *Conn // not buffered: the goroutine of the handshake waits for an Accept
 	failed chan error // of inner.Accept; a second one waits for the next Accept
@@ -59,16 +65,19 @@ func Listen(network, addr string, ctx *Context) (*Listener, error) {
 	if ctx == nil {
 		return nil, errors.New("libssl: listen: nil Context")
 	}
-	l, err := net.Listen(network, addr)
+	inner, err := net.Listen(network, addr)
 	if err != nil {
 		return nil, err
 	}
-	return NewListener(l, ctx), nil
+	l := NewListener(inner, ctx)
+	l.shared = false
+	return l, nil
 }
 
-// NewListener makes a Listener over inner, which it closes with Close.
+// NewListener makes a Listener over inner, which it closes with Close. Where threads serve inner, a deadline of inner has no
+// effect, and Accept notices within a second that inner was closed.
 func NewListener(inner net.Listener, ctx *Context) *Listener {
-	l := &Listener{inner: inner, ctx: ctx, ready: make(chan *Conn), failed: make(chan error, 1)}
+	l := &Listener{inner: inner, shared: true, ctx: ctx, ready: make(chan *Conn), failed: make(chan error, 1)}
 	l.handshakes, l.close = context.WithCancel(context.Background())
 	return l
 }

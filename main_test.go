@@ -23,7 +23,7 @@ import (
 // TestMain fails a run that leaves a Context, a Conn, a Session or a goroutine
 // behind, or that left one to the collector and did not count it in forgotten.
 func TestMain(m *testing.M) {
-	threads := flag.Bool("threads", true, "Listeners accept with threads of C's own, where they can")
+	threads := flag.Bool("threads", true, "Listeners accept with threads outside Go, where they can")
 	flag.Parse()
 	libssl.UseThreads(*threads)
 	goroutines := runtime.NumGoroutine()

@@ -10,7 +10,7 @@ type Resources struct {
 	Conns    int // SSLs of Conns
 	Sessions int // references that Sessions own
 	Signers  int // private keys of SignerCertificate that OpenSSL holds
-	Threads  int // of C's own, which accept for Listeners
+	Threads  int // outside Go, which accept for Listeners
 	Signing  int // calls of Signers under way, each of which holds an OS thread
 
 	Certificates int // that were not closed

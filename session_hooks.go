@@ -192,7 +192,7 @@ func (sc *SessionCache) created(conn *Conn, ssl *C.SSL, sess *C.SSL_SESSION) {
 // is an event loop's or the handshake is over.
 func (sc *SessionCache) keep(conn *Conn, rec store.Record) {
 	if conn != nil && !conn.hs.complete() {
-		if v := sc.visitOf(conn); v != nil && conn.tls.byThread && !v.waits() {
+		if v := sc.visitOf(conn); v != nil && conn.hs.byThread && !v.waits() {
 			heap := rec
 			sc.guard.Put(context.Background(), &heap)
 			return

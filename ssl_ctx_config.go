@@ -621,7 +621,7 @@ type Stats struct {
 
 	// HandshakesUnderWay are calls that run a handshake now: in a Listener, connections that are not ready for Accept.
 	HandshakesUnderWay int
-	// ByThreads are the connections of Listeners that threads of C's own have accepted.
+	// ByThreads are the connections of Listeners that threads outside Go have accepted.
 	ByThreads int
 	// HandshakesFailed are handshakes that ended for good. One that a deadline of the Conn has interrupted can go on.
 	HandshakesFailed HandshakeFailureCounts
