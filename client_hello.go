@@ -66,6 +66,10 @@ func scbGoClientHello(ctxHandle C.uint64_t, cc *C.scb_conn, ssl *C.SSL, ext *C.s
 		conn.hs.parked = parked{}
 		return ctx.goOn(conn, ssl, ext, chosen)
 	}
+	if conn != nil && conn.hs.byThread && (ctx.handlers.serverName.Load() != nil || ctx.handlers.certificate.Load() != nil) {
+		cc.unseen = 1 // C has looked before the handler was set
+		return C.SCB_HELLO_PARK
+	}
 	h := helloOf(ext)
 	var chosen *Context
 	var answer C.int
@@ -84,8 +88,7 @@ func scbGoClientHello(ctxHandle C.uint64_t, cc *C.scb_conn, ssl *C.SSL, ext *C.s
 	lookUp := answer == C.SCB_HELLO_PARK
 	if asked, ask := serving.chooses(conn, ssl, &h); asked {
 		answer = ask
-	}
-	if answer == C.SCB_HELLO_PARK && conn != nil && conn.hs.byThread && !conn.tls.visit.waits() {
+	} else if lookUp && conn != nil && conn.hs.byThread && !conn.tls.visit.waits() {
 		conn.tls.visit.lookUp(context.Background(), nil)
 		answer = C.SCB_HELLO_GO_ON
 	}

@@ -16,6 +16,7 @@ leak 40 beside
 conform 20 beside
 fuzz 20 beside
 page 15 beside
+goroutines 15 beside
 allocations 15 beside
 chaos 15 beside
 outages 10 alone
@@ -27,6 +28,7 @@ part() {
 	programs) make matrix V="$others" P="$programs" ;;
 	conform) make conform CHECK=1 ;;
 	fuzz) make fuzz T=5s ;;
+	goroutines) go test -race -count=1 . -args -threads=false ;; # Listeners without threads
 	allocations) go test -count=1 ./tests/allocations -allocations.failures=3000 ;;
 	chaos)
 		go test -race -count=1 ./tests/chaos -chaos.for=1m
