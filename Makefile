@@ -7,7 +7,7 @@ elsewhere = ./tests/page ./porting/spacemonkey/libp2p
 tested = . $(foreach m,$(filter-out $(elsewhere),$(nested)),$(if $(shell find $(m) -name '*_test.go' -print -quit),$(m)))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: ## a C compiler, pkg-config and the headers of OpenSSL, installed if you may
 	@tests/setup.sh
@@ -77,7 +77,11 @@ bench: setup ## compare libssl with C, crypto/tls and another binding
 	@tests/setup.sh redis-server || true # without it, rows that need it say so
 	@bench/run.sh
 
+bench-servers: setup ## compare with nginx, HAProxy, httpd and crypto/tls; ARGS="-rounds 5 -n 2000 -servers nginx,libssl"
+	@tests/setup.sh nginx-light haproxy apache2-bin redis-server
+	@tests/sysroots.sh 1.1.1 && client=1.1.1; CLIENT_OPENSSL=$$client bench/servers/run.sh $(ARGS) # the client takes the least CPU with it
+
 clean: ## remove the files that the other targets made
 	rm -rf bin .sysroots
 
-.PHONY: help setup servers build demo test lint check leak fuzz soak outages matrix conform page mutants docker-test install-cabi bench clean
+.PHONY: help setup servers build demo test lint check leak fuzz soak outages matrix conform page mutants docker-test install-cabi bench bench-servers clean

@@ -77,7 +77,7 @@ func bench() error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s\n\n%s\n", environment(), versions(s.servers))
+	fmt.Printf("%s\n\n%s\n", environment(s.load), versions(s.servers))
 	var failed error // a server that breaks does not take the others with it
 	if slices.Contains(s.modes, unpinned) {
 		all := *s

@@ -91,14 +91,15 @@ func (s *settings) print(caption string, r results, value func(server, row strin
 
 // ---- what the figures depend on ----
 
-func environment() string {
+func environment(client string) string {
+	version, _ := exec.Command(client, "version").Output()
 	load, _ := os.ReadFile("/proc/loadavg")
 	average, _, _ := strings.Cut(string(load), " ")
 	cpuinfo, _ := os.ReadFile("/proc/cpuinfo")
 	_, rest, _ := strings.Cut(string(cpuinfo), "\nmodel name")
 	model, _, _ := strings.Cut(rest, "\n")
-	return fmt.Sprintf("%s, %s, %s/%s, %d CPUs (%s), load average at the start %s. RSA-2048, X25519, AES-128-GCM.", runtime.Version(), libssl.Version(),
-		runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), strings.TrimLeft(model, "\t :"), average)
+	return fmt.Sprintf("%s, %s, %s/%s, %d CPUs (%s), load average at the start %s. The client: %s. RSA-2048, X25519, AES-128-GCM.", runtime.Version(), libssl.Version(),
+		runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), strings.TrimLeft(model, "\t :"), average, strings.TrimSpace(string(version)))
 }
 
 // versions are the first lines that the installed programs print about themselves.
