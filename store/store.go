@@ -114,6 +114,13 @@ type Swapper interface {
 	Swap(ctx context.Context, old, next Record) (bool, error)
 }
 
+// Batcher is implemented by stores that put several records for less than they take one by one.
+type Batcher interface {
+	// PutAll puts records, in their order, and returns how many of them it stored. err joins the errors of the others, which do
+	// not keep the rest from being stored. Each record is put as Put would: within ctx, and without a reference to Data.
+	PutAll(ctx context.Context, records []Record) (stored int, err error)
+}
+
 // Embedded is implemented by stores that no other host shares. They make and keep the key that seals their records, so
 // their user need not configure one.
 type Embedded interface {

@@ -73,6 +73,48 @@ func TestPutAll_WaitsForAllAtOnce(t *testing.T) {
 	})
 }
 
+func TestPutAll_IsOneCallOfABatcher(t *testing.T) {
+	recs := []store.Record{{ID: testID(t, 1, 32)}, {ID: testID(t, 2, 32)}}
+	var h history
+	calls, stored, answer := 0, 0, error(nil)
+	st := batchStore{recorded(&h, slowly), func(ctx context.Context, got []store.Record) (int, error) {
+		calls++
+		require.Equal(t, recs, got)
+		time.Sleep(time.Second)
+		if answer == context.DeadlineExceeded {
+			<-ctx.Done()
+		}
+		return stored, answer
+	}}
+	bubble(t, st, Options{}, func(t *testing.T, s *Store, heard *failures) {
+		for i, c := range []struct {
+			stored int
+			err    error
+			counts uint64
+		}{{2, nil, 2}, {1, errDown, 3}, {0, errDown, 3}, {1 << 40, nil, 5}, {-1, nil, 5}} {
+			stored, answer = c.stored, c.err
+			require.Equal(t, time.Second, took(func() { s.PutAll(t.Context(), recs) }))
+			require.Equal(t, i+1, calls)
+			require.Equal(t, c.counts, s.Stats.Stored.Load())
+		}
+		require.Len(t, heard.heard(), 2)
+		stored, answer = 2, context.DeadlineExceeded
+		require.Equal(t, putLimit, took(func() { s.PutAll(t.Context(), recs) }))
+		require.EqualValues(t, 1, s.Stats.Timeouts.Load())
+		require.EqualValues(t, 5, s.Stats.Stored.Load())
+		require.Empty(t, h.seen())
+		s.PutAll(t.Context(), recs[:1])
+		require.Len(t, h.seen(), 1, "one record is no batch")
+	})
+	bubble(t, st, Options{WriteBehind: true}, func(t *testing.T, s *Store, _ *failures) {
+		calls = 0
+		require.Zero(t, took(func() { s.PutAll(t.Context(), recs) }))
+		require.NoError(t, s.Close(t.Context()))
+		require.EqualValues(t, 2, s.Stats.Stored.Load())
+		require.Zero(t, calls)
+	})
+}
+
 func TestPut_IsQueuedWithWriteBehind(t *testing.T) {
 	recs := []store.Record{{ID: testID(t, 1, 32)}, {ID: testID(t, 1, 32)}}
 	for _, behind := range []bool{true, false} {

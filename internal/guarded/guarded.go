@@ -35,8 +35,9 @@ type Store struct {
 	Stats Counters
 
 	st     store.Store
-	taker  store.Taker // nil if st is none
-	prompt prompt      // nil if st is none
+	taker  store.Taker   // nil if st is none
+	batch  store.Batcher // nil if st is none
+	prompt prompt        // nil if st is none
 	local  bool
 	opt    Options
 
@@ -74,6 +75,7 @@ func (p *storePanic) Error() string { return fmt.Sprintf("libssl: the store pani
 func New(st store.Store, opt Options) *Store {
 	s := &Store{st: st, opt: opt, lookups: side{name: "lookups"}, writes: side{name: "writes"}}
 	s.taker, _ = st.(store.Taker)
+	s.batch, _ = st.(store.Batcher)
 	s.prompt, _ = st.(prompt)
 	_, s.local = st.(store.Local)
 	s.queue.stop, s.queue.cancel = context.WithCancel(context.Background())
@@ -106,7 +108,8 @@ func (s *Store) SetTimeouts(lookup, put time.Duration) {
 type request struct {
 	op  operation
 	id  store.ID
-	rec *store.Record // of opPut
+	rec *store.Record  // of opPut
+	all []store.Record // of opPutAll
 }
 
 type operation uint8
@@ -115,12 +118,13 @@ const (
 	opGet operation = iota
 	opTake
 	opPut
+	opPutAll
 	opDelete
 )
 
 func (op operation) isLookup() bool { return op == opGet || op == opTake }
 
-func (op operation) String() string { return [...]string{"get", "take", "put", "delete"}[op] }
+func (op operation) String() string { return [...]string{"get", "take", "put", "put", "delete"}[op] }
 
 // answeredBy reports whether rec can be the record that r asks for.
 func (r request) answeredBy(rec store.Record) bool {
@@ -159,11 +163,11 @@ func (s *Store) lookUp(ctx context.Context, r request) (store.Record, error) {
 
 // ask is lookUp without counting the outcome of the lookup.
 func (s *Store) ask(ctx context.Context, r request) (store.Record, error) {
-	rec, err := s.call(ctx, s.opt.LookupTimeout, r)
-	if err == nil && !r.answeredBy(rec) {
+	res := s.call(ctx, s.opt.LookupTimeout, r)
+	if res.err == nil && !r.answeredBy(res.rec) {
 		return store.Record{}, ErrForged // and not to be put back
 	}
-	return rec, err
+	return res.rec, res.err
 }
 
 // Check is Get for a record that decides about the use of another. The lookup of that one is counted, so this is not; the
@@ -195,12 +199,17 @@ func (s *Store) Put(ctx context.Context, rec *store.Record) {
 	}
 }
 
-// PutAll writes all records at once: they share one time limit and, on the way to a server, one round trip.
+// PutAll writes all records at once: they share one time limit and, on the way to a server, one round trip. They are one
+// call of a store.Batcher.
 func (s *Store) PutAll(ctx context.Context, recs []store.Record) {
 	if len(recs) == 1 || s.local {
 		for i := range recs {
 			s.Put(ctx, &recs[i])
 		}
+		return
+	}
+	if s.batch != nil && !s.opt.WriteBehind {
+		s.putNow(ctx, request{op: opPutAll, all: recs})
 		return
 	}
 	var all sync.WaitGroup
@@ -232,11 +241,9 @@ func (s *Store) putNow(ctx context.Context, put request) error {
 }
 
 func (s *Store) putWithin(ctx context.Context, timeout time.Duration, put request) error {
-	_, err := s.call(ctx, timeout, put)
-	if err == nil {
-		s.Stats.Stored.Add(1)
-	}
-	return err
+	res := s.call(ctx, timeout, put)
+	s.Stats.Stored.Add(uint64(res.stored))
+	return res.err
 }
 
 // side is the lookups or the writes. Each has a breaker of its own: a server that is full answers the one and refuses the
@@ -257,7 +264,7 @@ func (s *Store) sideOf(op operation) *side {
 }
 
 // call makes a request that ends within timeout whatever the store does.
-func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
+func (s *Store) call(ctx context.Context, timeout time.Duration, r request) result {
 	lookup, side := r.op.isLookup(), s.sideOf(r.op)
 	err := errBreakerOpen
 	probe, ok := false, s.left.Load() < maxLeft
@@ -269,13 +276,14 @@ func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (sto
 	if !ok {
 		s.Stats.Skipped.Add(1)
 		side.skipped.Add(1)
-		return store.Record{}, err
+		return result{err: err}
 	}
 	begin := time.Now()
-	rec, err := s.bounded(ctx, timeout, r)
+	res := s.bounded(ctx, timeout, r)
+	err = res.err
 	if lookup {
 		s.Stats.Get.Observe(time.Since(begin))
-	} else if r.op == opPut {
+	} else if r.op != opDelete {
 		s.Stats.Put.Observe(time.Since(begin))
 	}
 	total := &s.Stats.Errors
@@ -288,20 +296,20 @@ func (s *Store) call(ctx context.Context, timeout time.Duration, r request) (sto
 		if side.breaker.done(probe, good) == breakerClosed {
 			s.answersAgain(side)
 		}
-		return rec, err
+		return res
 	case err == errTimeout:
 		total = &s.Stats.Timeouts
 	case errors.Is(err, store.ErrTooLarge):
 		side.breaker.done(probe, outcomeNone)
 		s.CountTooLarge(err)
-		return rec, err
+		return res
 	case ctx.Err() != nil: // the handshake was given up
 		side.breaker.done(probe, outcomeNone)
-		return rec, err
+		return res
 	}
 	total.Add(1)
 	s.failed(r.op, err, side.breaker.done(probe, outcomeBad))
-	return rec, err
+	return res
 }
 
 // CountTooLarge counts and reports a record that was not put because it is too long. That is the record's fault: the store
@@ -311,16 +319,16 @@ func (s *Store) CountTooLarge(err error) {
 	s.Report(slog.LevelDebug, "session not stored", err)
 }
 
-func (s *Store) bounded(ctx context.Context, timeout time.Duration, r request) (store.Record, error) {
+func (s *Store) bounded(ctx context.Context, timeout time.Duration, r request) result {
 	if s.local {
 		return s.do(ctx, r)
 	}
 	bound, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	if s.prompt != nil && s.prompt.Prompt() {
-		rec, err := s.do(bound, r)
-		err = timedOut(bound, err)
+		res := s.do(bound, r)
+		res.err = timedOut(bound, res.err)
 		cancel()
-		return rec, err
+		return res
 	}
 	// A store that ignores its context keeps this goroutine, not the handshake's.
 	results := make(chan result)
@@ -334,26 +342,27 @@ func (s *Store) bounded(ctx context.Context, timeout time.Duration, r request) (
 				s.late(r, res)
 			}
 		}()
-		res.rec, res.err = s.do(bound, r)
+		res = s.do(bound, r)
 	}()
 	select {
 	case res := <-results:
 		res.err = timedOut(bound, res.err)
 		cancel()
-		return res.rec, res.err
+		return res
 	case <-bound.Done():
 		if s.left.Add(1) == maxLeft {
 			s.log(slog.LevelError, "store does not return", slog.Int("calls", maxLeft))
 		}
 		cause := context.Cause(bound)
 		cancel()
-		return store.Record{}, cause
+		return result{err: cause}
 	}
 }
 
 type result struct {
-	rec store.Record
-	err error
+	rec    store.Record // of a lookup
+	stored int          // records put
+	err    error
 }
 
 // timedOut makes every error of a store after its time limit the same one.
@@ -372,20 +381,26 @@ func (s *Store) late(r request, late result) {
 	}
 }
 
-func (s *Store) do(ctx context.Context, r request) (rec store.Record, err error) {
+func (s *Store) do(ctx context.Context, r request) (res result) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = &storePanic{r, debug.Stack()}
+			res = result{err: &storePanic{r, debug.Stack()}}
 		}
 	}()
 	switch r.op {
 	case opGet:
-		return s.st.Get(ctx, r.id)
+		res.rec, res.err = s.st.Get(ctx, r.id)
 	case opTake:
-		return s.taker.Take(ctx, r.id)
+		res.rec, res.err = s.taker.Take(ctx, r.id)
 	case opPut:
-		return rec, s.st.Put(ctx, *r.rec)
+		if res.err = s.st.Put(ctx, *r.rec); res.err == nil {
+			res.stored = 1
+		}
+	case opPutAll:
+		res.stored, res.err = s.batch.PutAll(ctx, r.all)
+		res.stored = min(max(res.stored, 0), len(r.all))
 	default:
-		return rec, s.st.Delete(ctx, r.id)
+		res.err = s.st.Delete(ctx, r.id)
 	}
+	return res
 }

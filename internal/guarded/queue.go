@@ -121,7 +121,7 @@ func (s *Store) work(r request) {
 	case r.op == opPut:
 		err = s.putNow(stop, r)
 	default:
-		if _, err = s.call(stop, s.opt.PutTimeout, r); err == nil {
+		if err = s.call(stop, s.opt.PutTimeout, r).err; err == nil {
 			s.Stats.Removed.Add(1)
 		}
 	}

@@ -49,6 +49,16 @@ type promptStore struct {
 
 func (s *promptStore) Prompt() bool { return s.is }
 
+// batchStore is a scripted store that is a store.Batcher.
+type batchStore struct {
+	scripted
+	putAll func(ctx context.Context, recs []store.Record) (int, error)
+}
+
+func (s batchStore) PutAll(ctx context.Context, recs []store.Record) (int, error) {
+	return s.putAll(ctx, recs)
+}
+
 type localStore struct{ scripted }
 
 func (localStore) Local() {}

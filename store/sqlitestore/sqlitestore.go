@@ -45,10 +45,13 @@ const (
 
 	// List and Purge work in batches, so that other calls get their turn.
 	batch = 256
+
+	// maxTogether is how many records of Puts one transaction stores, for the same reason.
+	maxTogether = 64
 )
 
-// Store keeps records in a file. It implements store.Store, store.Taker, store.Swapper, store.Embedded, store.Lister and
-// store.Purger.
+// Store keeps records in a file. It implements store.Store, store.Taker, store.Swapper, store.Batcher, store.Embedded,
+// store.Lister and store.Purger.
 //
 // Any number of processes of one host may have the file open at once, each with one Store; Take and Swap are atomic across
 // them. The file must not be on a network file system, where SQLite's locks do not work.
@@ -56,6 +59,9 @@ const (
 // A process that crashes or is killed loses no record that was put. A crash of the operating system may undo the last
 // seconds, because SQLite does not flush each commit to the disk (synchronous=NORMAL). The latest records put may be gone.
 // The latest records taken may be back, which matters to single use.
+//
+// Puts that come while the file is being written share the next transaction. Each returns when that is committed, or when its
+// own context ends: then the record may still be stored.
 //
 // To make room in a full store, Put removes the records that expire first. A Store notices within a second of use that its file was
 // removed or replaced, and opens it anew; one call fails and says so.
@@ -68,9 +74,12 @@ type Store struct {
 	opts    Options
 	readers chan struct{} // a token for each read under way
 	writer  chan struct{} // a token while a write is under way
-	puts    atomic.Uint64
+	waiting waiting       // Puts that the next writer commits
 
-	unchecked int64 // Puts until the bounds are checked again; for the holder of writer
+	// For the holder of writer.
+	crowded   bool   // the last transaction of Puts had several calls
+	puts      uint64 // records put
+	unchecked int64  // Puts until the bounds are checked again
 
 	now     atomic.Pointer[database]
 	checked atomic.Int64 // when path was last seen to lead to the database, as a time.Duration since begin
@@ -82,7 +91,16 @@ type database struct {
 	db   *sql.DB
 	info fs.FileInfo
 
-	get, put, del, take, add, swap, sweep, list, totals, evict *sql.Stmt
+	puts                            putStatements
+	get, del, take, add, swap, list *sql.Stmt
+}
+
+// putStatements are those of a Put.
+type putStatements struct{ put, sweep, totals, evict *sql.Stmt }
+
+// in returns the statements for use in a transaction.
+func (p putStatements) in(tx *sql.Tx) putStatements {
+	return putStatements{tx.Stmt(p.put), tx.Stmt(p.sweep), tx.Stmt(p.totals), tx.Stmt(p.evict)}
 }
 
 // Defaults of Options.
@@ -149,7 +167,7 @@ func open(path string) (_ *database, err error) {
 	}
 
 	dsn := url.URL{Scheme: "file", OmitHost: true, Path: found, RawQuery: fmt.Sprintf(
-		"mode=rw&_busy_timeout=%d&_synchronous=NORMAL&_secure_delete=on", busyTimeout.Milliseconds())}
+		"mode=rw&_busy_timeout=%d&_synchronous=NORMAL&_secure_delete=on&_txlock=immediate", busyTimeout.Milliseconds())}
 	db, err := sql.Open("sqlite3", dsn.String())
 	if err != nil {
 		return nil, err
@@ -179,16 +197,16 @@ func (s *database) prepare() error {
 		text string
 	}{
 		{&s.get, "SELECT data, expires FROM records WHERE id = ?"},
-		{&s.put, "INSERT INTO records (id, data, expires) VALUES (?1, ?2, ?3) " +
+		{&s.puts.put, "INSERT INTO records (id, data, expires) VALUES (?1, ?2, ?3) " +
 			"ON CONFLICT (id) DO UPDATE SET data = ?2, expires = ?3"}, // not REPLACE, which fires no trigger for what it deletes
 		{&s.del, "DELETE FROM records WHERE id = ?"},
 		{&s.take, "DELETE FROM records WHERE id = ? RETURNING data, expires"},
 		{&s.add, "INSERT INTO records (id, data, expires) VALUES (?1, ?2, ?3) " +
 			"ON CONFLICT (id) DO UPDATE SET data = ?2, expires = ?3 WHERE expires <= ?4"},
 		{&s.swap, "UPDATE records SET data = ?, expires = ? WHERE id = ? AND data = ? AND expires = ?"},
-		{&s.sweep, "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE expires <= ? LIMIT ?)"},
-		{&s.totals, "SELECT entries, bytes FROM totals"},
-		{&s.evict, "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE id <> ? ORDER BY expires LIMIT ?)"},
+		{&s.puts.sweep, "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE expires <= ? LIMIT ?)"},
+		{&s.puts.totals, "SELECT entries, bytes FROM totals"},
+		{&s.puts.evict, "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE id <> ? ORDER BY expires LIMIT ?)"},
 		{&s.list, "SELECT id, length(data), expires FROM records WHERE id > ? AND expires > ? ORDER BY id LIMIT ?"},
 	} {
 		err := retry(context.Background(), func() (err error) {
@@ -320,25 +338,6 @@ func (s *Store) record(ctx context.Context, op string, slots chan struct{}, stmt
 	return r, nil
 }
 
-// Put implements store.Store.
-func (s *Store) Put(ctx context.Context, r store.Record) error {
-	if err := r.Validate(); err != nil {
-		return err
-	}
-	return s.do(ctx, "put", s.writer, func(db *database) error {
-		if _, err := db.put.Exec(r.ID.Bytes(), blob(r.Data), r.Expires.UnixMilli()); err != nil {
-			return err
-		}
-		if s.puts.Add(1)%sweepEvery == 0 {
-			db.sweep.Exec(time.Now().UnixMilli(), sweepLimit) // an error does not matter: the record is stored, and a later Put sweeps again
-		}
-		if s.unchecked--; s.unchecked > 0 {
-			return nil
-		}
-		return s.trim(db, r.ID)
-	})
-}
-
 // Delete implements store.Store.
 func (s *Store) Delete(ctx context.Context, id store.ID) error {
 	return s.do(ctx, "delete", s.writer, func(db *database) error {
@@ -440,7 +439,7 @@ func (s *Store) Purge(ctx context.Context, expiredOnly bool) (int, error) {
 	for {
 		var n int64
 		err := s.do(ctx, "purge", s.writer, func(db *database) error {
-			res, err := db.sweep.Exec(until, batch)
+			res, err := db.puts.sweep.Exec(until, batch)
 			if err != nil {
 				return err
 			}
@@ -458,16 +457,11 @@ func (s *Store) Purge(ctx context.Context, expiredOnly bool) (int, error) {
 // database busy. All waiting ends with ctx and holds no thread. f itself gets no context: statements take microseconds,
 // and database/sql and the driver are slower with statements that can be interrupted.
 func (s *Store) do(ctx context.Context, op string, slots chan struct{}, f func(*database) error) error {
-	err := ctx.Err()
-	if err == nil {
-		err = s.follow()
-	}
+	err := s.begins(ctx)
 	if err == nil {
 		select {
 		case slots <- struct{}{}:
-			if err = retry(ctx, func() error { return f(s.now.Load()) }); err != nil && !busy(err) {
-				s.checked.Store(-int64(checkEvery)) // the file may be gone
-			}
+			err = s.try(ctx, f)
 			<-slots
 		case <-ctx.Done():
 			err = ctx.Err()
@@ -477,6 +471,23 @@ func (s *Store) do(ctx context.Context, op string, slots chan struct{}, f func(*
 		return fmt.Errorf("sqlitestore: %s: %w", op, err)
 	}
 	return nil
+}
+
+// begins is the first part of each call.
+func (s *Store) begins(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.follow()
+}
+
+// try runs f, and runs it again while another process keeps the database busy.
+func (s *Store) try(ctx context.Context, f func(*database) error) error {
+	err := retry(ctx, func() error { return f(s.now.Load()) })
+	if err != nil && !busy(err) {
+		s.checked.Store(-int64(checkEvery)) // the file may be gone
+	}
+	return err
 }
 
 // errReplaced tells the caller, and so the log, why the records are gone.
@@ -506,29 +517,6 @@ func (s *Store) follow() error {
 		return fresh.db.Close()
 	}
 	return errors.Join(errReplaced, old.db.Close())
-}
-
-// trim removes records other than the one called id until the bounds are kept: those that expire first, which are the oldest if
-// all live equally long. It checks again when processes could have filled a part of the room that is left.
-func (s *Store) trim(db *database, id store.ID) error {
-	for {
-		var entries, bytes int64
-		if err := db.totals.QueryRow().Scan(&entries, &bytes); err != nil {
-			return err
-		}
-		over, left := entries-int64(s.opts.MaxEntries), s.opts.MaxBytes-bytes
-		if over <= 0 && left >= 0 {
-			s.unchecked = min(-over, left/store.MaxData) / expectedProcesses
-			return nil
-		}
-		res, err := db.evict.Exec(id.Bytes(), min(max(over, 1), batch))
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil || n == 0 {
-			return err
-		}
-	}
 }
 
 // retry runs f until the database is not busy, ctx ends, or maxBusy has passed.

@@ -28,6 +28,7 @@ var (
 	_ store.Store    = (*Store)(nil)
 	_ store.Taker    = (*Store)(nil)
 	_ store.Swapper  = (*Store)(nil)
+	_ store.Batcher  = (*Store)(nil)
 	_ store.Embedded = (*Store)(nil)
 	_ store.Lister   = (*Store)(nil)
 	_ store.Purger   = (*Store)(nil)
@@ -86,6 +87,10 @@ type pair struct {
 }
 
 func (p pair) Put(ctx context.Context, r store.Record) error { return p.other.Put(ctx, r) }
+
+func (p pair) PutAll(ctx context.Context, records []store.Record) (int, error) {
+	return p.other.PutAll(ctx, records)
+}
 
 // A Store finds the records of another Store of the file.
 func TestStore_TwoOpen(t *testing.T) {

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -22,6 +23,55 @@ func testSealingKey(t *testing.T, s store.Store) {
 	clear(first)
 	if again, err := e.SealingKey(); err != nil || !bytes.Equal(again, kept) {
 		t.Errorf("SealingKey answers differently the second time (error: %v)", err)
+	}
+}
+
+func testPutAll(t *testing.T, s store.Store) {
+	b := s.(store.Batcher)
+	if n, err := b.PutAll(ctx(t), nil); n != 0 || err != nil {
+		t.Errorf("PutAll of no records: %d, %v", n, err)
+	}
+	var records, kept []store.Record
+	for range 70 {
+		r := newRecord(t)
+		kept = append(kept, r)
+		r.Data = bytes.Clone(r.Data)
+		records = append(records, r)
+	}
+	again := newRecord(t)
+	again.ID, kept[0].Data, kept[0].Expires = records[0].ID, bytes.Clone(again.Data), again.Expires
+	records = append(records, again) // replaces the first
+	if n, err := b.PutAll(ctx(t), records); n != len(records) || err != nil {
+		t.Fatalf("PutAll of %d records: %d, %v", len(records), n, err)
+	}
+	for _, r := range records {
+		clear(r.Data) // which the store must not refer to any more
+	}
+	for _, r := range kept {
+		wantFound(t, s, r)
+	}
+}
+
+// testPutAllRefused puts records that no store accepts among others.
+func testPutAllRefused(t *testing.T, s store.Store) {
+	b := s.(store.Batcher)
+	first, large, unnamed, last := newRecord(t), newRecord(t), newRecord(t), newRecord(t)
+	large.Data, unnamed.ID = make([]byte, store.MaxData+1), store.ID{}
+	n, err := b.PutAll(ctx(t), []store.Record{first, large, unnamed, last})
+	if n != 2 || !errors.Is(err, store.ErrTooLarge) || !errors.Is(err, store.ErrZeroID) {
+		t.Errorf("PutAll of two good records, a large one and one without an id: %d, %v, want 2, ErrTooLarge and ErrZeroID", n, err)
+	}
+	wantFound(t, s, first)
+	wantFound(t, s, last)
+	wantAbsent(t, s, large.ID)
+
+	if _, ok := s.(store.Local); ok {
+		return
+	}
+	ended, cancel := context.WithCancel(ctx(t))
+	cancel()
+	if n, err := b.PutAll(ended, []store.Record{newRecord(t), newRecord(t)}); n == 2 || !errors.Is(err, context.Canceled) {
+		t.Errorf("PutAll after its context ended: %d, %v, want context.Canceled", n, err)
 	}
 }
 

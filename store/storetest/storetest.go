@@ -57,6 +57,10 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		t.Run("SwapRace", func(t *testing.T) { s := open(t); testSwapRace(t, s, s) })
 		t.Run("SwapPutRace", func(t *testing.T) { testSwapPutRace(t, open(t)) })
 	}
+	if _, ok := s.(store.Batcher); ok {
+		t.Run("PutAll", func(t *testing.T) { testPutAll(t, open(t)) })
+		t.Run("PutAllRefused", func(t *testing.T) { testPutAllRefused(t, open(t)) })
+	}
 	if _, ok := s.(store.Embedded); ok {
 		t.Run("SealingKey", func(t *testing.T) { testSealingKey(t, open(t)) })
 	}

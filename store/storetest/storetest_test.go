@@ -227,13 +227,15 @@ var broken = map[string]func() store.Store{
 		}
 		return f
 	},
-	"Swap":        func() store.Store { return swapsAny{memstore.New(memstore.Options{})} },
-	"SwapExpired": func() store.Store { return &swapsOnce{Store: memstore.New(memstore.Options{})} },
-	"SwapPutRace": func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
-	"SwapRace":    func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
-	"SealingKey":  func() store.Store { return freshKeys{memstore.New(memstore.Options{})} },
-	"List":        func() store.Store { return listsAll{memstore.New(memstore.Options{})} },
-	"Purge":       func() store.Store { return purgesAll{memstore.New(memstore.Options{})} },
+	"Swap":          func() store.Store { return swapsAny{memstore.New(memstore.Options{})} },
+	"SwapExpired":   func() store.Store { return &swapsOnce{Store: memstore.New(memstore.Options{})} },
+	"SwapPutRace":   func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
+	"SwapRace":      func() store.Store { return looksFirst{memstore.New(memstore.Options{})} },
+	"PutAll":        func() store.Store { return putsOnce{memstore.New(memstore.Options{})} },
+	"PutAllRefused": func() store.Store { return stopsEarly{memstore.New(memstore.Options{})} },
+	"SealingKey":    func() store.Store { return freshKeys{memstore.New(memstore.Options{})} },
+	"List":          func() store.Store { return listsAll{memstore.New(memstore.Options{})} },
+	"Purge":         func() store.Store { return purgesAll{memstore.New(memstore.Options{})} },
 }
 
 type looksFirst struct{ *memstore.Store }
@@ -268,6 +270,30 @@ func (s *swapsOnce) Swap(ctx context.Context, old, next store.Record) (bool, err
 		return false, nil
 	}
 	return s.Store.Swap(ctx, old, next)
+}
+
+// putsOnce does not replace.
+type putsOnce struct{ *memstore.Store }
+
+func (s putsOnce) PutAll(ctx context.Context, records []store.Record) (stored int, err error) {
+	for _, r := range records {
+		if _, absent := s.Get(ctx, r.ID); absent != nil {
+			err = errors.Join(err, s.Put(ctx, r))
+		}
+	}
+	return len(records), err
+}
+
+// stopsEarly loses the records after one that fails.
+type stopsEarly struct{ *memstore.Store }
+
+func (s stopsEarly) PutAll(ctx context.Context, records []store.Record) (stored int, err error) {
+	for i, r := range records {
+		if err := s.Put(ctx, r); err != nil {
+			return i, err
+		}
+	}
+	return len(records), nil
 }
 
 type freshKeys struct{ *memstore.Store }
@@ -342,7 +368,7 @@ func TestFaulty_PassesThrough(t *testing.T) {
 	_, err = f.Get(ctx, id)
 	assert.ErrorIs(t, err, store.ErrNotFound)
 
-	for _, optional := range []bool{is[store.Local](f), is[store.Embedded](f), is[store.Lister](f), is[store.Purger](f)} {
+	for _, optional := range []bool{is[store.Local](f), is[store.Batcher](f), is[store.Embedded](f), is[store.Lister](f), is[store.Purger](f)} {
 		assert.False(t, optional)
 	}
 }
