@@ -40,7 +40,7 @@ func (r results) ratio(server, row string, of func(sample) float64) string {
 
 func (s *settings) printCosts(r results) {
 	of := func(x sample) float64 { return x.cost }
-	s.print("CPU of the server, µs a connection (ratio to nginx). "+s.how(), r, func(server, row string) string {
+	s.print("CPU of the server, µs a connection (ratio to nginx). "+s.how(s.clients), r, func(server, row string) string {
 		return fmt.Sprintf("%.0f%s", median(r.values(server, row, of)), r.ratio(server, row, of))
 	})
 	s.print("Connections a second in the same runs (cores that the server and the client kept busy).", r, func(server, row string) string {
@@ -53,18 +53,18 @@ func (s *settings) printCosts(r results) {
 func (s *settings) printLatencies(r results) {
 	of := func(x sample) float64 { return x.p99 * 1e3 }
 	s.print(fmt.Sprintf("p99 from connect to the end of the handshake, ms (ratio to nginx). Connections start at %.0f %% of the throughput of each server. %s",
-		utilisation*100, s.how()), r, func(server, row string) string {
+		utilisation*100, s.how(pacedThreads)), r, func(server, row string) string {
 		return fmt.Sprintf("%.2f%s", median(r.values(server, row, of)), r.ratio(server, row, of))
 	})
 }
 
-// how says where server and client ran.
-func (s *settings) how() string {
+// how says where the server ran and where the client did, with so many threads.
+func (s *settings) how(clients int) string {
 	runs := fmt.Sprintf("Rounds: %d, connections in each: %d.", s.rounds, s.n)
 	if s.serverCPUs == "" {
-		return fmt.Sprintf("Server and client on all cores, %d client threads. %s", s.clients, runs)
+		return fmt.Sprintf("Server and client on all cores, %d client threads. %s", clients, runs)
 	}
-	return fmt.Sprintf("The server, and its Redis, on core %s, %d client threads on core %s. %s", s.serverCPUs, s.clients, s.clientCPUs, runs)
+	return fmt.Sprintf("The server, and its Redis, on core %s, %d client threads on core %s. %s", s.serverCPUs, clients, s.clientCPUs, runs)
 }
 
 // print prints a table with a line for each server and a column for each row.
