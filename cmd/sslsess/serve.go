@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	_ "embed"
 	"encoding/json"
 	"flag"
@@ -233,11 +232,15 @@ func (f *serveFlags) listenAndServe(ctx context.Context, std stdio, sslCtx *libs
 		s.slots = make(chan struct{}, f.maxConns)
 	}
 	if f.backend != "" {
-		s.run(ctx, l, func(c *conn) { s.forward(ctx, c, f.backend, f.idleTimeout) }, func(context.Context) {})
+		s.run(ctx, l, func(accept func() *conn) {
+			for c := accept(); c != nil; c = accept() {
+				go s.forward(ctx, c, f.backend, f.idleTimeout)
+			}
+		}, func(context.Context) {})
 		return nil
 	}
-	web := newWeb(s)
-	s.run(ctx, l, web.hand, web.shutdown)
+	web := s.web()
+	s.run(ctx, l, func(accept func() *conn) { web.Serve(handshaken{accept}) }, func(ctx context.Context) { shutDown(ctx, web) })
 	return nil
 }
 
@@ -441,8 +444,9 @@ type server struct {
 // conn is a connection that returns its slot when it is closed.
 type conn struct {
 	*libssl.Conn
-	s     *server
-	close sync.Once
+	s      *server
+	close  sync.Once
+	answer []byte // to every request, nil before the first; net/http handles one request at a time
 }
 
 func (c *conn) Close() (err error) {
@@ -463,13 +467,12 @@ func (s *server) done() {
 	s.wg.Done()
 }
 
-// run serves the connections of l until ctx is done, each with a call of serve, which closes it. At the end it calls finish,
-// which may complete open requests, and then closes the connections that are left.
-func (s *server) run(ctx context.Context, l *libssl.Listener, serve func(*conn), finish func(context.Context)) {
+// run serves the connections of l until ctx is done. serve calls accept until it returns nil, and has each connection closed.
+// At the end run calls finish, which may complete open requests, and then closes the connections that are left.
+func (s *server) run(ctx context.Context, l *libssl.Listener, serve func(accept func() *conn), finish func(context.Context)) {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	for s.acceptOne(ctx, l, serve) {
-	}
+	serve(func() *conn { return s.accept(ctx, l) })
 	bounded, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	finish(bounded)
@@ -492,22 +495,28 @@ func (s *server) run(ctx context.Context, l *libssl.Listener, serve func(*conn),
 	<-gone
 }
 
-// acceptOne accepts a connection and calls serve with it on a new goroutine. It
-// returns false when ctx is done.
-func (s *server) acceptOne(ctx context.Context, l *libssl.Listener, serve func(*conn)) bool {
-	if s.slots != nil {
-		select {
-		case s.slots <- struct{}{}:
-		case <-ctx.Done():
-			return false
+// accept returns the next connection, or nil when ctx is done.
+func (s *server) accept(ctx context.Context, l *libssl.Listener) *conn {
+	for {
+		if s.slots != nil {
+			select {
+			case s.slots <- struct{}{}:
+			case <-ctx.Done():
+				return nil
+			}
 		}
-	}
-	s.wg.Add(1)
-	nc, err := l.Accept()
-	if err != nil {
+		s.wg.Add(1)
+		nc, err := l.Accept()
+		if err == nil {
+			c := &conn{Conn: nc.(*libssl.Conn), s: s}
+			s.mu.Lock()
+			s.conns[c] = struct{}{}
+			s.mu.Unlock()
+			return c
+		}
 		s.done()
 		if ctx.Err() != nil {
-			return false
+			return nil
 		}
 		// Probably out of descriptors, which is temporary.
 		s.log.Print(err)
@@ -515,14 +524,7 @@ func (s *server) acceptOne(ctx context.Context, l *libssl.Listener, serve func(*
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
 		}
-		return true
 	}
-	c := &conn{Conn: nc.(*libssl.Conn), s: s}
-	s.mu.Lock()
-	s.conns[c] = struct{}{}
-	s.mu.Unlock()
-	go serve(c)
-	return true
 }
 
 // printed writes lines to a log, so that they get its prefix.
@@ -577,35 +579,35 @@ type answer struct {
 	Origin      string `json:"origin,omitempty"` // with -revocable
 }
 
-// web passes connections to net/http after their handshake. It is the listener
-// of its http.Server.
-type web struct {
-	http  *http.Server
-	conns chan *conn
-	over  chan struct{}
-	once  sync.Once
-}
-
 type connKey struct{}
 
-func newWeb(s *server) *web {
-	w := &web{conns: make(chan *conn), over: make(chan struct{})}
-	w.http = &http.Server{
+// web is the net/http server behind the handshakes.
+func (s *server) web() *http.Server {
+	return &http.Server{
 		Handler:     http.HandlerFunc(s.answer),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ErrorLog:    s.log,
 		ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout,
 		DisableGeneralOptionsHandler: true,
 	}
-	go w.http.Serve(w)
-	return w
 }
 
 func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(connKey{}).(*conn)
+	if c.answer == nil {
+		c.answer = s.describe(c)
+	}
+	w.Header()["Content-Type"] = jsonType
+	w.Write(c.answer) // fails only if the connection does
+}
+
+var jsonType = []string{"application/json"}
+
+// describe encodes the answer of a connection. A handshake decides all of it: there is no renegotiation.
+func (s *server) describe(c *conn) []byte {
 	state := c.ConnectionState()
 	a := answer{
-		Node: s.node, Version: versionName(state.Version), Cipher: tls.CipherSuiteName(state.CipherSuite),
+		Node: s.node, Version: versionName(state.Version), Cipher: cipherName(state.CipherSuite),
 		Resumed: c.SessionReused(), ResumedFrom: c.ResumedFrom().String(),
 	}
 	if session, err := c.Session(); err == nil {
@@ -615,40 +617,30 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 	if s.revocable {
 		a.Origin = c.SessionOrigin().String()
 	}
-	writeJSON(w, a)
+	text, _ := json.Marshal(a) // strings and a bool cannot fail
+	return append(text, '\n')
 }
 
-// hand passes c to http.Server, which closes it.
-func (w *web) hand(c *conn) {
-	select {
-	case w.conns <- c:
-	case <-w.over:
-		c.Close()
+// shutDown waits until open requests are answered, then closes the other connections.
+func shutDown(ctx context.Context, web *http.Server) {
+	if web.Shutdown(ctx) != nil {
+		web.Close()
 	}
 }
 
-// shutdown waits until open requests are answered, then closes the other connections.
-func (w *web) shutdown(ctx context.Context) {
-	if w.http.Shutdown(ctx) != nil {
-		w.http.Close()
-	}
-}
+// handshaken is a net.Listener of connections whose handshake is complete. The server closes the listener below.
+type handshaken struct{ accept func() *conn }
 
-func (w *web) Accept() (net.Conn, error) {
-	select {
-	case c := <-w.conns:
+func (h handshaken) Accept() (net.Conn, error) {
+	if c := h.accept(); c != nil {
 		return c, nil
-	case <-w.over:
-		return nil, net.ErrClosed
 	}
+	return nil, net.ErrClosed
 }
 
-func (w *web) Close() error {
-	w.once.Do(func() { close(w.over) })
-	return nil
-}
+func (handshaken) Close() error { return nil }
 
-func (w *web) Addr() net.Addr { return &net.TCPAddr{} } // unused, but net.Listener needs it
+func (handshaken) Addr() net.Addr { return &net.TCPAddr{} } // unused, but net.Listener needs it
 
 // ---- forwarding ---------------------------------------------------------------------
 

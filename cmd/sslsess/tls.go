@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/libssl-go/libssl"
@@ -26,6 +28,22 @@ func versionName(v uint16) string {
 		return "TLSv1.3"
 	}
 	return fmt.Sprintf("%#04x", v)
+}
+
+var cipherNames = sync.OnceValue(func() map[uint16]string {
+	names := map[uint16]string{}
+	for _, c := range slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites()) {
+		names[c.ID] = c.Name
+	}
+	return names
+})
+
+// cipherName is tls.CipherSuiteName, which makes a list of all ciphers for each call.
+func cipherName(id uint16) string {
+	if name, ok := cipherNames()[id]; ok {
+		return name
+	}
+	return tls.CipherSuiteName(id)
 }
 
 func tlsFlag(fs *flag.FlagSet) *string {

@@ -274,7 +274,7 @@ func TestPut_LeavesTheQueue(t *testing.T) {
 	require.ErrorIs(t, err, store.ErrNotFound)
 }
 
-// The file has all records that were acknowledged before and during Close.
+// Close loses no record whose Put returned nil, before or meanwhile.
 func TestClose_LosesNoAcknowledgedPut(t *testing.T) {
 	path := newPath(t)
 	s, err := Open(path)
