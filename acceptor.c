@@ -36,6 +36,7 @@ struct scb_acceptor {
     int fd;                     /* listens; -1 once closed */
     SSL_CTX *ctx;               /* NULL once its Context is closed */
     scb_peer *first, **last;    /* what Go has not taken yet */
+    scb_peer *farewell;         /* the last one, made in advance */
     int ready;                  /* an eventfd that Go waits on */
     int64_t limit;              /* ns of a handshake */
     int64_t max;                /* of taken */
@@ -110,11 +111,9 @@ static void scb_give(scb_acceptor *a, scb_peer *p)
     pthread_mutex_unlock(&a->lock);
 }
 
-/* Gives Go what is no connection. Without memory Go is not told: of a failed accept4 it hears the next time. */
-static void scb_tell(scb_acceptor *a, int kind, int err)
+/* Gives Go what is no connection. p may be NULL for lack of memory: of a failed accept4 Go then hears the next time. */
+static void scb_tell(scb_acceptor *a, scb_peer *p, int kind, int err)
 {
-    scb_peer *p = OPENSSL_zalloc(sizeof(*p));
-
     if (p == NULL)
         return;
     p->a.kind = kind;
@@ -153,7 +152,7 @@ void scb_acceptor_took(scb_acceptor *a, scb_arrival *arrivals, int n)
         bare += arrivals[i].bare;
         OPENSSL_free(arrivals[i].in);
         OPENSSL_free(arrivals[i].out);
-        peers += arrivals[i].kind != SCB_ARRIVED_ERROR;
+        peers += arrivals[i].fd >= 0;
     }
     __atomic_sub_fetch(&a->under_way, peers, __ATOMIC_SEQ_CST);
     __atomic_sub_fetch(&scb_bare, bare, __ATOMIC_SEQ_CST);
@@ -438,7 +437,7 @@ static void scb_post_ready(scb_post *post)
     if (err == EAGAIN || err == EWOULDBLOCK || err == EINTR || err == ECONNABORTED)
         return;
     scb_acceptor_pause(a, SCB_PAUSED_FAILED);
-    scb_tell(a, SCB_ARRIVED_ERROR, err);
+    scb_tell(a, OPENSSL_zalloc(sizeof(scb_peer)), SCB_ARRIVED_ERROR, err);
 }
 
 /* ---- threads ------------------------------------------------------------- */
@@ -486,7 +485,7 @@ static void scb_post_end(scb_post *post)
     scb_arm(post, 0);
     OPENSSL_free(post);
     if (--a->posts == 0 && a->closed)
-        scb_tell(a, SCB_ARRIVED_LAST, 0);
+        scb_tell(a, a->farewell, SCB_ARRIVED_LAST, 0);
 }
 
 /* Brings the thread's posts up to date. Reports whether the thread has nothing left to do and is out of the pool. */
@@ -671,6 +670,7 @@ scb_acceptor *scb_acceptor_open(SSL_CTX *ctx, int fd, int64_t limit, int64_t max
     a->max = max;
     a->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     a->ready = *ready = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    a->farewell = OPENSSL_zalloc(sizeof(*a->farewell));
     SSL_CTX_up_ref(ctx);
     a->ctx = ctx;
     a->of = ctx;
@@ -678,9 +678,10 @@ scb_acceptor *scb_acceptor_open(SSL_CTX *ctx, int fd, int64_t limit, int64_t max
     a->next = scb_acceptors;
     scb_acceptors = a;
     scb_open_acceptors++;
-    if (a->fd >= 0 && a->ready >= 0)
+    served = a->fd >= 0 && a->ready >= 0 && a->farewell != NULL;
+    if (served)
         scb_pool_adjust();
-    served = a->fd >= 0 && a->ready >= 0 && scb_pool != NULL;
+    served = served && scb_pool != NULL;
     scb_open_acceptors -= !served;
     pthread_mutex_unlock(&scb_pool_lock);
     if (served)
@@ -690,6 +691,7 @@ scb_acceptor *scb_acceptor_open(SSL_CTX *ctx, int fd, int64_t limit, int64_t max
     if (a->ready >= 0)
         close(a->ready);
     SSL_CTX_free(ctx);
+    OPENSSL_free(a->farewell);
     scb_acceptor_free(a);
     return NULL;
 }
@@ -721,7 +723,7 @@ void scb_acceptor_close(scb_acceptor *a)
     a->closed = 1;
     scb_open_acceptors--;
     if (a->posts == 0)
-        scb_tell(a, SCB_ARRIVED_LAST, 0);
+        scb_tell(a, a->farewell, SCB_ARRIVED_LAST, 0);
     scb_pool_adjust();
     pthread_mutex_unlock(&scb_pool_lock);
     SSL_CTX_free(ctx); /* not under a lock: it may call remove handlers */

@@ -184,6 +184,11 @@ func (a *acceptor) arrived(arrival *C.scb_arrival) (over bool) {
 		a.abandon(arrival)
 		return true
 	}
+	if syscall.Errno(arrival.err) == syscall.ENOMEM { // input or output is lost
+		nc.Close()
+		a.abandon(arrival)
+		return true
+	}
 	if arrival.conn == nil {
 		go func() {
 			defer a.leave()

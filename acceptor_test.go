@@ -31,12 +31,11 @@ func onThread() bool {
 	return strings.TrimSpace(string(name)) == "libssl accept"
 }
 
-// withThreads skips a test that is about the threads where the others run without.
+// withThreads has the Listeners of a test use threads, whatever -threads says.
 func withThreads(t testing.TB) {
-	t.Helper()
-	if !libssl.UsesThreads() {
-		t.Skip("-threads=false")
-	}
+	before := libssl.UsesThreads()
+	libssl.UseThreads(true)
+	t.Cleanup(func() { libssl.UseThreads(before) })
 }
 
 // through makes a connection to l, over which a byte goes both ways, and returns its session.
