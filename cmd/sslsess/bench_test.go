@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -11,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/libssl-go/libssl"
+	"github.com/libssl-go/libssl/tests/servertest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -122,10 +122,7 @@ func TestBench_SaysWhereNothingResumes(t *testing.T) {
 
 func TestBench_Fails(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	nobody := l.Addr().String()
-	l.Close()
+	nobody := servertest.FreeAddr(t)
 	r := sslsess(t, "bench", "-insecure", "-n", "5", nobody)
 	requireFailure(t, r, 1, "5 handshakes failed")
 	assert.Contains(t, r.stdout, "5 x ")

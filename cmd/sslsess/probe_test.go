@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/libssl-go/libssl/tests/servertest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -72,10 +73,7 @@ func TestProbe_StatusIs1UnlessAllResume(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	one, stranger, none := f.serve("-node", "one"), f.serve("-node", "stranger"), f.serve("-tickets", "none")
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	closed.Close()
-	away := closed.Addr().String()
+	away := servertest.FreeAddr(t)
 
 	report := probed(t, 1, "-ca", f.caFile, one.addr, stranger.addr, away, one.addr)
 	assert.Equal(t, "one", report.IssuedBy)

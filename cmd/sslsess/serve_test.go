@@ -22,6 +22,7 @@ import (
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/store"
 	"github.com/libssl-go/libssl/store/memstore"
+	"github.com/libssl-go/libssl/tests/servertest"
 	"github.com/libssl-go/libssl/ticket"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -430,12 +431,9 @@ func TestServe_BackendThatIsIdleIsCut(t *testing.T) {
 func TestServe_BackendIsAway(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	l.Close()
-	n := f.serve("-backend", l.Addr().String())
+	n := f.serve("-backend", servertest.FreeAddr(t))
 	c := f.dial(f.client("any"), n.addr)
-	_, err = c.Read(make([]byte, 1))
+	_, err := c.Read(make([]byte, 1))
 	assert.Error(t, err)
 	n.says("backend: ")
 	assert.Equal(t, 0, n.end(syscall.SIGTERM))

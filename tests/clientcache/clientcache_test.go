@@ -63,14 +63,15 @@ func each(t *testing.T, modes []mode, start func(t *testing.T, h *host, settings
 	}
 }
 
-// start starts a program of a Debian package. It ends with the test.
-func start(t *testing.T, program string, args ...string) (stdin io.Writer, stdout io.Reader) {
+// start starts a program of a Debian package, with files as its descriptors from 3 on. It ends with the test.
+func start(t *testing.T, files []*os.File, program string, args ...string) (stdin io.Writer, stdout io.Reader) {
 	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {
 		path = filepath.Join("/usr/sbin", program) // which is often not in PATH
 	}
 	cmd := exec.Command(path, args...)
+	cmd.ExtraFiles = files
 	stdin, err = cmd.StdinPipe()
 	require.NoError(t, err)
 	stdout, err = cmd.StdoutPipe()
@@ -86,20 +87,6 @@ func start(t *testing.T, program string, args ...string) (stdin io.Writer, stdou
 		}
 	})
 	return stdin, stdout
-}
-
-// startOn is start, and waits until the program listens on addr.
-func startOn(t *testing.T, addr, program string, args ...string) {
-	t.Helper()
-	_, stdout := start(t, program, args...)
-	go io.Copy(io.Discard, stdout)
-	require.Eventually(t, func() bool {
-		nc, err := net.Dial("tcp", addr)
-		if err == nil {
-			nc.Close()
-		}
-		return err == nil
-	}, 20*time.Second, 5*time.Millisecond, "%s does not listen", program)
 }
 
 func write(t *testing.T, dir, name, text string) (file string) {
@@ -139,7 +126,15 @@ http {
 	}
 }
 `, user, addr, h.cert, h.key, strings.Join(settings, " ")))
-		startOn(t, addr, "nginx", "-p", dir, "-e", "stderr", "-c", conf)
+		_, stdout := start(t, nil, "nginx", "-p", dir, "-e", "stderr", "-c", conf)
+		go io.Copy(io.Discard, stdout)
+		require.Eventually(t, func() bool {
+			nc, err := net.Dial("tcp", addr)
+			if err == nil {
+				nc.Close()
+			}
+			return err == nil
+		}, 20*time.Second, 5*time.Millisecond, "nginx does not listen")
 		return h.server(addr)
 	})
 }
@@ -149,7 +144,13 @@ func TestClientCache_HAProxy(t *testing.T) {
 		{name: "tickets"},
 		{name: "ids", settings: []string{"no-tls-tickets"}},
 	}, func(t *testing.T, h *host, settings []string) clientcache.Server {
-		dir, addr, pem := t.TempDir(), servertest.FreeAddr(t), ""
+		dir, pem := t.TempDir(), ""
+		l, err := net.Listen("tcp", "127.0.0.1:0") // which HAProxy inherits, so that a connection waits for its start
+		require.NoError(t, err)
+		defer l.Close()
+		socket, err := l.(*net.TCPListener).File()
+		require.NoError(t, err)
+		defer socket.Close()
 		for _, file := range []string{h.cert, h.key} {
 			text, err := os.ReadFile(file)
 			require.NoError(t, err)
@@ -162,18 +163,19 @@ defaults
 	mode http
 	timeout client 60s
 frontend hello
-	bind %s ssl crt %s ssl-min-ver TLSv1.2 %s
+	bind fd@3 ssl crt %s ssl-min-ver TLSv1.2 %s
 	http-request return status 200
-`, addr, write(t, dir, "server.pem", pem), strings.Join(settings, " ")))
-		startOn(t, addr, "haproxy", "-db", "-f", conf)
-		return h.server(addr)
+`, write(t, dir, "server.pem", pem), strings.Join(settings, " ")))
+		_, stdout := start(t, []*os.File{socket}, "haproxy", "-db", "-f", conf)
+		go io.Copy(io.Discard, stdout)
+		return h.server(l.Addr().String())
 	})
 }
 
 // sServer starts openssl s_server. It serves one connection after another.
 func sServer(t *testing.T, h *host, settings []string) (s clientcache.Server, stdin io.Writer) {
 	t.Helper()
-	stdin, stdout := start(t, "openssl", append([]string{"s_server", "-accept", "127.0.0.1:0", "-cert", h.cert, "-key", h.key}, settings...)...)
+	stdin, stdout := start(t, nil, "openssl", append([]string{"s_server", "-accept", "127.0.0.1:0", "-cert", h.cert, "-key", h.key}, settings...)...)
 	addr := ""
 	for lines := bufio.NewScanner(stdout); addr == "" && lines.Scan(); {
 		_, addr, _ = strings.Cut(lines.Text(), "ACCEPT ")

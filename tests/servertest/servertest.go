@@ -100,22 +100,33 @@ func Memcached(t testing.TB, args ...string) *Server {
 	return s
 }
 
-var handedOut sync.Map // ports, by this process
+// handedOut holds the UDP ports of the addresses that this process handed out.
+var handedOut struct {
+	sync.Mutex
+	held []net.PacketConn
+}
 
 // FreeAddr returns a loopback address that nothing listens on. Its port is below those that systems give to outgoing
-// connections, one of which could otherwise have it before the server does.
+// connections and to listeners that ask for any, which could otherwise have it before the server does. No other call returns
+// it, in any process, while this one runs, because the UDP port of the same number stays taken.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
-		l, err := net.Listen("tcp", addr)
+		hold, err := net.ListenPacket("udp", addr)
 		if err != nil {
 			continue
 		}
-		l.Close()
-		if _, taken := handedOut.LoadOrStore(addr, true); !taken {
-			return addr
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			hold.Close()
+			continue
 		}
+		l.Close()
+		handedOut.Lock()
+		defer handedOut.Unlock()
+		handedOut.held = append(handedOut.held, hold)
+		return addr
 	}
 	t.Fatal("no port is free")
 	return ""
