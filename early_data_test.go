@@ -137,6 +137,8 @@ func TestEarlyData_HasToBeReadToItsEnd(t *testing.T) {
 	rest, err := readEarly(s)
 	require.NoError(t, err)
 	require.Equal(t, "rly", string(rest))
+	_, err = s.ReadEarlyData(b)
+	require.Equal(t, io.EOF, err, "again")
 	require.NoError(t, s.Handshake())
 	require.NoError(t, <-client)
 	require.NoError(t, exchange(c, s))

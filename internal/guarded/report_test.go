@@ -347,4 +347,6 @@ func TestHistogram_CountsUpToItsBounds(t *testing.T) {
 	}
 	require.EqualValues(t, 1, h.Counts[len(Bounds)].Load(), "longer than every bound")
 	require.EqualValues(t, sum, h.Sum.Load())
+	require.Equal(t, "[50µs 100µs 250µs 500µs 1ms 2.5ms 5ms 10ms 25ms 50ms 100ms 250ms 500ms 1s 10s]", fmt.Sprint(Bounds),
+		"dashboards name them")
 }

@@ -46,6 +46,25 @@ func put(t testing.TB, s *Source, st store.Store, id store.ID, made time.Time, d
 	require.NoError(t, st.Put(t.Context(), store.Record{ID: id, Data: data, Expires: time.Now().Add(time.Hour)}))
 }
 
+func TestSource_KnowsTheIDsOfItsFleet(t *testing.T) {
+	s := testSource(t, memstore.New(memstore.Options{}))
+	random := bytes.Repeat([]byte{7}, store.MaxIDLen)
+	s.NameID(random, [16]byte{})
+	named, err := store.IDFromBytes(random)
+	require.NoError(t, err)
+	require.True(t, s.Issued(named))
+	random[store.MaxIDLen-1]++
+	tampered, err := store.IDFromBytes(random)
+	require.NoError(t, err)
+	for _, id := range []store.ID{tampered, testID(t, 7, store.MaxIDLen), testID(t, 7, store.MaxIDLen-1)} {
+		require.False(t, s.Issued(id))
+	}
+	all := []hello.Candidate{{ID: tampered}, {ID: named}}
+	require.Equal(t, []hello.Candidate{{ID: named}}, s.Known(all))
+	s.Tags = nil // ids by OpenSSL
+	require.True(t, s.Issued(tampered))
+}
+
 func TestHandshake_AnswersWithTheSession(t *testing.T) {
 	st := memstore.New(memstore.Options{})
 	s, id, made := testSource(t, st), testID(t, 1, 32), time.Now().Truncate(time.Second)

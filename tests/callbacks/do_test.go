@@ -29,6 +29,11 @@ func (c *counted) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// trickling reads little at once.
+type trickling struct{ net.Conn }
+
+func (c trickling) Read(p []byte) (int, error) { return c.Conn.Read(p[:min(len(p), 100)]) }
+
 // ends are the ends of a connection over TCP. Their handshake has not run.
 type ends struct {
 	client, server *libssl.Conn
@@ -36,6 +41,12 @@ type ends struct {
 }
 
 func newEnds(t testing.TB, version uint16) *ends {
+	t.Helper()
+	return newEndsOver(t, version, func(nc net.Conn) net.Conn { return nc })
+}
+
+// newEndsOver is newEnds with the client over what under makes of its socket.
+func newEndsOver(t testing.TB, version uint16, under func(net.Conn) net.Conn) *ends {
 	t.Helper()
 	ca := tlstest.NewCA(t, "ca")
 	serverCtx, err := libssl.NewServerContext(ca.LeafFiles(t, name))
@@ -57,7 +68,7 @@ func newEnds(t testing.TB, version uint16) *ends {
 	sn, err := l.Accept()
 	require.NoError(t, err)
 	b := &ends{sent: &counted{TCPConn: sn.(*net.TCPConn)}}
-	b.client, err = libssl.Client(cn, clientCtx, name)
+	b.client, err = libssl.Client(under(cn), clientCtx, name)
 	require.NoError(t, err)
 	b.server, err = libssl.Server(b.sent, serverCtx)
 	require.NoError(t, err)
@@ -90,6 +101,21 @@ func (b *ends) exchange(t testing.TB) {
 func eachTLS(t *testing.T, test func(t *testing.T, b *ends)) {
 	t.Run("1.2", func(t *testing.T) { test(t, newEnds(t, tls.VersionTLS12)) })
 	t.Run("1.3", func(t *testing.T) { test(t, newEnds(t, tls.VersionTLS13)) })
+}
+
+// A write that begins another handshake reads the peer's part of it, however many reads that takes.
+func TestWrite_Renegotiates(t *testing.T) {
+	b := newEndsOver(t, tls.VersionTLS12, func(nc net.Conn) net.Conn { return trickling{nc} })
+	b.exchange(t)
+	require.NoError(t, b.server.Do(cref.LetRenegotiate))
+	require.NoError(t, b.client.Do(func(ssl unsafe.Pointer) {
+		cref.LetRenegotiate(ssl)
+		assert.True(t, cref.Renegotiate(ssl))
+	}))
+	before := b.sent.bytes.Load()
+	b.exchange(t)
+	require.Greater(t, b.sent.bytes.Load()-before, int64(500), "the server's part of a handshake")
+	b.exchange(t)
 }
 
 func TestDo_WritesAndReads(t *testing.T) {

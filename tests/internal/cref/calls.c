@@ -33,6 +33,14 @@ int cref_ssl_ask(SSL *ssl)
     return SSL_verify_client_post_handshake(ssl) && SSL_do_handshake(ssl) == 1;
 }
 
+void cref_ssl_let_renegotiate(SSL *ssl)
+{
+    SSL_clear_options(ssl, SSL_OP_NO_RENEGOTIATION);
+#ifdef SSL_OP_ALLOW_CLIENT_RENEGOTIATION /* 1.1.1 always does */
+    SSL_set_options(ssl, SSL_OP_ALLOW_CLIENT_RENEGOTIATION);
+#endif
+}
+
 int cref_errors(int leave_one)
 {
     int found = ERR_peek_error() != 0;

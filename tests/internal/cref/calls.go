@@ -27,6 +27,12 @@ func LetAsk(ssl unsafe.Pointer) { C.cref_ssl_let_ask((*C.SSL)(ssl)) }
 // AskForCertificate asks the client for one after the handshake.
 func AskForCertificate(ssl unsafe.Pointer) bool { return C.cref_ssl_ask((*C.SSL)(ssl)) == 1 }
 
+// LetRenegotiate lets both ends ask for another handshake.
+func LetRenegotiate(ssl unsafe.Pointer) { C.cref_ssl_let_renegotiate((*C.SSL)(ssl)) }
+
+// Renegotiate has the next write begin another handshake.
+func Renegotiate(ssl unsafe.Pointer) bool { return C.SSL_renegotiate((*C.SSL)(ssl)) == 1 }
+
 // Errors reports whether this thread's error queue has an entry, and may leave one there.
 func Errors(leaveOne bool) bool {
 	n := C.int(0)

@@ -93,6 +93,7 @@ int cref_ssl_read(SSL *ssl, unsigned char *p, int n);
 int cref_ssl_update_key(SSL *ssl);
 void cref_ssl_let_ask(SSL *ssl);
 int cref_ssl_ask(SSL *ssl);
+void cref_ssl_let_renegotiate(SSL *ssl);
 int cref_errors(int leave_one);
 
 /* ---- library contexts (libctx.c) ------------------------------------------ */
