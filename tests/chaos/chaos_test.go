@@ -42,6 +42,7 @@ type world struct {
 	clients  [2]*libssl.Context
 	sessions []*libssl.Session // of handlers and clients; some are dead
 	goexits  int
+	before   int // what was live, because the Goexits of another world have abandoned it
 
 	handshakes, resumed atomic.Int64
 }
@@ -406,7 +407,7 @@ func TestChaos(t *testing.T) {
 					t.Logf("-chaos.seed=%d", seed)
 				}
 			}()
-			w := &world{t: t, version: version, ca: tlstest.NewCA(t, "ca"), rand: rand.New(rand.NewPCG(seed, uint64(version)))}
+			w := &world{t: t, version: version, ca: tlstest.NewCA(t, "ca"), rand: rand.New(rand.NewPCG(seed, uint64(version))), before: live()}
 			for i := range w.certs {
 				w.certs[i][0], w.certs[i][1] = w.ca.Leaf(t, name)
 			}
@@ -440,6 +441,11 @@ func (w *world) run() {
 	actors.Wait()
 }
 
+func live() int {
+	r := libssl.LiveResources()
+	return r.Contexts + r.Conns + r.Sessions
+}
+
 // end gives everything back, and waits until nothing is left but what a Goexit has abandoned.
 func (w *world) end() {
 	for _, ctx := range append(w.servers[:], w.clients[:]...) {
@@ -453,11 +459,11 @@ func (w *world) end() {
 		return // what OpenSSL had in hand is never freed
 	}
 	for range 1000 {
-		if live := libssl.LiveResources(); live.Contexts+live.Conns+live.Sessions == 0 {
+		if live() <= w.before {
 			return
 		}
 		runtime.GC() // what a panicking handler has kept
 		time.Sleep(5 * time.Millisecond)
 	}
-	require.Fail(w.t, "left behind", "%+v", libssl.LiveResources())
+	require.Fail(w.t, "left behind", "%d before, %+v", w.before, libssl.LiveResources())
 }
