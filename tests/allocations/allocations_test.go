@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -113,21 +114,71 @@ func (p *pki) client(certificate bool) (*libssl.Context, error) {
 	return ctx, err
 }
 
+// entrance leads to a server that greets each client whose handshake is complete. served waits until it has served a client that
+// closed its end, near.
+type entrance func() (near net.Conn, served func(), err error)
+
+// over is an entrance over a pair of sockets.
+func over(server *libssl.Context) entrance {
+	return func() (near net.Conn, wait func(), err error) {
+		near, far, err := tlstest.SocketPair()
+		if err != nil {
+			return nil, nil, err
+		}
+		far.SetDeadline(time.Now().Add(time.Minute))
+		var serving sync.WaitGroup
+		serving.Go(func() {
+			defer far.Close()
+			s, err := libssl.Server(far, server)
+			if err == nil {
+				greet(s)
+			}
+		})
+		return near, serving.Wait, nil
+	}
+}
+
+func greet(s *libssl.Conn) {
+	defer s.Close()
+	if s.Handshake() == nil {
+		_, _ = s.Write([]byte("hello"))
+	}
+}
+
+// through is an entrance through a Listener, with its end.
+func through(server *libssl.Context) (way entrance, end func(), err error) {
+	l, err := libssl.Listen("tcp", "127.0.0.1:0", server)
+	if err != nil {
+		return nil, nil, err
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { greet(c.(*libssl.Conn)) })
+		}
+	})
+	way = func() (near net.Conn, served func(), err error) {
+		near, err = net.Dial("tcp", l.Addr().String())
+		return near, func() {}, err
+	}
+	return way, func() {
+		l.Close()
+		serving.Wait()
+	}, nil
+}
+
 // visit is one connection. greeted says that the server's data came, which it sends after its handshake.
-func visit(client, server *libssl.Context, name string, offer *libssl.Session) (sess *libssl.Session, greeted, resumed bool, err error) {
-	near, far, err := tlstest.SocketPair()
+func visit(client *libssl.Context, in entrance, name string, offer *libssl.Session) (sess *libssl.Session, greeted, resumed bool, err error) {
+	near, served, err := in()
 	if err != nil {
 		return nil, false, false, err
 	}
-	deadline := time.Now().Add(time.Minute)
-	near.SetDeadline(deadline)
-	far.SetDeadline(deadline)
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		serve(far, server)
-	}()
-	defer func() { <-served }()
+	near.SetDeadline(time.Now().Add(time.Minute))
+	defer served()
 	defer near.Close()
 	c, err := libssl.Client(near, client, name)
 	if err != nil {
@@ -140,23 +191,13 @@ func visit(client, server *libssl.Context, name string, offer *libssl.Session) (
 		}
 	}
 	greeting := make([]byte, 5)
-	if _, err = io.ReadFull(c, greeting); err != nil {
+	if _, err = io.ReadFull(c, greeting); errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, false, false, &violation{"the client was neither served nor refused"}
+	} else if err != nil {
 		return nil, false, false, err
 	}
 	sess, err = c.Session()
 	return sess, string(greeting) == "hello", c.SessionReused(), err
-}
-
-func serve(nc net.Conn, ctx *libssl.Context) {
-	defer nc.Close()
-	s, err := libssl.Server(nc, ctx)
-	if err != nil {
-		return
-	}
-	defer s.Close()
-	if s.Handshake() == nil {
-		_, _ = s.Write([]byte("hello"))
-	}
 }
 
 // try lets allocations fail in f, which says what must not have happened, and checks afterwards that f works and that
@@ -278,14 +319,14 @@ func TestAllocations_SettingUp(t *testing.T) {
 				return err
 			}
 			defer server.Close()
-			return keptOut(stranger, server, guarded, nil)
+			return keptOut(stranger, over(server), guarded, nil)
 		})
 	})
 }
 
 // keptOut is nil if the client is refused as it should be.
-func keptOut(client, server *libssl.Context, name string, offer *libssl.Session) error {
-	sess, greeted, resumed, err := visit(client, server, name, offer)
+func keptOut(client *libssl.Context, in entrance, name string, offer *libssl.Session) error {
+	sess, greeted, resumed, err := visit(client, in, name, offer)
 	sess.Release()
 	switch {
 	case greeted || resumed:
@@ -297,8 +338,8 @@ func keptOut(client, server *libssl.Context, name string, offer *libssl.Session)
 }
 
 // welcome is nil if the client is served. The session is the caller's.
-func welcome(client, server *libssl.Context, name string, offer *libssl.Session) (*libssl.Session, error) {
-	sess, greeted, _, err := visit(client, server, name, offer)
+func welcome(client *libssl.Context, in entrance, name string, offer *libssl.Session) (*libssl.Session, error) {
+	sess, greeted, _, err := visit(client, in, name, offer)
 	if err == nil && !greeted {
 		err = errors.New("not greeted")
 	}
@@ -319,30 +360,72 @@ func TestAllocations_Handshakes(t *testing.T) {
 			return nil
 		})
 		try(t, func() error {
-			sess, err := welcome(stranger, front, open, nil)
+			sess, err := welcome(stranger, over(front), open, nil)
 			defer sess.Release()
 			if err != nil {
 				return err
 			}
-			again, err := welcome(stranger, front, open, sess)
+			again, err := welcome(stranger, over(front), open, sess)
 			defer again.Release()
 			if err != nil {
 				return err
 			}
 			for _, server := range []*libssl.Context{front, strict} {
-				if err := keptOut(stranger, server, guarded, again); err != nil {
+				if err := keptOut(stranger, over(server), guarded, again); err != nil {
 					return err
 				}
 			}
-			known, err := welcome(client, front, guarded, nil)
+			known, err := welcome(client, over(front), guarded, nil)
 			defer known.Release()
 			if err != nil {
 				return err
 			}
-			known2, err := welcome(client, strict, guarded, known)
+			known2, err := welcome(client, over(strict), guarded, known)
 			known2.Release()
 			return err
 		})
+	})
+}
+
+// The same for a Listener, which is set up, accepts and ends while allocations fail.
+func TestAllocations_Listener(t *testing.T) {
+	p := newPKI(t)
+	stranger, client := closed(t)(p.client(false)), closed(t)(p.client(true))
+	versions(t, func(t *testing.T, version uint16, share func(*libssl.Context) error) {
+		strict := closed(t)(p.server(version, true, share))
+		visits := func() error {
+			way, end, err := through(strict)
+			if err != nil {
+				return err
+			}
+			defer end()
+			known, err := welcome(client, way, guarded, nil)
+			defer known.Release()
+			if err != nil {
+				return err
+			}
+			again, err := welcome(client, way, guarded, known)
+			again.Release()
+			if err != nil {
+				return err
+			}
+			return keptOut(stranger, way, guarded, nil)
+		}
+		try(t, visits)
+
+		cref.OnlyAllocationsOf("acceptor.c")
+		defer cref.OnlyAllocationsOf("")
+		n := 0
+		for failed, before := 0, -1; failed != before; n++ {
+			_, before = cref.Allocations()
+			cref.FailAllocation(n+1, false)
+			err := visits()
+			cref.FailAllocation(0, false)
+			var wrong *violation
+			require.False(t, errors.As(err, &wrong), "allocation %d of acceptor.c: %v", n+1, err)
+			_, failed = cref.Allocations()
+		}
+		require.Greater(t, n, 5)
 	})
 }
 
@@ -351,7 +434,7 @@ func TestAllocations_Sessions(t *testing.T) {
 	p := newPKI(t)
 	client := closed(t)(p.client(true))
 	server := closed(t)(p.server(tls.VersionTLS13, true, func(*libssl.Context) error { return nil }))
-	sess, err := welcome(client, server, guarded, nil)
+	sess, err := welcome(client, over(server), guarded, nil)
 	require.NoError(t, err)
 	defer sess.Release()
 	want, err := sess.MarshalBinary()

@@ -106,6 +106,7 @@ int cref_default_properties(const char *query);
 int cref_memory_counts(void); /* only where CREF_MEMORY is in the environment */
 /* After so many more allocations one fails, or all from there on; a negative number ends it. */
 void cref_memory_fail(long after, int all);
+void cref_memory_only(const char *file);
 long cref_memory_made(void);
 long cref_memory_failed(void);
 /* A place in the source and how many of its allocations live; 0 after the last. */

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define CREF_SITES 16384
 
@@ -26,6 +27,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static cref_site sites[CREF_SITES]; /* a hash table; the last stands for all that find no place */
 static long made, failed, left = -1;
 static int counts, all_fail;
+static char only[64]; /* count and fail those alone whose file has this in its name */
 
 static cref_site *cref_site_of(const char *file, int line)
 {
@@ -43,11 +45,15 @@ static cref_site *cref_site_of(const char *file, int line)
 }
 
 /* Counts an allocation, and tells whether it has to fail. */
-static int cref_memory_fails(void)
+static int cref_memory_fails(const char *file)
 {
     int fails;
 
     pthread_mutex_lock(&mutex);
+    if (only[0] != '\0' && (file == NULL || strstr(file, only) == NULL)) {
+        pthread_mutex_unlock(&mutex);
+        return 0;
+    }
     made++;
     fails = left == 0;
     if (left > 0 || (fails && !all_fail))
@@ -61,7 +67,7 @@ static void *cref_malloc(size_t n, const char *file, int line)
 {
     cref_block *b;
 
-    if (n == 0 || cref_memory_fails() || (b = malloc(sizeof(*b) + n)) == NULL)
+    if (n == 0 || cref_memory_fails(file) || (b = malloc(sizeof(*b) + n)) == NULL)
         return NULL;
     pthread_mutex_lock(&mutex);
     b->site = cref_site_of(file == NULL ? "" : file, line);
@@ -94,7 +100,7 @@ static void *cref_realloc(void *p, size_t n, const char *file, int line)
         cref_free(p, file, line);
         return NULL;
     }
-    if (cref_memory_fails() || (b = realloc(b - 1, sizeof(*b) + n)) == NULL)
+    if (cref_memory_fails(file) || (b = realloc(b - 1, sizeof(*b) + n)) == NULL)
         return NULL;
     return b + 1;
 }
@@ -112,6 +118,13 @@ void cref_memory_fail(long after, int all)
     pthread_mutex_lock(&mutex);
     left = after;
     all_fail = all;
+    pthread_mutex_unlock(&mutex);
+}
+
+void cref_memory_only(const char *file)
+{
+    pthread_mutex_lock(&mutex);
+    strncpy(only, file, sizeof(only) - 1);
     pthread_mutex_unlock(&mutex);
 }
 

@@ -3,7 +3,10 @@ package cref
 // #include "cref.h"
 import "C"
 
-import "fmt"
+import (
+	"fmt"
+	"unsafe"
+)
 
 // MemoryVariable in the environment of a process has OpenSSL's allocations counted.
 const MemoryVariable = "CREF_MEMORY"
@@ -18,6 +21,13 @@ func FailAllocation(n int, andAllAfter bool) {
 		all = 1
 	}
 	C.cref_memory_fail(C.long(n-1), all)
+}
+
+// OnlyAllocationsOf has those alone counted and fail that a file of C makes; "" ends it.
+func OnlyAllocationsOf(file string) {
+	name := C.CString(file)
+	defer C.free(unsafe.Pointer(name))
+	C.cref_memory_only(name)
 }
 
 // Allocations counts those made so far and those that failed.
