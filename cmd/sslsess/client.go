@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/libssl-go/libssl"
@@ -30,8 +31,13 @@ type visit struct {
 }
 
 // call makes a connection to addr, offers the session unless it is nil, and sends
-// one HTTP request, because TLS 1.3 tickets arrive with the answer.
+// one HTTP request, because TLS 1.3 tickets arrive with the answer. An error names addr.
 func call(ctx context.Context, sslCtx *libssl.Context, addr, serverName string, offer *libssl.Session) (v visit, err error) {
+	defer func() {
+		if err != nil && !strings.Contains(err.Error(), addr) { // errors of the dialler often have it
+			err = fmt.Errorf("%s: %w", addr, err)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout+answerTimeout)
 	defer cancel()
 	connecting, cancel := context.WithTimeout(ctx, handshakeTimeout)

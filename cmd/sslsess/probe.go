@@ -105,7 +105,7 @@ func probe(fs *flag.FlagSet) action {
 			err = rows[0].print(std.out)
 		}
 		if resumed, total := rows.count(); err == nil && resumed < total {
-			err = fmt.Errorf("%d of %d did not resume", total-resumed, total)
+			err = fmt.Errorf("%d of %d did not resume: %s", total-resumed, total, rows.firstError())
 		}
 		return err
 	}
@@ -213,6 +213,22 @@ func (m probeMatrix) count() (resumed, total int) {
 		resumed, total = resumed+row.Resumed, total+row.Total
 	}
 	return resumed, total
+}
+
+// firstError returns the error of the first address that did not resume.
+func (m probeMatrix) firstError() string {
+	for _, row := range m {
+		for _, n := range row.Nodes {
+			switch {
+			case n.Resumed:
+			case strings.Contains(n.Error, n.Addr):
+				return n.Error
+			default:
+				return n.Addr + ": " + n.Error
+			}
+		}
+	}
+	return ""
 }
 
 // name returns the name of the server of a column, or its address if no row has its name.
