@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,48 @@ const (
 	handshakeTimeout = 10 * time.Second // of a client, including the TCP connect
 	answerTimeout    = 3 * time.Second  // a server that does not speak HTTP may never answer
 )
+
+// clientFlags are the flags of the commands that connect to addresses.
+type clientFlags struct {
+	ca, serverName *string
+	insecure       *bool
+}
+
+func addClientFlags(fs *flag.FlagSet) clientFlags {
+	return clientFlags{
+		ca:         fs.String("ca", "", "trust the CAs in this PEM `file` instead of the system CAs"),
+		insecure:   fs.Bool("insecure", false, "do not verify the servers' certificates"),
+		serverName: fs.String("servername", "", "`name` to ask for and verify (default: the host of each address)"),
+	}
+}
+
+func (f clientFlags) check(addrs []string) error {
+	if err := wantArgs(addrs, 1, -1); err != nil {
+		return err
+	}
+	if *f.ca != "" && *f.insecure {
+		return usagef("-ca and -insecure exclude each other")
+	}
+	for _, addr := range addrs {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return usagef("%v", err)
+		}
+	}
+	return nil
+}
+
+func (f clientFlags) newContext(version string) (*libssl.Context, error) {
+	return newClientContext(*f.ca, *f.insecure, version)
+}
+
+// nameFor returns the server name for an address.
+func nameFor(addr, serverName string) string {
+	if serverName != "" {
+		return serverName
+	}
+	host, _, _ := net.SplitHostPort(addr)
+	return host
+}
 
 // visit is the result of one connection, as the client sees it.
 type visit struct {

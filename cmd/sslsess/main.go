@@ -28,6 +28,7 @@ var commands = []command{
 	demoCommand,
 	serveCommand,
 	probeCommand,
+	doctorCommand,
 	benchCommand,
 	showCommand,
 	storeCommand,
