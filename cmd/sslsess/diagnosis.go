@@ -54,10 +54,7 @@ func unreachable(versions []versionReport) (findings []finding, dead []bool) {
 		if !fails {
 			continue
 		}
-		reason := c.Error // of the last version, where the versions differ: few servers are left that have the older one alone
-		if len(versions) > 1 {
-			reason = versions[len(versions)-1].Nodes[i].Error
-		}
+		reason := versions[len(versions)-1].Nodes[i].Error // with the newest, which most servers have
 		do := "start the server, or correct the address"
 		if strings.Contains(reason, "certificate") {
 			do = "name its CA with -ca and its name with -servername, or do not verify it: -insecure"
@@ -104,7 +101,11 @@ func (d *diagnosis) node(c checkup) {
 		d.add(addrs, "look into the log of the server; one that asks clients for certificates needs a session id context",
 			"%s fails where a client offers a session, instead of a full handshake: %s", c.Addr, oneLine(c.ResumeError))
 	case !c.resumes():
-		d.add(addrs, "let all processes and servers behind the address "+share(c),
+		do := "let all processes and servers behind the address " + share(c)
+		if c.Stateful {
+			do = "turn the session cache on, and " + do
+		}
+		d.add(addrs, do,
 			"%s resumes %d of %d sessions that it has issued", c.Addr, c.Resumed, c.Tries)
 	case d.is13() && !c.Renewed:
 		d.add(addrs, "let the server send a ticket after a resumption too",
@@ -203,8 +204,8 @@ func (d *diagnosis) cause(addrs []string, oneWay bool) (why, do string) {
 		c := d.find(addr)
 		switch {
 		case nameFor(addr, d.serverName) != nameFor(first.Addr, d.serverName):
-			return "the addresses have different names, and a client offers a session only under the name that it has it from",
-				"give the name that clients use: -servername"
+			return "the addresses have different names, and a session may be good for one name only",
+				"give the name that clients use with -servername, and look again"
 		case c.Session != first.Session || c.Stateful != first.Stateful:
 			return "some servers keep sessions, and others seal them in tickets", "configure all servers alike"
 		}

@@ -339,6 +339,8 @@ func TestCommand_WrongUsageIsStatus2(t *testing.T) {
 		"probe nothing":          {[]string{"probe"}, "an argument is missing"},
 		"probe without port":     {[]string{"probe", "localhost"}, "missing port"},
 		"probe -ca and insecure": {[]string{"probe", "-ca", "f", "-insecure", "h:1"}, "exclude each other"},
+		"doctor nothing":         {[]string{"doctor"}, "an argument is missing"},
+		"doctor without port":    {[]string{"doctor", "localhost"}, "missing port"},
 		"show nothing":           {[]string{"show"}, "an argument is missing"},
 		"show two":               {[]string{"show", "a", "b"}, `"b"`},
 		"rm without id":          {[]string{"store", "rm", "sqlite:x"}, "an argument is missing"},
