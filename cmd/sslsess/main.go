@@ -119,6 +119,8 @@ func dispatch(ctx context.Context, std stdio, group command, path *[]string, arg
 	case atRoot && (word == "version" || word == "-version" || word == "--version"):
 		_, err := fmt.Fprintln(std.out, version())
 		return err
+	case atRoot && word == "completion":
+		return completion(std.out, group)
 	default:
 		cmd, err := find(group, word)
 		if err != nil {
@@ -186,6 +188,7 @@ func printUsage(w io.Writer, cmd command, path []string) error {
 		}
 		if len(path) == 1 {
 			fmt.Fprintf(tw, "  help\twhat a command does and its flags: sslsess help COMMAND\n")
+			fmt.Fprintf(tw, "  completion\tcompletion for bash: source <(sslsess completion)\n")
 			fmt.Fprintf(tw, "  version\tthe versions of this program and of OpenSSL\n")
 		}
 		tw.Flush()
