@@ -26,7 +26,8 @@ LIFETIME   of the ticket, as the server announces it. There is none for an id
 RESUMED    how many new sessions of the server it resumed itself
 AGAIN      whether a session resumes a second time
 RENEWED    whether a resumption brings a new ticket
-EARLY DATA how many bytes of early data a ticket allows
+EARLY DATA how many bytes a ticket allows, and whether the server accepts them. Twice means that
+           it accepts those of one ticket again: an application must expect a replay
 
 and, for a fleet, which server resumes the sessions of which other server. The status is 0
 if nothing is wrong, and 1 otherwise.`,
@@ -64,8 +65,9 @@ type checkup struct {
 	Resumed         int    `json:"resumed"`
 	Again           bool   `json:"again"`
 	Renewed         bool   `json:"renewed"`
-	ResumeError     string `json:"resume_error"` // of a handshake that offered a session
-	NoAnswer        string `json:"no_answer"`    // why there was no answer to the HTTP request
+	EarlyAccepted   int    `json:"early_data_accepted"` // of two connections that used one ticket for early data
+	ResumeError     string `json:"resume_error"`        // of a handshake that offered a session
+	NoAnswer        string `json:"no_answer"`           // why there was no answer to the HTTP request
 }
 
 func (c *checkup) resumes() bool { return c.Tries > 0 && c.Resumed == c.Tries }
@@ -178,8 +180,25 @@ func (e examination) try(c *checkup) (more bool) {
 		third, err := e.call(c.Addr, full.Session)
 		third.Session.Release()
 		c.Again = err == nil && third.Resumed
+		e.earlyData(c)
 	}
 	return true
+}
+
+// earlyData sends early data twice with one new ticket, if it allows that.
+func (e examination) earlyData(c *checkup) {
+	full, err := e.call(c.Addr, nil)
+	defer full.Session.Release()
+	if err != nil || full.Session.MaxEarlyData() == 0 {
+		return
+	}
+	for range 2 {
+		v, err := callWith(e.ctx, e.sslCtx, c.Addr, nameFor(c.Addr, e.serverName), full.Session, asEarlyData)
+		v.Session.Release()
+		if err == nil && v.EarlyData {
+			c.EarlyAccepted++
+		}
+	}
 }
 
 // longestID is the length of the longest session id in bytes. A ticket that is no longer has no room for the secret of a
@@ -296,7 +315,14 @@ func (c checkup) row() string {
 	if c.LifetimeSeconds > 0 {
 		lifetime = (time.Duration(c.LifetimeSeconds) * time.Second).String()
 	}
-	return fmt.Sprintf("%s\t%s\t%d of %d\t%s\t%s\t%d", session, lifetime, c.Resumed, c.Tries, yesNo(c.Again), yesNo(c.Renewed), c.MaxEarlyData)
+	return fmt.Sprintf("%s\t%s\t%d of %d\t%s\t%s\t%s", session, lifetime, c.Resumed, c.Tries, yesNo(c.Again), yesNo(c.Renewed), c.earlyData())
+}
+
+func (c checkup) earlyData() string {
+	if c.MaxEarlyData == 0 {
+		return "no"
+	}
+	return fmt.Sprintf("%d bytes, accepted %s", c.MaxEarlyData, []string{"never", "once", "twice"}[c.EarlyAccepted])
 }
 
 func yesNo(b bool) string {

@@ -105,6 +105,14 @@ func TestDoctor_Nginx(t *testing.T) {
 			checkOne(t, f.caFile, servertest.Nginx(t, f.cert, f.key, c.settings...), c.kinds...)
 		})
 	}
+	t.Run("early data", func(t *testing.T) {
+		addr := servertest.Nginx(t, f.cert, f.key, "ssl_early_data on;")
+		c := doctored(t, 0, "-ca", f.caFile, addr).Versions[1].Nodes[0]
+		assert.EqualValues(t, 16384, c.MaxEarlyData)
+		assert.Equal(t, 2, c.EarlyAccepted, "nginx leaves replays to the application")
+		r := sslsess(t, "doctor", "-ca", f.caFile, addr)
+		assert.Contains(t, r.stdout, "  16384 bytes, accepted twice\n")
+	})
 	t.Run("no cache", func(t *testing.T) {
 		addr := servertest.Nginx(t, f.cert, f.key, "ssl_session_tickets off;", "ssl_session_cache off;")
 		report := doctored(t, 1, "-ca", f.caFile, addr)
@@ -130,6 +138,14 @@ func TestDoctor_HAProxy(t *testing.T) {
 			checkOne(t, f.caFile, servertest.HAProxy(t, f.cert, f.key, c.settings...), c.kinds...)
 		})
 	}
+}
+
+func TestDoctor_HAProxyWithEarlyData(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	c := doctored(t, 0, "-ca", f.caFile, servertest.HAProxy(t, f.cert, f.key, "allow-0rtt")).Versions[1].Nodes[0]
+	assert.Positive(t, c.MaxEarlyData)
+	assert.Equal(t, 2, c.EarlyAccepted, c)
 }
 
 // cryptoTLS starts a server of crypto/tls. With keys, the first seals its tickets, and it opens those of all.
@@ -193,8 +209,8 @@ func TestDoctor_SaysWhichCachesAreNotShared(t *testing.T) {
 	a, b, stateless := f.serve("-node", "n1").addr, f.serve("-node", "n2").addr, f.serve("-tickets", "stateless").addr
 	r := sslsess(t, "doctor", "-ca", f.caFile, a, b)
 	requireFailure(t, r, 1, "findings: 2, the first: TLSv1.2: the session caches are not shared")
-	assert.Regexp(t, `(?m)^`+a+` +n1 +id, stateful +- +3 of 3 +yes +no +0$`, r.stdout)
-	assert.Regexp(t, `(?m)^`+b+` +n2 +ticket, stateful +2h0m0s +3 of 3 +yes +yes +0$`, r.stdout)
+	assert.Regexp(t, `(?m)^`+a+` +n1 +id, stateful +- +3 of 3 +yes +no +no$`, r.stdout)
+	assert.Regexp(t, `(?m)^`+b+` +n2 +ticket, stateful +2h0m0s +3 of 3 +yes +yes +no$`, r.stdout)
 	assert.Regexp(t, `(?m)^n1 +yes, \d+\.\d\d ms +no$`, r.stdout)
 	assert.Contains(t, r.stdout, "\n2. TLSv1.3: the session caches are not shared; refused: a ticket of "+a+" on "+b+
 		"; a ticket of "+b+" on "+a+"\n   to do: let all servers share one session cache or store\n")
@@ -292,7 +308,7 @@ func TestDoctor_JSONHasTheContractsKeys(t *testing.T) {
 		}
 		return all
 	}
-	assert.ElementsMatch(t, []string{"addr", "node", "error", "session", "stateful", "ticket_bytes", "lifetime_s", "max_early_data",
+	assert.ElementsMatch(t, []string{"addr", "node", "error", "session", "stateful", "ticket_bytes", "lifetime_s", "max_early_data", "early_data_accepted",
 		"tries", "resumed", "again", "renewed", "resume_error", "no_answer"}, keys(report.Versions[1].Nodes[0]))
 	assert.ElementsMatch(t, []string{"issued_by", "total", "resumed", "nodes"}, keys(report.Versions[0].Across[0]))
 	assert.ElementsMatch(t, []string{"version", "addrs", "wrong", "do"}, keys(report.Findings[0]))
