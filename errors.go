@@ -165,6 +165,10 @@ func unsupported(format string, args ...any) error {
 // Version is the OpenSSL that this process runs on, as OpenSSL_version says it.
 func Version() string { return cgo.Version() }
 
+// HeaderVersion is the OpenSSL whose headers this process was compiled with, in
+// the form of Version. The library that it runs on may be newer.
+func HeaderVersion() string { return cgo.HeaderVersion() }
+
 var errGoexit = errors.New("the handler called runtime.Goexit and ended OpenSSL's call half way")
 
 var errHasStore = errors.New("libssl: the Context has a store: its session callbacks are taken")

@@ -16,6 +16,7 @@ package cgo
 
 static unsigned long scb_version_num(void) { return OpenSSL_version_num(); }
 static const char *scb_version_text(void) { return OpenSSL_version(OPENSSL_VERSION); }
+static const char *scb_header_version_text(void) { return OPENSSL_VERSION_TEXT; }
 // Error texts exist only once the library is initialised, and this may be the first call into it.
 static const char *scb_err_lib(unsigned long code)
 {
@@ -29,6 +30,10 @@ import "C"
 // Version returns the name, version and date of the OpenSSL library in this
 // process, which may be newer than the headers it was compiled with.
 func Version() string { return C.GoString(C.scb_version_text()) }
+
+// HeaderVersion returns the name, version and date of the OpenSSL headers that
+// this process was compiled with.
+func HeaderVersion() string { return C.GoString(C.scb_header_version_text()) }
 
 // VersionNumber returns OpenSSL_version_num: 0x1010117f is 1.1.1w, 0x30000130
 // is 3.0.19.

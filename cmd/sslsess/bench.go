@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"os"
 	"strings"
 	"sync"
@@ -86,12 +85,10 @@ func bench(fs *flag.FlagSet) action {
 	clients := fs.Int("c", 8, "`N` clients at once")
 	n := fs.Int("n", 0, "make `N` handshakes in all (default: as many as -d allows)")
 	duration := fs.Duration("d", 10*time.Second, "run for this `duration`, unless -n is given")
-	ca := fs.String("ca", "", "trust the CAs in this PEM `file` instead of the system CAs")
-	insecure := fs.Bool("insecure", false, "do not verify the servers' certificates")
-	serverName := fs.String("servername", "", "`name` to ask for and verify (default: the host of each address)")
+	client := addClientFlags(fs)
 	asJSON := fs.Bool("json", false, "print JSON")
 	return func(ctx context.Context, std stdio, addrs []string) error {
-		if err := wantArgs(addrs, 1, -1); err != nil {
+		if err := client.check(addrs); err != nil {
 			return err
 		}
 		switch {
@@ -99,21 +96,14 @@ func bench(fs *flag.FlagSet) action {
 			return usagef("-n and -d exclude each other")
 		case *clients < 1 || *n < 0 || *duration <= 0:
 			return usagef("-c, -n and -d must be positive")
-		case *ca != "" && *insecure:
-			return usagef("-ca and -insecure exclude each other")
 		}
-		for _, addr := range addrs {
-			if _, _, err := net.SplitHostPort(addr); err != nil {
-				return usagef("%v", err)
-			}
-		}
-		sslCtx, err := newClientContext(*ca, *insecure, *version)
+		sslCtx, err := client.newContext(*version)
 		if err != nil {
 			return err
 		}
 		defer sslCtx.Close()
 
-		l := &load{sslCtx: sslCtx, addrs: addrs, serverName: *serverName, mode: *mode, left: -1, errors: []benchError{},
+		l := &load{sslCtx: sslCtx, addrs: addrs, serverName: *client.serverName, mode: *mode, left: -1, errors: []benchError{},
 			full: newHistogram(), resumed: newHistogram()}
 		ctx, stop := untilSignal(ctx)
 		defer stop()
@@ -228,11 +218,7 @@ func (l *load) client(ctx context.Context, number int) {
 
 func (l *load) call(ctx context.Context, turn int, offer *libssl.Session) (visit, error) {
 	addr := l.addrs[turn%len(l.addrs)]
-	name := l.serverName
-	if name == "" {
-		name, _, _ = net.SplitHostPort(addr)
-	}
-	return call(ctx, l.sslCtx, addr, name, offer)
+	return call(ctx, l.sslCtx, addr, nameFor(addr, l.serverName), offer)
 }
 
 // begin reports whether there is another handshake to make, and counts it.

@@ -28,6 +28,7 @@ var commands = []command{
 	demoCommand,
 	serveCommand,
 	probeCommand,
+	doctorCommand,
 	benchCommand,
 	showCommand,
 	storeCommand,
@@ -62,6 +63,9 @@ func (e usageError) Error() string { return string(e) }
 
 func usagef(format string, args ...any) error { return usageError(fmt.Sprintf(format, args...)) }
 
+// errNoCommand is a command line that ends before the command. The list of commands has been printed.
+var errNoCommand = errors.New("a command is missing")
+
 // errReported is a failure that the output of the command already reports.
 var errReported = errors.New("reported")
 
@@ -87,6 +91,8 @@ func run(ctx context.Context, std stdio, args []string) (status int) {
 		return 0
 	case errors.Is(err, errReported):
 		return 1
+	case errors.Is(err, errNoCommand):
+		return 2
 	case errors.As(err, &usage) || errors.As(err, &badURL):
 		help := append([]string{"sslsess", "help"}, path[1:]...)
 		fmt.Fprintf(std.err, "%s: %s (see %s)\n", strings.Join(path, " "), oneLine(err.Error()), strings.Join(help, " "))
@@ -104,7 +110,7 @@ func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), 
 // the words of that command to path.
 func dispatch(ctx context.Context, std stdio, group command, path *[]string, args []string) error {
 	if len(args) == 0 {
-		return usagef("a command is missing: one of %s", strings.Join(names(group.subs), ", "))
+		return errors.Join(errNoCommand, printUsage(std.err, group, *path))
 	}
 	atRoot := len(*path) == 1
 	switch word, rest := args[0], args[1:]; {
@@ -113,6 +119,8 @@ func dispatch(ctx context.Context, std stdio, group command, path *[]string, arg
 	case atRoot && (word == "version" || word == "-version" || word == "--version"):
 		_, err := fmt.Fprintln(std.out, version())
 		return err
+	case atRoot && word == "completion":
+		return completion(std.out, group)
 	default:
 		cmd, err := find(group, word)
 		if err != nil {
@@ -180,6 +188,7 @@ func printUsage(w io.Writer, cmd command, path []string) error {
 		}
 		if len(path) == 1 {
 			fmt.Fprintf(tw, "  help\twhat a command does and its flags: sslsess help COMMAND\n")
+			fmt.Fprintf(tw, "  completion\tcompletion for bash: source <(sslsess completion)\n")
 			fmt.Fprintf(tw, "  version\tthe versions of this program and of OpenSSL\n")
 		}
 		tw.Flush()
@@ -207,7 +216,7 @@ func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		v = info.Main.Version
 	}
-	return "sslsess " + v + ", " + libssl.Version()
+	return fmt.Sprintf("sslsess %s, %s (compiled with %s)", v, libssl.Version(), libssl.HeaderVersion())
 }
 
 // untilSignal ends the returned context at the first SIGINT or SIGTERM. A second

@@ -306,10 +306,8 @@ func TestCommand_WrongUsageIsStatus2(t *testing.T) {
 		args []string
 		says string
 	}{
-		"no command":             {nil, "a command is missing"},
 		"unknown command":        {[]string{"frobnicate"}, `unknown command "frobnicate"`},
 		"help of unknown":        {[]string{"help", "frobnicate"}, `unknown command "frobnicate"`},
-		"no subcommand":          {[]string{"store"}, "one of ls, stat, rm, revoke, purge"},
 		"unknown subcommand":     {[]string{"keyring", "lose"}, "one of new, rotate"},
 		"unknown flag":           {[]string{"serve", "-frobnicate"}, "-frobnicate"},
 		"no -listen":             {[]string{"serve"}, "-listen is missing"},
@@ -341,6 +339,8 @@ func TestCommand_WrongUsageIsStatus2(t *testing.T) {
 		"probe nothing":          {[]string{"probe"}, "an argument is missing"},
 		"probe without port":     {[]string{"probe", "localhost"}, "missing port"},
 		"probe -ca and insecure": {[]string{"probe", "-ca", "f", "-insecure", "h:1"}, "exclude each other"},
+		"doctor nothing":         {[]string{"doctor"}, "an argument is missing"},
+		"doctor without port":    {[]string{"doctor", "localhost"}, "missing port"},
 		"show nothing":           {[]string{"show"}, "an argument is missing"},
 		"show two":               {[]string{"show", "a", "b"}, `"b"`},
 		"rm without id":          {[]string{"store", "rm", "sqlite:x"}, "an argument is missing"},
@@ -364,8 +364,8 @@ func TestCommand_Helps(t *testing.T) {
 		"usage: sslsess store COMMAND":               {{"help", "store"}, {"store", "help"}, {"store", "-h"}},
 		"usage: sslsess store rm [flags] URL ID...":  {{"help", "store", "rm"}, {"store", "help", "rm"}, {"store", "rm", "-h"}},
 		"usage: sslsess keyring rotate [flags] FILE": {{"help", "keyring", "rotate"}},
-		"(devel), " + libssl.Version():               {{"version"}, {"-version"}, {"--version"}},
-		"-handshake-timeout duration":                {{"help", "serve"}},
+		"(devel), " + libssl.Version() + " (compiled with " + libssl.HeaderVersion() + ")\n": {{"version"}, {"-version"}, {"--version"}},
+		"-handshake-timeout duration": {{"help", "serve"}},
 	} {
 		for _, args := range lines {
 			r := sslsess(t, args...)
@@ -378,6 +378,17 @@ func TestCommand_Helps(t *testing.T) {
 	for _, cmd := range commands {
 		assert.Regexp(t, `(?m)^  `+cmd.name+` `, all)
 		assert.NotEmpty(t, cmd.about)
+	}
+}
+
+// Without a command there is a list of them, as help prints it, but on standard error.
+func TestCommand_ListsCommandsWhereNoneIsGiven(t *testing.T) {
+	t.Parallel()
+	for _, words := range [][]string{nil, {"store"}, {"keyring"}} {
+		r := sslsess(t, words...)
+		assert.Equal(t, 2, r.status)
+		assert.Empty(t, r.stdout)
+		assert.Equal(t, sslsess(t, append([]string{"help"}, words...)...).stdout, r.stderr)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -59,28 +58,31 @@ func (n *probeNode) saw(v *visit) {
 	}
 }
 
+// try offers a session to the address and notes the result. The Session of the visit is released.
+func (n *probeNode) try(ctx context.Context, sslCtx *libssl.Context, serverName string, offer *libssl.Session) visit {
+	v, err := call(ctx, sslCtx, n.Addr, serverName, offer)
+	if err != nil {
+		n.Error = err.Error()
+		return v
+	}
+	v.Session.Release()
+	if n.saw(&v); !v.Resumed {
+		n.Error = "not resumed: the server made a full handshake"
+	}
+	return v
+}
+
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func probe(fs *flag.FlagSet) action {
-	ca := fs.String("ca", "", "trust the CAs in this PEM `file` instead of the system CAs")
-	insecure := fs.Bool("insecure", false, "do not verify the servers' certificates")
-	serverName := fs.String("servername", "", "`name` to ask for and verify (default: the host of each address)")
-	version := tlsFlag(fs)
+	client, version := addClientFlags(fs), tlsFlag(fs)
 	matrix := fs.Bool("matrix", false, "try the sessions of every address, not only of the first")
 	asJSON := fs.Bool("json", false, "print JSON")
 	return func(ctx context.Context, std stdio, addrs []string) error {
-		if err := wantArgs(addrs, 1, -1); err != nil {
+		if err := client.check(addrs); err != nil {
 			return err
 		}
-		if *ca != "" && *insecure {
-			return usagef("-ca and -insecure exclude each other")
-		}
-		for _, addr := range addrs {
-			if _, _, err := net.SplitHostPort(addr); err != nil {
-				return usagef("%v", err)
-			}
-		}
-		sslCtx, err := newClientContext(*ca, *insecure, *version)
+		sslCtx, err := client.newContext(*version)
 		if err != nil {
 			return err
 		}
@@ -92,7 +94,7 @@ func probe(fs *flag.FlagSet) action {
 		}
 		var rows probeMatrix
 		for i := range issuers {
-			rows = append(rows, probeAll(ctx, sslCtx, *serverName, addrs, i))
+			rows = append(rows, probeAll(ctx, sslCtx, *client.serverName, addrs, i))
 		}
 		switch {
 		case *asJSON && *matrix:
@@ -105,7 +107,7 @@ func probe(fs *flag.FlagSet) action {
 			err = rows[0].print(std.out)
 		}
 		if resumed, total := rows.count(); err == nil && resumed < total {
-			err = fmt.Errorf("%d of %d did not resume", total-resumed, total)
+			err = fmt.Errorf("%d of %d did not resume: %s", total-resumed, total, rows.firstError())
 		}
 		return err
 	}
@@ -141,15 +143,8 @@ const noSession = "there is no session to try"
 // probeAll gets a session from the address issuer and tries it on all addresses.
 func probeAll(ctx context.Context, sslCtx *libssl.Context, serverName string, addrs []string, issuer int) probeReport {
 	report := probeReport{IssuedBy: addrs[issuer], Total: len(addrs)}
-	name := func(addr string) string {
-		if serverName != "" {
-			return serverName
-		}
-		host, _, _ := net.SplitHostPort(addr)
-		return host
-	}
 	var first probeNode
-	full, err := call(ctx, sslCtx, addrs[issuer], name(addrs[issuer]), nil)
+	full, err := call(ctx, sslCtx, addrs[issuer], nameFor(addrs[issuer], serverName), nil)
 	defer full.Session.Release()
 	if err != nil {
 		first.Error = err.Error()
@@ -175,15 +170,8 @@ func probeAll(ctx context.Context, sslCtx *libssl.Context, serverName string, ad
 			if n.Error == "" {
 				n.Error = noSession
 			}
-		} else if v, err := call(ctx, sslCtx, addr, name(addr), full.Session); err != nil {
-			n.Error = err.Error()
-		} else {
-			if n.saw(&v); !v.Resumed {
-				n.Error = "not resumed: the server made a full handshake"
-			} else {
-				report.Resumed++
-			}
-			v.Session.Release()
+		} else if v := n.try(ctx, sslCtx, nameFor(addr, serverName), full.Session); v.Resumed {
+			report.Resumed++
 		}
 		report.Nodes = append(report.Nodes, n)
 	}
@@ -213,6 +201,22 @@ func (m probeMatrix) count() (resumed, total int) {
 		resumed, total = resumed+row.Resumed, total+row.Total
 	}
 	return resumed, total
+}
+
+// firstError returns the error of the first address that did not resume.
+func (m probeMatrix) firstError() string {
+	for _, row := range m {
+		for _, n := range row.Nodes {
+			switch {
+			case n.Resumed:
+			case strings.Contains(n.Error, n.Addr):
+				return n.Error
+			default:
+				return n.Addr + ": " + n.Error
+			}
+		}
+	}
+	return ""
 }
 
 // name returns the name of the server of a column, or its address if no row has its name.

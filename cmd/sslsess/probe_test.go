@@ -97,8 +97,21 @@ func TestProbe_StatusIs1UnlessAllResume(t *testing.T) {
 	assert.Contains(t, report.Nodes[1].Error, "no session to try")
 
 	r := sslsess(t, "probe", "-ca", f.caFile, one.addr, stranger.addr)
-	requireFailure(t, r, 1, "1 of 2 did not resume")
+	requireFailure(t, r, 1, "1 of 2 did not resume: "+stranger.addr+": not resumed: the server made a full handshake")
 	assert.Contains(t, r.stdout, "issued by one, resumed on 1 of 2")
+}
+
+// The error line names the address and the reason, whether the connection fails or the handshake.
+func TestProbe_ErrorsNameTheAddress(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	away, distrusted := servertest.FreeAddr(t), f.serve().addr
+	requireFailure(t, sslsess(t, "probe", away), 1, "1 of 1 did not resume: dial tcp "+away+": connect: connection refused")
+	r := sslsess(t, "probe", distrusted)
+	requireFailure(t, r, 1, "1 of 1 did not resume: "+distrusted+": ")
+	assert.Contains(t, r.stderr, "certificate verify failed")
+	r = sslsess(t, "bench", "-n", "1", distrusted)
+	requireFailure(t, r, 1, "1 handshakes failed: "+distrusted+": ")
 }
 
 // Two servers share a store and a ring. The third shares the store, but has another ring.

@@ -2,18 +2,12 @@ package clientcache_test
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/tls"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/libssl-go/libssl"
 	"github.com/libssl-go/libssl/tests/clientcache"
@@ -63,79 +57,13 @@ func each(t *testing.T, modes []mode, start func(t *testing.T, h *host, settings
 	}
 }
 
-// start starts a program of a Debian package, with files as its descriptors from 3 on. It ends with the test.
-func start(t *testing.T, files []*os.File, program string, args ...string) (stdin io.Writer, stdout io.Reader) {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err != nil {
-		path = filepath.Join("/usr/sbin", program) // which is often not in PATH
-	}
-	cmd := exec.Command(path, args...)
-	cmd.ExtraFiles = files
-	stdin, err = cmd.StdinPipe()
-	require.NoError(t, err)
-	stdout, err = cmd.StdoutPipe()
-	require.NoError(t, err)
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	require.NoError(t, cmd.Start(), "%s is missing: install Debian's package", program)
-	t.Cleanup(func() {
-		cmd.Process.Signal(os.Interrupt) // the master of nginx then ends its workers
-		cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s said: %s", program, said.String())
-		}
-	})
-	return stdin, stdout
-}
-
-func write(t *testing.T, dir, name, text string) (file string) {
-	t.Helper()
-	file = filepath.Join(dir, name)
-	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-	return file
-}
-
 func TestClientCache_Nginx(t *testing.T) {
 	each(t, []mode{
 		{name: "tickets"},
 		{name: "ids", settings: []string{"ssl_session_tickets off;", "ssl_session_cache shared:tls:1m;"}},
 		{name: "no cache", settings: []string{"ssl_session_tickets off;", "ssl_session_cache off;"}, not12: true, not13: true},
 	}, func(t *testing.T, h *host, settings []string) clientcache.Server {
-		dir, addr, user := t.TempDir(), servertest.FreeAddr(t), ""
-		if os.Getuid() == 0 {
-			user = "user root;" // other users cannot read the directory
-		}
-		conf := write(t, dir, "nginx.conf", fmt.Sprintf(`
-%s
-daemon off;
-worker_processes 2;
-pid pid;
-error_log stderr;
-events {}
-http {
-	access_log off;
-	client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-	server {
-		listen %s ssl;
-		ssl_certificate %s;
-		ssl_certificate_key %s;
-		ssl_protocols TLSv1.2 TLSv1.3;
-		%s
-		location / { return 200 "hello"; }
-	}
-}
-`, user, addr, h.cert, h.key, strings.Join(settings, " ")))
-		_, stdout := start(t, nil, "nginx", "-p", dir, "-e", "stderr", "-c", conf)
-		go io.Copy(io.Discard, stdout)
-		require.Eventually(t, func() bool {
-			nc, err := net.Dial("tcp", addr)
-			if err == nil {
-				nc.Close()
-			}
-			return err == nil
-		}, 20*time.Second, 5*time.Millisecond, "nginx does not listen")
-		return h.server(addr)
+		return h.server(servertest.Nginx(t, h.cert, h.key, settings...))
 	})
 }
 
@@ -144,38 +72,14 @@ func TestClientCache_HAProxy(t *testing.T) {
 		{name: "tickets"},
 		{name: "ids", settings: []string{"no-tls-tickets"}},
 	}, func(t *testing.T, h *host, settings []string) clientcache.Server {
-		dir, pem := t.TempDir(), ""
-		l, err := net.Listen("tcp", "127.0.0.1:0") // which HAProxy inherits, so that a connection waits for its start
-		require.NoError(t, err)
-		defer l.Close()
-		socket, err := l.(*net.TCPListener).File()
-		require.NoError(t, err)
-		defer socket.Close()
-		for _, file := range []string{h.cert, h.key} {
-			text, err := os.ReadFile(file)
-			require.NoError(t, err)
-			pem += string(text)
-		}
-		conf := write(t, dir, "haproxy.cfg", fmt.Sprintf(`
-global
-	maxconn 1000
-defaults
-	mode http
-	timeout client 60s
-frontend hello
-	bind fd@3 ssl crt %s ssl-min-ver TLSv1.2 %s
-	http-request return status 200
-`, write(t, dir, "server.pem", pem), strings.Join(settings, " ")))
-		_, stdout := start(t, []*os.File{socket}, "haproxy", "-db", "-f", conf)
-		go io.Copy(io.Discard, stdout)
-		return h.server(l.Addr().String())
+		return h.server(servertest.HAProxy(t, h.cert, h.key, settings...))
 	})
 }
 
 // sServer starts openssl s_server. It serves one connection after another.
 func sServer(t *testing.T, h *host, settings []string) (s clientcache.Server, stdin io.Writer) {
 	t.Helper()
-	stdin, stdout := start(t, nil, "openssl", append([]string{"s_server", "-accept", "127.0.0.1:0", "-cert", h.cert, "-key", h.key}, settings...)...)
+	stdin, stdout := servertest.Program(t, nil, "openssl", append([]string{"s_server", "-accept", "127.0.0.1:0", "-cert", h.cert, "-key", h.key}, settings...)...)
 	addr := ""
 	for lines := bufio.NewScanner(stdout); addr == "" && lines.Scan(); {
 		_, addr, _ = strings.Cut(lines.Text(), "ACCEPT ")
