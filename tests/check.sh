@@ -1,6 +1,7 @@
 #!/bin/bash
 # check.sh [PART...]: what takes too long for .ci/run, all of it or the parts named. One line a part with its result and its
-# time, the end of its log where it failed, and a summary to paste. A part that takes longer than its limit has failed.
+# time, the end of its log where it failed, and a summary to paste. A part that takes longer than its limit has failed. The last
+# line of a log is the part's own result if it begins with the part's name: NAME: ok or skipped, and what it has to say.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/versions.sh
@@ -20,7 +21,8 @@ goroutines 15 beside
 allocations 15 beside
 chaos 15 beside
 outages 10 alone
-soak 10 alone'
+soak 10 alone
+docker-test 40 alone'
 
 part() {
 	case $1 in
@@ -62,14 +64,15 @@ trap 'kill $(jobs -rp) 2>/dev/null; exit 130' INT TERM
 
 # run NAME MINUTES: its line is printed in one piece.
 run() {
-	local log=$logs/check.$1.log start=$SECONDS word=ok tail= line
+	local log=$logs/check.$1.log start=$SECONDS word=ok own= tail= line
 	timeout -k 60 "$2m" bash -euo pipefail -c 'part "$1"' part "$1" >"$log" 2>&1 </dev/null &
 	trap "kill $!" TERM # timeout hands it on to all that it started
 	wait $! || case $? in
 	124 | 137) word="FAILED: not over after $2 min" ;;
 	*) word=FAILED ;;
 	esac
-	line=$(printf '%-11s %5ds  %s' "$1" $((SECONDS - start)) "$word")
+	[ "$word" != ok ] || own=$(tail -n 1 "$log" | sed -n "s/^$1: \(ok\|skipped\)/\1/p")
+	line=$(printf '%-11s %5ds  %s' "$1" $((SECONDS - start)) "${own:-$word}")
 	echo "$line" >>"$results"
 	[ "$word" = ok ] || tail=$(printf '\n%s\ncheck: the whole log is %s' "$(tail -n 40 "$log")" "$log")
 	echo "$line$tail"
@@ -90,10 +93,11 @@ while read -r name minutes; do
 	wait $!
 done < <(named alone)
 
-failed=$(grep -c FAILED "$results" || true)
+failed=$(grep -c '^[a-z-]* *[0-9]*s  FAILED' "$results" || true)
 printf '\ncheck: %s%s, %s, OpenSSL %s and %s, %d cores, %dm%02ds\n' "$(git rev-parse --short HEAD)" \
 	"$(git diff --quiet HEAD || echo ' with changes')" "$(go env GOVERSION)" "$(pkg-config --modversion libssl)" "${others% }" \
 	"$(nproc)" $((SECONDS / 60)) $((SECONDS % 60))
 cat "$results"
-echo "$(($(wc -l <"$results") - failed)) passed, $failed failed"
+skipped=$(grep -c '^[a-z-]* *[0-9]*s  skipped' "$results" || true)
+echo "$(($(wc -l <"$results") - failed - skipped)) passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

@@ -21,3 +21,11 @@ func TestCompose_PublishesToThisHostOnly(t *testing.T) {
 		}
 	}
 }
+
+// Visitors of Grafana need no password, so they may look and change nothing.
+func TestCompose_GrafanaHasNoAnonymousAdmin(t *testing.T) {
+	text, err := os.ReadFile("../docker/compose.yml")
+	require.NoError(t, err)
+	assert.Contains(t, string(text), "GF_AUTH_ANONYMOUS_ORG_ROLE: Viewer,")
+	assert.NotRegexp(t, `(?i)\b(Admin|Editor)\b|GF_SECURITY_ADMIN`, string(text))
+}

@@ -25,12 +25,6 @@ suites() {
 	esac
 }
 
-# mirror debian|debian-security: prints the address of that archive, as apt resolves the sources of this machine.
-mirror() {
-	apt-get update --print-uris 2>/dev/null |
-		sed -n "s#^'\([^']*/$1\)/\+dists/[^/]*/InRelease'.*#\1#p" | head -n1
-}
-
 # setup_apt VERSION DIR: writes a configuration with which apt uses only DIR.
 setup_apt() {
 	local main security base suite

@@ -1,4 +1,5 @@
-# The other scripts source this file: the supported OpenSSL versions, and which of them the machine has installed.
+# The other scripts source this file: the supported OpenSSL versions, which of them the machine has installed, and the
+# archive that Debian packages come from.
 
 VERSIONS="1.1.1 3.0 3.5 3.6 4.0"
 
@@ -12,3 +13,9 @@ is_host() {
 
 # needs_libc VERSION: succeeds if the packages of that version may need a newer C library than this machine has.
 needs_libc() { [ "$1" != 1.1.1 ]; }
+
+# mirror debian|debian-security: prints the address of that archive, as apt resolves the sources of this machine.
+mirror() {
+	apt-get update --print-uris 2>/dev/null |
+		sed -n "s#^'\([^']*/$1\)/\+dists/[^/]*/InRelease'.*#\1#p" | head -n1
+}
