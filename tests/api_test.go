@@ -63,7 +63,7 @@ func publicFolders(t *testing.T) (dirs []string) {
 	return dirs
 }
 
-// exported are the exported declarations of a folder's package, in the order of their texts.
+// exported are the exported declarations of the package in a folder, in the order of their texts.
 func exported(t *testing.T, dir string) (decls []string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
