@@ -248,6 +248,17 @@ func try(t *testing.T, f func() error) {
 	}
 }
 
+// oneByOne calls f with the number of the allocation that it lets fail, until f makes fewer, and returns the last number.
+func oneByOne(f func(n int)) (n int) {
+	for failed, before := 0, -1; failed != before; {
+		n++
+		_, before = cref.Allocations()
+		f(n)
+		_, failed = cref.Allocations()
+	}
+	return n
+}
+
 // violation is what may not happen even where memory is short.
 type violation struct{ what string }
 
@@ -415,17 +426,13 @@ func TestAllocations_Listener(t *testing.T) {
 
 		cref.OnlyAllocationsOf("acceptor.c")
 		defer cref.OnlyAllocationsOf("")
-		n := 0
-		for failed, before := 0, -1; failed != before; n++ {
-			_, before = cref.Allocations()
-			cref.FailAllocation(n+1, false)
+		require.Greater(t, oneByOne(func(n int) {
+			cref.FailAllocation(n, false)
 			err := visits()
 			cref.FailAllocation(0, false)
 			var wrong *violation
-			require.False(t, errors.As(err, &wrong), "allocation %d of acceptor.c: %v", n+1, err)
-			_, failed = cref.Allocations()
-		}
-		require.Greater(t, n, 5)
+			require.False(t, errors.As(err, &wrong), "allocation %d of acceptor.c: %v", n, err)
+		}), 5)
 	})
 }
 
@@ -514,14 +521,10 @@ func TestAllocations_MakingSSLs(t *testing.T) {
 	}
 	for name, made := range makes {
 		t.Run(name, func(t *testing.T) {
-			n := 0
-			for failed, before := 0, -1; failed != before; n++ {
-				_, before = cref.Allocations()
-				served, _ := made(func() { cref.FailAllocation(n+1, false) })
-				require.False(t, served, "allocation %d", n+1)
-				_, failed = cref.Allocations()
-			}
-			require.Greater(t, n, 10)
+			require.Greater(t, oneByOne(func(n int) {
+				served, _ := made(func() { cref.FailAllocation(n, false) })
+				require.False(t, served, "allocation %d", n)
+			}), 10)
 		})
 	}
 }
